@@ -1,0 +1,245 @@
+"""The engine: pictures and a question in, a stream of typed events out. No ROS in here."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator, Sequence
+
+import torch
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.engine import reasoning, settings
+from cooper_ros.engine.answers import answer_text, has_answer, short_answer
+from cooper_ros.engine.contexts import Reader
+from cooper_ros.engine.events import (DEPTH, SEGMENTATION, Answer, DepthMap, Event, Failure, Map,
+                                      SegmentationMap)
+from cooper_ros.engine.limits import CancelToken, Limits
+from cooper_ros.engine.maps import MapMaker
+from cooper_ros.engine.pictures import Picture, PictureLike, PictureReader
+from cooper_ros.engine.prompts import Prompts, load_prompts
+from cooper_ros.engine.question import clean_question
+from cooper_ros.engine.talk import Steps, Talk
+from cooper_ros.engine.tokens import TextCodec
+from cooper_ros.errors import (Canceled, CooperError, DeadlineExceeded, ErrorCode, NoAnswer,
+                               OutOfMemory)
+from cooper_ros.imaging.resize import ImageTransform
+from cooper_ros.runtime.base import Runtime
+from cooper_ros.runtime.card import ModelCard
+from cooper_ros.runtime.load import load_runtime
+
+_SPARE_TOKENS = 16  # for the begin and end tokens of a turn
+_GROWTH = 1024  # caches grow in such steps, so that a longer follow-up still finds its frame
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an engine is made of; tests and parity runs build it by hand.
+
+    Attributes:
+        runtime: runs the network.
+        codec: text to ids and back.
+        prompts: the texts the weights were trained with.
+        card: what the model folder says about resizing, drawing, depth range and palette.
+    """
+
+    runtime: Runtime
+    codec: TextCodec
+    prompts: Prompts
+    card: ModelCard
+
+
+class CooperEngine:
+    """Answers spatial questions about pictures, with the maps it reasoned from.
+
+    One request runs at a time; calls from other threads wait. What was read for the last request
+    stays in the cache, so a follow-up question on the same frame reads only its own words.
+    """
+
+    def __init__(self, parts: Parts, config: CooperConfig = CooperConfig()) -> None:
+        self.parts, self.config = parts, config
+        self._reader: Reader | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path,
+                        config: CooperConfig = CooperConfig()) -> CooperEngine:
+        """Load a model folder (official layout, or ours).
+
+        Raises:
+            BadCheckpoint: a file, key or shape is missing, extra or wrong; named in the message.
+            BadPrompts: ``prompts.yaml`` is missing or incomplete.
+        """
+        prompts = load_prompts(Path(folder))
+        loaded = load_runtime(Path(folder), config)
+        codec = TextCodec(loaded.encode, loaded.decode, loaded.begin, loaded.end)
+        return cls(Parts(loaded.runtime, codec, prompts, loaded.card), config)
+
+    def ask(self, images: PictureLike | Sequence[PictureLike], question: str, *,
+            request_id: str | None = None, cancel: CancelToken | None = None,
+            **changes: Any) -> Iterator[Event]:
+        """Ask about one or several pictures; yields events as they happen.
+
+        Args:
+            images: uint8 RGB ``[H, W, 3]`` or PIL; maps are drawn of the last one.
+            question: plain text.
+            request_id: repeated in every event; made up if absent.
+            cancel: stops the request within one token or one flow step.
+            **changes: settings of :class:`CooperConfig` for this request only, such as ``mode``,
+                ``seed``, ``time_budget_s``, ``max_turns`` or ``flow_points``.
+
+        Yields:
+            Text and map events, then exactly one :class:`Answer` or :class:`Failure`. Errors of
+            the request never raise.
+        """
+        request_id = request_id or uuid.uuid4().hex
+        limits = Limits(cancel=cancel)
+        with self._lock:
+            talk = None
+            try:
+                config = self.config.replaced(**changes)
+                limits.budget_s = config.time_budget_s
+                talk = self._talk(request_id, _as_list(images),
+                                  clean_question(question, config.max_question_chars), config,
+                                  limits)
+                yield from _route(talk, config)
+                yield _answer(talk, _verdict(talk, config.mode))
+            except Exception as error:  # one request may fail, the engine goes on
+                yield self._failed(request_id, limits, talk, error)
+
+    def estimate_depth(self, image: PictureLike, **changes: Any) -> DepthMap:
+        """Draw one depth map, without a question.
+
+        Raises:
+            CooperError: as :meth:`ask` would report it.
+        """
+        drawn = self._one_map(image, DEPTH, changes)
+        assert isinstance(drawn, DepthMap)
+        return drawn
+
+    def segment(self, image: PictureLike, **changes: Any) -> SegmentationMap:
+        """Draw one segmentation, without a question.
+
+        Raises:
+            CooperError: as :meth:`ask` would report it.
+        """
+        drawn = self._one_map(image, SEGMENTATION, changes)
+        assert isinstance(drawn, SegmentationMap)
+        return drawn
+
+    def draw(self, image: PictureLike, kind: str, *, request_id: str = 'draw',
+             cancel: CancelToken | None = None, **changes: Any) -> Iterator[Event]:
+        """Draw one map and report every step; raises :class:`CooperError` on failure."""
+        with self._lock:
+            config = self.config.replaced(**changes)
+            limits = Limits(config.time_budget_s, cancel)
+            try:
+                talk = self._talk(request_id, [image], '', config, limits)
+                yield from reasoning.one_map(talk, kind)
+            except Exception as error:
+                raise self._as_cooper_error(error) from error
+
+    def _one_map(self, image: PictureLike, kind: str, changes: dict[str, Any]) -> Map:
+        last = list(self.draw(image, kind, **changes))[-1]
+        return last.map  # type: ignore[attr-defined]
+
+    def _talk(self, request_id: str, images: Sequence[PictureLike], question: str,
+              config: CooperConfig, limits: Limits) -> Talk:
+        card = self.parts.card
+        pictures = PictureReader(self.parts.runtime, ImageTransform(*card.vae_transform),
+                                 ImageTransform(*card.vit_transform), config.sample_posterior,
+                                 config.max_image_pixels)
+        talk = Talk(request_id=request_id, codec=self.parts.codec, prompts=self.parts.prompts,
+                    reader=None,  # type: ignore[arg-type]  # sized below, from what is in the talk
+                    pictures=[pictures.prepare(image, config.seed) for image in images],
+                    question=question, text_options=settings.text_options(config, card),
+                    draw_options=settings.draw_options(config, card),
+                    maker=MapMaker(pictures, settings.depth_range(config, card), card.palette),
+                    limits=limits, seed=config.seed)
+        talk.reader = self._reader_for(talk, config)
+        return talk
+
+    def _reader_for(self, talk: Talk, config: CooperConfig) -> Reader:
+        """The kept reader, or a larger one when this request would not fit."""
+        needed = config.context_tokens or _rounded_up(_needed_tokens(talk, config))
+        if self._reader is None or self._reader.capacity < needed:
+            self._reader = None  # free the old cache before the new one is made
+            self._reader = Reader(self.parts.runtime, needed)
+        self._reader.reset_counters()
+        return self._reader
+
+    def _failed(self, request_id: str, limits: Limits, talk: Talk | None,
+                error: Exception) -> Event:
+        known = self._as_cooper_error(error)
+        stopped = isinstance(known, (Canceled, DeadlineExceeded))
+        if stopped and talk is not None and any(turn.text for turn in talk.turns):
+            return _answer(talk, known)
+        return Failure(request_id, limits.elapsed(), int(known.code), str(known))
+
+    def _as_cooper_error(self, error: Exception) -> CooperError:
+        """Name any error; what is not of our family costs the cache, in case it is damaged."""
+        if isinstance(error, CooperError):
+            return error
+        self._reader = None
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            return OutOfMemory('no memory left for this request', value=str(error)[:200],
+                               remedy='smaller pictures, fewer turns, or a smaller model')
+        return CooperError(f'unexpected {type(error).__name__}', value=str(error)[:500],
+                           remedy='please report this with the log')
+
+
+def _as_list(images: PictureLike | Sequence[PictureLike]) -> list[PictureLike]:
+    return list(images) if isinstance(images, (list, tuple)) else [images]  # type: ignore
+
+
+def _route(talk: Talk, config: CooperConfig) -> Steps:
+    if config.mode == 'maps':
+        return reasoning.both_maps(talk)
+    if config.mode == 'text':
+        return reasoning.thinking(talk)
+    if config.mode == 'direct':
+        return reasoning.direct(talk)
+    return reasoning.interleaved(talk, config.max_turns, config.repeat_stuck_turns)
+
+
+def _verdict(talk: Talk, mode: str) -> NoAnswer | None:
+    """Whether a finished route holds an answer; only the interleaved loop must tag it."""
+    last = talk.turns[-1].text
+    if has_answer(last) or (mode != 'auto' and answer_text(last)):
+        return None
+    return NoAnswer('the model stopped without an answer block', value=repr(last[-200:]),
+                    remedy='raise max_turns or max_turn_tokens, or ask in another mode')
+
+
+def _needed_tokens(talk: Talk, config: CooperConfig) -> int:
+    """Cache slots for the longest course this request can take."""
+    prompts = talk.prompts
+    longest = max((prompts.interleave_system, prompts.image_system, prompts.think_system), key=len)
+    fixed = [talk.text(longest), talk.text(talk.question), *talk.images(latents=True)]
+    turns = config.max_turns * (talk.text_options.max_tokens + _SPARE_TOKENS)
+    map_blocks = talk.pictures[-1].vision.tokens() if talk.pictures else 0
+    between = [talk.text(prompts.reflection), talk.text(prompts.depth),
+               talk.text(prompts.segmentation)]
+    per_map = map_blocks + sum(piece.tokens() for piece in between)
+    flow_block = talk.pictures[-1].latents.tokens() if talk.pictures else 0
+    return (sum(piece.tokens() for piece in fixed) + turns + max(2, config.max_turns) * per_map
+            + flow_block)
+
+
+def _rounded_up(tokens: int) -> int:
+    return -(-tokens // _GROWTH) * _GROWTH
+
+
+def _answer(talk: Talk, error: CooperError | None) -> Answer:
+    """The best answer so far: the last turn that holds one, else the last turn with words."""
+    turns = [turn for turn in talk.turns if turn.text] or talk.turns[-1:]
+    best = next((turn for turn in reversed(turns) if has_answer(turn.text)), turns[-1])
+    code = ErrorCode.NONE if error is None else error.code
+    return Answer(talk.request_id, talk.limits.elapsed(), text=answer_text(best.text),
+                  short=short_answer(best.text),
+                  reasoning=tuple(turn.text for turn in talk.turns),
+                  confidence=best.confidence(), maps=tuple(talk.maps), timings=talk.timings(),
+                  complete=error is None, error_code=int(code), error_msg=str(error or ''))

@@ -1,0 +1,62 @@
+"""From drawn latent tokens to maps people and planners can use (reference section 8.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from cooper_ros.engine.contexts import ImagePiece
+from cooper_ros.engine.events import DEPTH, DepthMap, Map, SegmentationMap
+from cooper_ros.engine.pictures import PictureReader
+from cooper_ros.imaging import depth, segmentation
+from cooper_ros.imaging.colours import colourise
+from cooper_ros.imaging.segmentation import Label
+
+
+@dataclass(frozen=True)
+class MapMaker:
+    """Decodes latent tokens into maps.
+
+    Attributes:
+        pictures: decodes through its runtime, and shows maps to the network again.
+        range_m: (near, far) metres of relative depth 0 and 1, or None when nobody knows them.
+        palette: the checkpoint's classes; empty when its colours have no names.
+    """
+
+    pictures: PictureReader
+    range_m: tuple[float, float] | None
+    palette: Sequence[Label]
+
+    @property
+    def token_size(self) -> int:
+        """Numbers per latent token."""
+        return self.pictures.runtime.config.latent_features
+
+    def finish(self, kind: str, tokens: Tensor, grid: tuple[int, int]) -> Map:
+        """Decode latent tokens ``[N, P]`` of a grid into a map of that kind."""
+        decoded = self.pictures.runtime.decode_tokens(tokens, grid)  # [3, H, W], about -1..1
+        pixels = decoded.float().cpu().numpy()
+        if kind == DEPTH:
+            return self._depth(depth.relative_from_decoded(pixels))
+        return self._segmentation(depth.picture_from_decoded(pixels))
+
+    def show(self, drawn: Map) -> ImagePiece:
+        """A map as the network is shown it: colours, through the ViT only."""
+        rgb = drawn.colour if isinstance(drawn, DepthMap) else drawn.rgb
+        return self.pictures.show(rgb)
+
+    def _depth(self, relative: np.ndarray) -> DepthMap:
+        metres = None
+        if self.range_m is not None:
+            metres = depth.metres_from_relative(relative, *self.range_m)
+        return DepthMap(relative, metres, self.range_m, colourise(relative))
+
+    def _segmentation(self, rgb: np.ndarray) -> SegmentationMap:
+        if self.palette:
+            labels, legend = segmentation.labels_from_palette(rgb, self.palette)
+        else:
+            labels, legend = segmentation.labels_from_regions(rgb)
+        return SegmentationMap(rgb, labels, tuple(legend), named=bool(self.palette))

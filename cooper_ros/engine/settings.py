@@ -1,0 +1,55 @@
+"""What applies to one request: its settings, and the model folder's where those say -1."""
+
+from __future__ import annotations
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.engine.drawing import DrawOptions
+from cooper_ros.engine.sampling import TextOptions
+from cooper_ros.errors import BadOption
+from cooper_ros.model.flow import Guidance
+from cooper_ros.runtime.card import ModelCard
+
+
+def text_options(config: CooperConfig, card: ModelCard) -> TextOptions:
+    """How text is decoded; a model folder may know that its turns are short."""
+    return TextOptions(config.sample, config.temperature, config.top_p,
+                       min(config.max_turn_tokens, card.max_turn_tokens))
+
+
+def draw_options(config: CooperConfig, card: ModelCard) -> DrawOptions:
+    """How maps are drawn."""
+    theirs, renorm = card.drawing, config.cfg_renorm
+    guidance = Guidance(
+        text=_first(config.cfg_text, theirs.cfg_text),
+        image=_first(config.cfg_image, theirs.cfg_image),
+        low=_first(config.cfg_low, theirs.cfg_low),
+        high=_first(config.cfg_high, theirs.cfg_high),
+        renorm=theirs.cfg_renorm if renorm == 'checkpoint' else renorm,
+        renorm_min=_first(config.cfg_renorm_min, theirs.cfg_renorm_min))
+    points = _checked_points(_first(config.flow_points, theirs.flow_points))
+    return DrawOptions(points, _first(config.flow_shift, theirs.flow_shift), guidance)
+
+
+def depth_range(config: CooperConfig, card: ModelCard) -> tuple[float, float] | None:
+    """Metres of relative depth 0 and 1, or None while nobody vouches for a scale.
+
+    Raises:
+        BadOption: far is not beyond near.
+    """
+    given = (config.depth_min_m, config.depth_max_m)
+    if min(given) < 0:
+        return card.depth_range_m
+    if given[1] <= given[0]:
+        raise BadOption('depth_max_m must lie beyond depth_min_m', value=given[1],
+                        limit=f'> {given[0]}')
+    return given
+
+
+def _first(wanted: float, otherwise: float) -> float:
+    return otherwise if wanted < 0 else wanted
+
+
+def _checked_points(points: float) -> int:
+    if points < 2:
+        raise BadOption('a flow needs two grid points', value=points, limit='flow_points >= 2')
+    return int(points)

@@ -1,0 +1,1 @@
+"""Pictures, depth and labels as plain arrays: a leaf without ROS, network or engine."""

@@ -1,0 +1,1 @@
+"""The COOPER network: pure PyTorch modules and arithmetic, no files and no devices chosen."""

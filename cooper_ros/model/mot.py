@@ -1,0 +1,276 @@
+"""The mixture-of-transformers decoder (reference sections 2.2, 2.3 and 2.11).
+
+Every layer holds two complete sets of weights, the understanding expert (``und``) and the
+generation expert (``gen``). The tokens of each live in their own compact tensor, ``[B, Tu, D]``
+and ``[B, Tg, D]``, from the embedding to the last norm. They meet only in attention, as the
+concatenation und first, gen second. Attention does not care about the order of keys, so nothing
+is ever scattered back into sequence order; masks and rotary angles are given in this compact
+order instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from cooper_ros.model.config import LlmConfig
+from cooper_ros.model.tables import rotate
+
+UND, GEN = '', '_moe_gen'
+HIDDEN, KEYS, LATENTS = 'hidden', 'keys', 'latents'
+
+
+class Streams(NamedTuple):
+    """Tokens of both experts; None where a pass has none."""
+
+    und: Tensor | None  # [B, Tu, D]
+    gen: Tensor | None  # [B, Tg, D]
+
+    def parts(self) -> list[tuple[Tensor, str]]:
+        """Tensors that exist, each with the suffix of its weights."""
+        return [(x, suffix) for x, suffix in zip(self, (UND, GEN)) if x is not None]
+
+
+class Rope(NamedTuple):
+    """Angles in compact order, ``[B or 1, 1, T or 1, d]``; T = 1 serves a whole image block."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+class Attend(Protocol):
+    """What a layer asks of attention: a mask and nothing else, or a cache."""
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Mix values for queries ``[B, Hq, Tq, d]``; keys and values are ``[B, Hkv, T, d]``."""
+
+    def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Store keys and values that nobody asks for yet."""
+
+
+@dataclass(frozen=True)
+class MaskedAttention:
+    """Attention of a closed sequence.
+
+    Attributes:
+        allowed: bool ``[B or 1, 1, T, T]`` in compact order, True where the row may look.
+    """
+
+    allowed: Tensor
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See :class:`Attend`."""
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.allowed, enable_gqa=True)
+
+    def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Nothing outlives the pass."""
+
+
+@dataclass(frozen=True)
+class PassMode:
+    """How one pass through the decoder differs from the plain one.
+
+    Attributes:
+        precise_heads: norm and turn query and key heads in float32, as the published inference
+            does in every pass with latents (and training does not); matters below float32 only.
+        freeze_und: let no gradient into the understanding expert.
+        result: ``hidden`` for normed hidden states of all tokens; ``keys`` when only the cache
+            is wanted; ``latents`` for normed hidden states of the gen tokens alone. The last
+            two spare the last layer work whose result nobody reads.
+        recompute: keep no activations for the backward pass, compute them again.
+    """
+
+    precise_heads: bool = False
+    freeze_und: bool = False
+    result: str = HIDDEN
+    recompute: bool = False
+
+
+class RmsNorm(nn.Module):
+    """Root-mean-square norm; rounded to the input type before the weight is applied."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., width]``, normed over the last axis."""
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * (wide * scale).to(x.dtype)
+
+
+class MotAttention(nn.Module):
+    """Projections of both experts; the mixing itself is the caller's :class:`Attend`."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        queries = config.num_heads * config.head_dim
+        keys = config.num_kv_heads * config.head_dim
+        for suffix in (UND, GEN):
+            for name, width in (('q_proj', queries), ('k_proj', keys), ('v_proj', keys)):
+                self.add_module(name + suffix, nn.Linear(config.hidden_size, width))
+            self.add_module('o_proj' + suffix,
+                            nn.Linear(queries, config.hidden_size, bias=False))
+            for name in ('q_norm', 'k_norm'):
+                self.add_module(name + suffix, RmsNorm(config.head_dim, config.rms_norm_eps))
+
+    def values(self, parts: list[tuple[Tensor, str]], mode: PassMode) -> Tensor:
+        """Value heads of all tokens, ``[B, Hkv, T, d]`` in compact order."""
+        return self._merged('v_proj', parts, mode)
+
+    def turned(self, name: str, parts: list[tuple[Tensor, str]], rope: Rope,
+               mode: PassMode) -> Tensor:
+        """Query (``q``) or key (``k``) heads of all tokens, normed and turned.
+
+        Returns ``[B, H, T, d]``, rounded to the type of the projection.
+        """
+        heads = self._merged(f'{name}_proj', parts, mode, f'{name}_norm')
+        count = heads.shape[2]  # the gen tokens come last, also when they are alone
+        heads = rotate(heads, rope.cos[:, :, -count:], rope.sin[:, :, -count:])
+        return heads.to(parts[0][0].dtype)
+
+    def output(self, mixed: Tensor, parts: list[tuple[Tensor, str]]) -> list[Tensor]:
+        """Mixed heads ``[B, H, T, d]`` back to one ``[B, T', D]`` per part."""
+        rows = mixed.transpose(1, 2).flatten(2).split([x.shape[1] for x, _ in parts], dim=1)
+        return [getattr(self, 'o_proj' + suffix)(row) for row, (_, suffix) in zip(rows, parts)]
+
+    def _merged(self, projection: str, parts: list[tuple[Tensor, str]], mode: PassMode,
+                norm: str | None = None) -> Tensor:
+        merged = []
+        for x, suffix in parts:
+            heads = getattr(self, projection + suffix)(x).unflatten(-1, (-1, self.head_dim))
+            if norm:
+                heads = heads.float() if mode.precise_heads else heads
+                heads = getattr(self, norm + suffix)(heads)
+            frozen = mode.freeze_und and suffix == UND
+            merged.append((heads.detach() if frozen else heads).transpose(1, 2))
+        return merged[0] if len(merged) == 1 else torch.cat(merged, dim=2)
+
+
+class MotMlp(nn.Module):
+    """Gated feed-forward block of one expert."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = (
+            nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+            for _ in range(2))
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., D]`` to the same."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class MotLayer(nn.Module):
+    """One pre-norm block with two experts."""
+
+    def __init__(self, config: LlmConfig, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.self_attn = MotAttention(config)
+        for suffix in (UND, GEN):
+            self.add_module('mlp' + suffix, MotMlp(config))
+            for name in ('input_layernorm', 'post_attention_layernorm'):
+                self.add_module(name + suffix, RmsNorm(config.hidden_size, config.rms_norm_eps))
+
+    def forward(self, streams: Streams, rope: Rope, attend: Attend, mode: PassMode,
+                result: str = HIDDEN) -> Streams:
+        """Mix and transform the tokens of both experts.
+
+        Args:
+            streams: hidden states.
+            rope: angles in compact order.
+            attend: mask or cache.
+            mode: see :class:`PassMode`.
+            result: as in :class:`PassMode`, but of this layer.
+
+        Returns:
+            hidden states; the input itself for ``keys``, without und for ``latents``.
+        """
+        parts = streams.parts()
+        normed = self._normed('input_layernorm', parts)
+        k = self.self_attn.turned('k', normed, rope, mode)
+        v = self.self_attn.values(normed, mode)
+        if result == KEYS:
+            attend.keep(self.index, k, v)
+            return streams
+        if result == LATENTS:
+            parts, normed = parts[-1:], normed[-1:]
+        q = self.self_attn.turned('q', normed, rope, mode)
+        mixed = self.self_attn.output(attend(self.index, q, k, v), parts)
+        parts = [(x + m, suffix) for (x, suffix), m in zip(parts, mixed)]
+        return self._transformed(parts, mode)
+
+    def _transformed(self, parts: list[tuple[Tensor, str]], mode: PassMode) -> Streams:
+        normed = self._normed('post_attention_layernorm', parts)
+        done = {suffix: x + getattr(self, 'mlp' + suffix)(n)
+                for (x, suffix), (n, _) in zip(parts, normed)}
+        und = done.get(UND)
+        if mode.freeze_und and und is not None:
+            und = und.detach()
+        return Streams(und, done.get(GEN))
+
+    def _normed(self, name: str, parts: list[tuple[Tensor, str]]) -> list[tuple[Tensor, str]]:
+        return [(getattr(self, name + suffix)(x), suffix) for x, suffix in parts]
+
+
+class MotDecoder(nn.Module):
+    """Word embeddings, all layers and the two last norms."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(MotLayer(config, i) for i in range(config.num_layers))
+        for suffix in (UND, GEN):
+            self.add_module('norm' + suffix, RmsNorm(config.hidden_size, config.rms_norm_eps))
+
+    def forward(self, streams: Streams, rope: Rope, attend: Attend,
+                mode: PassMode = PassMode()) -> Streams:
+        """Run embedded tokens through the stack.
+
+        Args:
+            streams: embeddings, und ``[B, Tu, D]`` and gen ``[B, Tg, D]``; one may be None.
+            rope: angles in compact order, already rounded to the type of the embeddings.
+            attend: mask or cache.
+            mode: what is wanted of the pass.
+
+        Returns:
+            normed hidden states; both None when only keys were wanted.
+        """
+        if mode.freeze_und and streams.und is not None:
+            streams = Streams(streams.und.detach(), streams.gen)
+        for layer in self.layers:
+            result = mode.result if layer is self.layers[-1] else HIDDEN
+            if mode.recompute:
+                streams = checkpoint(layer, streams, rope, attend, mode, result,
+                                     use_reentrant=False)
+            else:
+                streams = layer(streams, rope, attend, mode, result)
+        return self._last_norm(streams, mode)
+
+    def _last_norm(self, streams: Streams, mode: PassMode) -> Streams:
+        if mode.result == KEYS:
+            return Streams(None, None)
+        normed = {suffix: getattr(self, 'norm' + suffix)(x) for x, suffix in streams.parts()}
+        und = normed.get(UND)
+        if mode.freeze_und and und is not None:
+            und = und.detach()
+        return Streams(und, normed.get(GEN))
+
+
+class CausalLm(nn.Module):
+    """The decoder and its vocabulary."""
+
+    def __init__(self, config: LlmConfig) -> None:
+        super().__init__()
+        self.model = MotDecoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)

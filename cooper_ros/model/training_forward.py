@@ -1,0 +1,94 @@
+"""One forward pass of training: packed batch in, losses per token out (reference 9.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cooper_ros.model.flow import noised
+from cooper_ros.model.mot import MaskedAttention, PassMode, Streams
+from cooper_ros.model.network import Cooper
+from cooper_ros.model.packing import IGNORED, PackedBatch
+
+
+@dataclass(frozen=True)
+class TrainOutput:
+    """Unreduced losses.
+
+    Attributes:
+        ce: cross-entropy ``[B, Tc]`` at ``layout.ce_index``; 0 where the label is ignored.
+        mse: squared velocity error ``[B, Tm, P]`` at ``layout.mse_index``.
+        last_hidden: normed hidden states ``[B, L, D]`` in sequence order.
+    """
+
+    ce: Tensor
+    mse: Tensor
+    last_hidden: Tensor
+
+
+def forward_train(network: Cooper, batch: PackedBatch, *, freeze_und: bool = False,
+                  recompute: bool = False) -> TrainOutput:
+    """Losses of a batch, with gradients.
+
+    Args:
+        network: the network, on the device of the batch.
+        batch: what :func:`~..packing.pack` or :func:`~..packing.pack_batch` made.
+        freeze_und: let no gradient into the understanding expert.
+        recompute: trade time for memory, see :class:`~..mot.PassMode`.
+    """
+    layout = batch.layout
+    streams = embed(network, batch)
+    rope = network.rope(batch.positions[:, layout.order], network.vae2llm.weight.dtype)
+    allowed = batch.allowed[:, layout.order][:, :, layout.order][:, None]
+    mode = PassMode(freeze_und=freeze_und, recompute=recompute)
+    out = network.language_model.model(streams, rope, MaskedAttention(allowed), mode)
+    hidden = torch.cat([x for x, _ in out.parts()], dim=1)  # [B, L, D], compact order
+    return TrainOutput(_cross_entropy(network, batch, hidden), _flow_error(network, batch, hidden),
+                       hidden[:, layout.inverse])
+
+
+def mean_losses(output: TrainOutput, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    """Cross-entropy per predicted token and squared error per number; 0 where there is none."""
+    tokens = (batch.labels != IGNORED).sum().clamp(min=1)
+    return output.ce.sum() / tokens, output.mse.sum() / max(output.mse.numel(), 1)
+
+
+def embed(network: Cooper, batch: PackedBatch) -> Streams:
+    """Everything that enters the decoder: und (text, then vision) and gen (latents)."""
+    layout = batch.layout
+    und = network.embed_text(batch.text_ids)
+    if layout.vit_lengths:
+        vision = network.embed_vision(batch.patches, layout.vit_position_ids, layout.vit_lengths)
+        und = torch.cat([und, vision.to(und.dtype)], dim=1)
+    if not layout.latent_lengths:
+        return Streams(und, None)
+    times = _per_token(batch.times, batch)[..., None]
+    vectors = _per_token(network.time_embedder(batch.times), batch)  # one row per image first
+    return Streams(und, network.embed_latents(
+        noised(batch.latents, batch.noise, times), vectors,
+        network.latent_pos_embed(layout.latent_position_ids)))
+
+
+def _per_token(values: Tensor, batch: PackedBatch) -> Tensor:
+    """Repeat ``[B, images, ...]`` for the tokens of every image: ``[B, Tz, ...]``."""
+    lengths = batch.layout.latent_lengths
+    return torch.cat([values[:, i:i + 1].expand(-1, n, *values.shape[2:])
+                      for i, n in enumerate(lengths)], dim=1)
+
+
+def _cross_entropy(network: Cooper, batch: PackedBatch, hidden: Tensor) -> Tensor:
+    rows = hidden[:, batch.layout.inverse[batch.layout.ce_index]]
+    logits = network.logits(rows).float()
+    return F.cross_entropy(logits.transpose(1, 2), batch.labels, reduction='none',
+                           ignore_index=IGNORED)
+
+
+def _flow_error(network: Cooper, batch: PackedBatch, hidden: Tensor) -> Tensor:
+    layout = batch.layout
+    places = layout.inverse[layout.mse_index]
+    drawn = places - (len(layout.order) - len(layout.latent_index))  # rows of the latents
+    target = batch.noise[:, drawn] - batch.latents[:, drawn]
+    return (network.velocity(hidden[:, places]).float() - target).square()

@@ -1,0 +1,169 @@
+"""``cooper.json``: what a model folder says about itself beyond the published layout.
+
+Official folders do not have the file; then the published values apply (reference 5.3 and 6.6).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Mapping
+
+from cooper_ros.errors import BadCheckpoint
+from cooper_ros.imaging.segmentation import Label, palette_from_rows
+from cooper_ros.model.flow import CHANNEL, GLOBAL, TEXT_CHANNEL
+
+CARD_FILE = 'cooper.json'
+RULE_KEYS = ('max_image_size', 'min_image_size', 'image_stride')
+DEPTH_KEYS = ('min_m', 'max_m')
+RENORM_CHOICES = (GLOBAL, CHANNEL, TEXT_CHANNEL)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How this model draws best; defaults are those of the published benchmark runs."""
+
+    flow_points: int = 50
+    flow_shift: float = 3.0
+    cfg_text: float = 4.0
+    cfg_image: float = 2.0
+    cfg_low: float = 0.0
+    cfg_high: float = 1.0
+    cfg_renorm: str = TEXT_CHANNEL
+    cfg_renorm_min: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The file as a value; the defaults are an official folder's.
+
+    Attributes:
+        name: what the model is called; empty when the folder does not say.
+        vae_transform, vit_transform: longest side, shortest side and stride in pixels of the
+            resize rule before each image encoder.
+        depth_range_m: metres of relative depth 0 and 1; None when drawings carry no scale.
+        palette: classes and colours of segmentations; empty when colours have no names.
+        drawing: flow and guidance.
+        max_turn_tokens: longest turn the model was trained to write.
+    """
+
+    name: str = ''
+    vae_transform: tuple[int, int, int] = (1024, 512, 16)
+    vit_transform: tuple[int, int, int] = (518, 224, 14)
+    depth_range_m: tuple[float, float] | None = None
+    palette: tuple[Label, ...] = ()
+    drawing: Drawing = Drawing()
+    max_turn_tokens: int = 4096
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ModelCard:
+        """Read the parsed file; absent entries keep the published values.
+
+        Raises:
+            BadCheckpoint: an entry is unknown, of the wrong type or out of range.
+        """
+        known = ('name', 'transforms', 'depth', 'palette', 'drawing', 'max_turn_tokens')
+        _check_keys('', values, known)
+        transforms = values.get('transforms') or {}
+        _check_keys('transforms', transforms, ('vae', 'vit'))
+        depth = values.get('depth')
+        return cls(
+            _typed(values, 'name', cls.name), _rule(transforms, 'vae', cls.vae_transform),
+            _rule(transforms, 'vit', cls.vit_transform),
+            None if depth is None else _depth_range(depth),
+            palette_from_rows(values.get('palette') or ()), _drawing(values.get('drawing') or {}),
+            _positive(_typed(values, 'max_turn_tokens', cls.max_turn_tokens), 'max_turn_tokens'))
+
+    def to_json(self) -> dict[str, Any]:
+        """The inverse of :meth:`from_json`."""
+        rules = {name: dict(zip(RULE_KEYS, rule)) for name, rule in
+                 (('vae', self.vae_transform), ('vit', self.vit_transform))}
+        palette = [{'id': entry.id, 'name': entry.name, 'rgb': list(entry.rgb)}
+                   for entry in self.palette]
+        depth = self.depth_range_m and dict(zip(DEPTH_KEYS, self.depth_range_m))
+        return {'name': self.name, 'transforms': rules, 'depth': depth, 'palette': palette,
+                'drawing': asdict(self.drawing), 'max_turn_tokens': self.max_turn_tokens}
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card of a model folder; the published values when it has none.
+
+    Raises:
+        BadCheckpoint: the file is there but wrong.
+    """
+    path = folder / CARD_FILE
+    return ModelCard.from_json(read_json(path)) if path.exists() else ModelCard()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One JSON object.
+
+    Raises:
+        BadCheckpoint: the file is missing, unreadable, or not an object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise BadCheckpoint(f'{path.name} cannot be read', value=f'{path}: {error}',
+                            limit='a JSON file', remedy='copy the file again') from error
+    if not isinstance(values, dict):
+        raise BadCheckpoint(f'{path.name} is not a JSON object', value=str(path))
+    return values
+
+
+def _check_keys(where: str, values: Any, known: tuple[str, ...]) -> None:
+    place = f'{CARD_FILE} {where}'.rstrip()
+    if not isinstance(values, dict):
+        raise BadCheckpoint(f'{place} is not an object', value=values, limit='{...}')
+    for key in values:
+        if key not in known:
+            raise BadCheckpoint(f'{place} has an unknown entry', value=key,
+                                limit=', '.join(known))
+
+
+def _typed(values: Mapping[str, Any], key: str, default: Any) -> Any:
+    """An entry with the type of its default; a whole number may stand for a float."""
+    value = values.get(key, default)
+    kind = type(default)
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise BadCheckpoint(f'{CARD_FILE} entry {key} has the wrong type', value=repr(value),
+                            limit=kind.__name__)
+    return kind(value)
+
+
+def _positive(value: int, key: str) -> int:
+    if value < 1:
+        raise BadCheckpoint(f'{CARD_FILE} entry {key} is too small', value=value, limit='>= 1')
+    return value
+
+
+def _rule(transforms: Mapping[str, Any], name: str,
+          default: tuple[int, int, int]) -> tuple[int, int, int]:
+    values = transforms.get(name, {})
+    _check_keys(f'transforms.{name}', values, RULE_KEYS)
+    longest, shortest, stride = (_positive(_typed(values, key, usual), key)
+                                 for key, usual in zip(RULE_KEYS, default))
+    return longest, shortest, stride
+
+
+def _depth_range(values: Any) -> tuple[float, float]:
+    _check_keys('depth', values, DEPTH_KEYS)
+    near, far = (_typed(values, key, -1.0) for key in DEPTH_KEYS)
+    if not 0 <= near < far:
+        raise BadCheckpoint(f'{CARD_FILE} depth is no range', value=f'{near} .. {far}',
+                            limit='0 <= min_m < max_m')
+    return near, far
+
+
+def _drawing(values: Any) -> Drawing:
+    _check_keys('drawing', values, tuple(entry.name for entry in fields(Drawing)))
+    drawing = Drawing(**{entry.name: _typed(values, entry.name, entry.default)
+                         for entry in fields(Drawing)})
+    if drawing.cfg_renorm not in RENORM_CHOICES:
+        raise BadCheckpoint(f'{CARD_FILE} entry cfg_renorm is not a choice',
+                            value=drawing.cfg_renorm, limit=', '.join(RENORM_CHOICES))
+    if drawing.flow_points < 2:
+        raise BadCheckpoint(f'{CARD_FILE} entry flow_points is too small',
+                            value=drawing.flow_points, limit='>= 2')
+    return drawing

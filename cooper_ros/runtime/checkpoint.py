@@ -1,0 +1,218 @@
+"""Model folders: reading and writing the published layout (reference section 4).
+
+Sizes that the JSON files do not tell are read from the headers of the weight files. Networks are
+built without memory, loaded strictly, and take the tensors of the files as they come.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Mapping, TypeVar
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from cooper_ros.errors import BadCheckpoint
+from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens, VaeConfig, VitConfig
+from cooper_ros.model.network import Cooper
+from cooper_ros.model.vae import AutoEncoder
+from cooper_ros.runtime.card import CARD_FILE, ModelCard, read_card, read_json
+from cooper_ros.runtime.tokenizer import find_tokenizer, special_tokens
+from cooper_ros.runtime.weights import (
+    NETWORK_FILES,
+    VAE_FILE,
+    Weights,
+    load_strictly,
+    network_weights,
+    vae_weights,
+)
+
+LLM_FILE, VIT_FILE = 'llm_config.json', 'vit_config.json'
+Built = TypeVar('Built', bound=torch.nn.Module)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model folder in memory.
+
+    Attributes:
+        network, vae: with weights, on the wanted device, in evaluation mode.
+        config: sizes.
+        specials: marker ids.
+        vocabulary: ids that mean something; logits are cut to them.
+        tokenizer: None when the folder has none and the ids were given by hand.
+        card: what ``cooper.json`` says, else the published values.
+    """
+
+    network: Cooper
+    vae: AutoEncoder
+    config: ModelConfig
+    specials: SpecialTokens
+    vocabulary: int
+    tokenizer: PreTrainedTokenizerBase | None
+    card: ModelCard
+
+
+def read_model_folder(path: str | Path, base: str | Path | None = None, *,
+                      device: torch.device | str = 'cpu', dtype: torch.dtype | None = None,
+                      specials: SpecialTokens | None = None) -> LoadedModel:
+    """Load a model folder.
+
+    Args:
+        path: folder with the weights.
+        base: folder with configs, tokenizer and autoencoder, where ``path`` lacks them.
+        device: where the weights go.
+        dtype: number type of all weights; None keeps what is stored.
+        specials: marker ids, for folders without a tokenizer.
+
+    Raises:
+        BadCheckpoint: a file, key or shape is missing, extra or wrong; named in the message.
+    """
+    folders = [Path(path)] + ([Path(base)] if base else [])
+    for folder in folders:
+        if not folder.is_dir():
+            raise BadCheckpoint('there is no such model folder', value=str(folder),
+                                limit='a folder', remedy='check model_path and base_path')
+    tokenizer, specials = _vocabulary(folders, specials)
+    weights, vae_files = network_weights(folders[0]), vae_weights(folders)
+    config = _model_config(folders, weights, vae_files)
+    _check_ids(tokenizer, specials, config.llm.vocab_size)
+    card = read_card(folders[0])
+    network = _loaded(lambda: Cooper(config), weights, device, dtype)
+    vae = _loaded(lambda: AutoEncoder(config.vae), vae_files, device, dtype)
+    return LoadedModel(network, vae, config, specials,
+                       len(tokenizer) if tokenizer else config.llm.vocab_size, tokenizer, card)
+
+
+def save_model_folder(folder: str | Path, config: ModelConfig, *, network: Mapping[str, Tensor],
+                      vae: Mapping[str, Tensor], dtype: torch.dtype | None = None,
+                      tokenizer: PreTrainedTokenizerBase | None = None,
+                      card: ModelCard | None = None) -> None:
+    """Write a folder that :func:`read_model_folder` reads.
+
+    Every file appears complete or not at all.
+
+    Args:
+        folder: made if absent; files of the same names are replaced.
+        config: sizes.
+        network, vae: state dictionaries.
+        dtype: number type on disk; None keeps that of the tensors.
+        tokenizer: written too, if given.
+        card: written as ``cooper.json``, if given.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {LLM_FILE: config.llm.to_json(), VIT_FILE: config.vit.to_json()}
+    if card is not None:
+        texts[CARD_FILE] = card.to_json()
+    for name, values in texts.items():
+        _write(folder / name, functools.partial(_write_json, values))
+    for name, tensors in ((NETWORK_FILES[0], network), (VAE_FILE, vae)):
+        _write(folder / name, functools.partial(_write_tensors, tensors, dtype))
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(folder))
+
+
+def _write_json(values: Mapping[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(values, indent=2) + '\n', encoding='utf-8')
+
+
+def _write_tensors(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, path: Path) -> None:
+    ready = {key: value.detach().to('cpu', dtype).contiguous() for key, value in tensors.items()}
+    save_file(ready, path, metadata={'format': 'pt'})
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> None:
+    part = path.with_name(path.name + '.part')
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _vocabulary(folders: list[Path], specials: SpecialTokens | None
+                ) -> tuple[PreTrainedTokenizerBase | None, SpecialTokens]:
+    tokenizer = find_tokenizer(folders)
+    if specials is not None:
+        return tokenizer, specials
+    if tokenizer is None:
+        raise BadCheckpoint('the model folder has no tokenizer', value=str(folders[0]),
+                            limit='tokenizer.json, or vocab.json and merges.txt',
+                            remedy='point base_path at the BAGEL-7B-MoT folder')
+    return tokenizer, special_tokens(tokenizer)
+
+
+def _check_ids(tokenizer: PreTrainedTokenizerBase | None, specials: SpecialTokens,
+               rows: int) -> None:
+    """An id without a row would be read from nowhere."""
+    highest = max(vars(specials).values())
+    highest = max(highest, len(tokenizer) - 1) if tokenizer else highest
+    if highest >= rows:
+        raise BadCheckpoint('the tokenizer knows more ids than the network', value=highest,
+                            limit=f'0 .. {rows - 1}', remedy='use the tokenizer of these weights')
+
+
+def _model_config(folders: list[Path], weights: Weights, vae: Weights) -> ModelConfig:
+    latent_side, vit_side = (_side(weights, f'{name}.pos_embed')
+                             for name in ('latent_pos_embed', 'vit_pos_embed'))
+    vae_config = _vae_config(vae)
+    features = weights.shape('vae2llm.weight')[1]
+    patch = math.isqrt(features // vae_config.z_channels)
+    return ModelConfig(_parsed(folders, LLM_FILE, LlmConfig.from_json),
+                       _parsed(folders, VIT_FILE, VitConfig.from_json),
+                       vae_config, patch, latent_side, vit_side)
+
+
+def _parsed(folders: list[Path], name: str, parse: Callable[[Mapping[str, Any]], Any]) -> Any:
+    path = next((folder / name for folder in folders if (folder / name).is_file()), None)
+    if path is None:
+        raise BadCheckpoint(f'the model folder has no {name}', value=str(folders[0]), limit=name,
+                            remedy='point base_path at the BAGEL-7B-MoT folder')
+    values = read_json(path)
+    try:
+        return parse(values)
+    except Exception as error:  # the parser has error kinds of its own
+        raise BadCheckpoint(f'{name} is not a configuration of this network',
+                            value=f'{path}: {error}', remedy='copy the file again') from error
+
+
+def _side(weights: Weights, key: str) -> int:
+    rows = weights.shape(key)[0]
+    if math.isqrt(rows) ** 2 != rows:
+        raise BadCheckpoint('a position table is not square', value=f'{key}: {rows} rows',
+                            limit='a square number')
+    return math.isqrt(rows)
+
+
+def _vae_config(vae: Weights) -> VaeConfig:
+    """Sizes of an autoencoder from the shapes of its tensors."""
+    ch, in_channels = vae.shape('encoder.conv_in.weight')[:2]
+    widths: list[int] = []
+    while (key := f'encoder.down.{len(widths)}.block.0.conv1.weight') in vae.shapes:
+        widths.append(vae.shapes[key][0])
+    blocks = 0
+    while f'encoder.down.0.block.{blocks}.conv1.weight' in vae.shapes:
+        blocks += 1
+    return VaeConfig(in_channels, vae.shape('decoder.conv_out.weight')[0], ch,
+                     tuple(width // ch for width in widths), blocks,
+                     vae.shape('decoder.conv_in.weight')[1])
+
+
+def _loaded(build: Callable[[], Built], weights: Weights, device: torch.device | str,
+            dtype: torch.dtype | None) -> Built:
+    try:
+        with torch.device('meta'):
+            module = build()
+    except (ValueError, IndexError, RuntimeError) as error:
+        raise BadCheckpoint(f'no network has the sizes of {weights.name}', value=error,
+                            remedy='use configs and weights that belong together') from error
+    load_strictly(module, weights, device, dtype)
+    return module.eval()

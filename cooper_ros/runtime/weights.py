@@ -1,0 +1,148 @@
+"""Tensors on disk: one safetensors file or several, and their strict way into a module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator, Mapping, Sequence
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from cooper_ros.errors import BadCheckpoint
+from cooper_ros.runtime.card import read_json
+
+NETWORK_FILES = ('ema.safetensors', 'model.safetensors')
+VAE_FILE = 'ae.safetensors'
+VAE_PREFIXES = ('encoder.', 'decoder.')
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors of one module, not read yet.
+
+    Attributes:
+        shapes: of every tensor by key.
+        files: the file that holds it.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    files: Mapping[str, Path]
+
+    @property
+    def name(self) -> str:
+        """File names, for messages."""
+        return ', '.join(sorted({path.name for path in self.files.values()})) or 'no file'
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Shape of one tensor.
+
+        Raises:
+            BadCheckpoint: it is missing.
+        """
+        if key not in self.shapes:
+            raise BadCheckpoint(f'{self.name} lacks a tensor that sizes are read from',
+                                value=f'missing: {key}', limit='the published layout',
+                                remedy='copy the file again')
+        return self.shapes[key]
+
+    def tensors(self, device: torch.device | str,
+                dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
+        """Read tensors one by one, each already where and what it shall be."""
+        for path in sorted(set(self.files.values())):
+            with safe_open(path, framework='pt', device=str(device)) as file:
+                for key in file.keys():
+                    if self.files.get(key) == path:
+                        yield key, file.get_tensor(key).to(dtype=dtype)
+
+
+def network_weights(folder: Path) -> Weights:
+    """Weights of the network in a folder: ``ema`` before ``model``, single before sharded.
+
+    Raises:
+        BadCheckpoint: there are none, or a file is damaged or missing.
+    """
+    for name in NETWORK_FILES:
+        if (folder / name).is_file():
+            return _read_headers([folder / name], is_vae=False)
+    return _read_headers(_indexed(folder), is_vae=False)
+
+
+def vae_weights(folders: Sequence[Path]) -> Weights:
+    """Weights of the autoencoder: ``ae.safetensors`` of the first folder that has it.
+
+    Raises:
+        BadCheckpoint: there are none, or the file is damaged.
+    """
+    for folder in folders:
+        if (folder / VAE_FILE).is_file():
+            return _read_headers([folder / VAE_FILE], is_vae=True)
+    raise BadCheckpoint('the model folder has no autoencoder', value=str(folders[0]),
+                        limit=VAE_FILE, remedy='point base_path at the BAGEL-7B-MoT folder')
+
+
+def load_strictly(module: nn.Module, weights: Weights, device: torch.device | str,
+                  dtype: torch.dtype | None) -> None:
+    """Put weights into a module built on the meta device, without a second copy.
+
+    Raises:
+        BadCheckpoint: naming every kind of misfit: missing, extra and misshapen tensors.
+    """
+    _check_fit({key: tuple(value.shape) for key, value in module.state_dict().items()}, weights)
+    module.load_state_dict(dict(weights.tensors(device, dtype)), strict=True, assign=True)
+
+
+def _check_fit(expected: Mapping[str, tuple[int, ...]], weights: Weights) -> None:
+    missing = sorted(expected.keys() - weights.shapes.keys())
+    extra = sorted(weights.shapes.keys() - expected.keys())
+    misshapen = [f'{key} {list(weights.shapes[key])} instead of {list(shape)}'
+                 for key, shape in sorted(expected.items())
+                 if key in weights.shapes and weights.shapes[key] != shape]
+    found = [_listed(name, keys) for name, keys in
+             (('missing', missing), ('extra', extra), ('misshapen', misshapen)) if keys]
+    if found:
+        raise BadCheckpoint(f'{weights.name} does not fit the network', value='; '.join(found),
+                            limit=f'exactly {len(expected)} tensors',
+                            remedy='use the configs that belong to these weights')
+
+
+def _listed(name: str, keys: Sequence[str]) -> str:
+    rest = len(keys) - SHOWN
+    return f'{len(keys)} {name}: {", ".join(keys[:SHOWN])}' + (f' and {rest} more' * (rest > 0))
+
+
+def _indexed(folder: Path) -> list[Path]:
+    """Files named by the index of a sharded folder."""
+    indexes = sorted(folder.glob('*.safetensors.index.json'))
+    if not indexes:
+        raise BadCheckpoint('the model folder has no weights', value=str(folder),
+                            limit=f'{", ".join(NETWORK_FILES)} or *.safetensors.index.json',
+                            remedy='check model_path, and that the download is complete')
+    names = read_json(indexes[0]).get('weight_map')
+    if not isinstance(names, dict):
+        raise BadCheckpoint(f'{indexes[0].name} has no weight_map', value=str(indexes[0]))
+    paths = [folder / name for name in sorted(set(names.values())) if name != VAE_FILE]
+    absent = [path.name for path in paths if not path.is_file()]
+    if absent:
+        raise BadCheckpoint(f'{indexes[0].name} names files that are not there',
+                            value=_listed('missing', absent), remedy='copy them again')
+    return paths
+
+
+def _read_headers(paths: Sequence[Path], *, is_vae: bool) -> Weights:
+    shapes: dict[str, tuple[int, ...]] = {}
+    files: dict[str, Path] = {}
+    for path in paths:
+        try:
+            with safe_open(path, framework='pt') as file:
+                for key in file.keys():
+                    if is_vae or not key.startswith(VAE_PREFIXES):
+                        shapes[key] = tuple(file.get_slice(key).get_shape())
+                        files[key] = path
+        except (OSError, SafetensorError) as error:
+            raise BadCheckpoint(f'{path.name} is damaged', value=f'{path}: {error}',
+                                limit='a complete safetensors file',
+                                remedy='copy the file again') from error
+    return Weights(shapes, files)
