@@ -1,0 +1,248 @@
+"""Model folders: the published layout, and every way it can be broken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.tiny import SPECIALS, tiny_card, tiny_config, tiny_runtime
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.errors import BadCheckpoint, BadOption
+from cooper_ros.imaging.segmentation import Label
+from cooper_ros.model.config import SpecialTokens
+from cooper_ros.runtime.card import ModelCard, read_card
+from cooper_ros.runtime.checkpoint import LoadedModel, read_model_folder, save_model_folder
+from cooper_ros.runtime.load import choose_device, load_runtime
+from cooper_ros.runtime.tokenizer import MARKERS
+
+EMA, AE = 'ema.safetensors', 'ae.safetensors'
+
+
+def byte_vocabulary() -> dict[str, int]:
+    return {sign: i for i, sign in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+
+
+def byte_tokenizer(markers: tuple[str, ...] = MARKERS) -> PreTrainedTokenizerFast:
+    plain = Tokenizer(models.BPE(vocab=byte_vocabulary(), merges=[]))
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    plain.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain)
+    tokenizer.add_tokens(list(markers), special_tokens=True)
+    return tokenizer
+
+
+@pytest.fixture(scope='module')
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('model') / 'tiny'
+    runtime = tiny_runtime()
+    save_model_folder(folder, tiny_config(), network=runtime.network.state_dict(),
+                      vae=runtime.vae.state_dict(), tokenizer=byte_tokenizer(),
+                      card=tiny_card(depth_range_m=(0.2, 8.0)))
+    return folder
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / 'tiny'))
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change one safetensors or JSON file in place."""
+    is_json = path.suffix == '.json'
+    values = json.loads(path.read_text()) if is_json else load_file(path)
+    change(values)
+    path.unlink()
+    if is_json:
+        path.write_text(json.dumps(values))
+    else:
+        save_file(values, path)
+
+
+def same_weights(loaded: LoadedModel) -> bool:
+    expected = tiny_runtime()
+    return all(torch.equal(value, other.state_dict()[key])
+               for module, other in ((loaded.network, expected.network),
+                                     (loaded.vae, expected.vae))
+               for key, value in module.state_dict().items())
+
+
+def test_a_folder_comes_back_as_it_was_saved(original: Path) -> None:
+    loaded = read_model_folder(original)
+    assert loaded.config == tiny_config() and same_weights(loaded)
+    assert loaded.specials == SPECIALS and loaded.vocabulary == 260
+    assert loaded.card == tiny_card(depth_range_m=(0.2, 8.0))
+    assert not loaded.network.latent_pos_embed.pos_embed.requires_grad
+    assert not any(path.suffix == '.part' for path in original.iterdir())
+
+
+def test_weights_take_the_wanted_type(original: Path) -> None:
+    loaded = read_model_folder(original, dtype=torch.bfloat16)
+    types = {value.dtype for module in (loaded.network, loaded.vae)
+             for value in module.state_dict().values()}
+    assert types == {torch.bfloat16}
+
+
+def test_weights_only_folder_takes_the_rest_from_the_base(folder: Path, tmp_path: Path) -> None:
+    tuned = tmp_path / 'tuned'
+    tuned.mkdir()
+    (folder / EMA).rename(tuned / 'model.safetensors')
+    loaded = read_model_folder(tuned, folder)
+    assert same_weights(loaded) and loaded.card == ModelCard()
+    with pytest.raises(BadCheckpoint, match='no tokenizer.*base_path'):
+        read_model_folder(tuned)
+
+
+def test_shards_named_by_an_index(folder: Path) -> None:
+    tensors = load_file(folder / EMA)
+    (folder / EMA).unlink()
+    places = {key: f'model-{i % 2}.safetensors' for i, key in enumerate(tensors)}
+    for name in set(places.values()):
+        save_file({key: tensors[key] for key in tensors if places[key] == name}, folder / name)
+    index = folder / 'model.safetensors.index.json'
+    index.write_text(json.dumps({'weight_map': places}))
+    assert same_weights(read_model_folder(folder))
+    (folder / 'model-1.safetensors').unlink()
+    with pytest.raises(BadCheckpoint, match='files that are not there.*model-1.safetensors'):
+        read_model_folder(folder)
+
+
+def test_published_index_over_both_files(folder: Path) -> None:
+    places = {key: name for name in (EMA, AE) for key in load_file(folder / name)}
+    (folder / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': places}))
+    assert same_weights(read_model_folder(folder))
+
+
+def test_markers_can_be_given_by_hand(folder: Path) -> None:
+    (folder / 'tokenizer.json').unlink()
+    loaded = read_model_folder(folder, specials=SpecialTokens(1, 2, 3, 4))
+    assert loaded.tokenizer is None and loaded.vocabulary == 300
+
+
+def test_slow_tokenizer_files_are_enough(folder: Path) -> None:
+    (folder / 'tokenizer.json').unlink()
+    (folder / 'vocab.json').write_text(json.dumps(byte_vocabulary()))
+    (folder / 'merges.txt').write_text('#version: 0.2\n')
+    added = {str(256 + i): {'content': marker, 'special': True, 'lstrip': False, 'rstrip': False,
+                            'normalized': False, 'single_word': False}
+             for i, marker in enumerate((*MARKERS, '<|endoftext|>'))}
+    (folder / 'tokenizer_config.json').write_text(json.dumps({'added_tokens_decoder': added}))
+    loaded = read_model_folder(folder)
+    assert loaded.specials == SPECIALS and loaded.vocabulary == 261
+
+
+BREAKAGES: list[tuple[str, Callable[[Path], object], str]] = [
+    ('missing tensor', lambda folder: edit(folder / EMA, lambda t: t.pop('llm2vae.bias')),
+     'ema.safetensors does not fit.*1 missing: llm2vae.bias'),
+    ('extra tensor', lambda folder: edit(
+        folder / EMA, lambda t: t.update({f'new.{i}': torch.zeros(1) for i in range(7)})),
+     '7 extra: new.0, new.1, new.2, new.3, new.4 and 2 more'),
+    ('misshapen tensor', lambda folder: edit(
+        folder / EMA, lambda t: t.update({'llm2vae.bias': torch.zeros(3)})),
+     r'1 misshapen: llm2vae.bias \[3\] instead of \[64\]'),
+    ('dense weights', lambda folder: edit(
+        folder / EMA, lambda t: [t.pop(key) for key in list(t) if '_moe_gen' in key]),
+     '29 missing.*and 24 more'),
+    ('missing VAE tensor', lambda folder: edit(
+        folder / AE, lambda t: t.pop('decoder.mid.attn_1.q.weight')),
+     'ae.safetensors does not fit.*decoder.mid.attn_1.q.weight'),
+    ('no size tensor', lambda folder: edit(
+        folder / EMA, lambda t: t.pop('latent_pos_embed.pos_embed')),
+     'missing: latent_pos_embed.pos_embed'),
+    ('table not square', lambda folder: edit(
+        folder / EMA, lambda t: t.update({'vit_pos_embed.pos_embed': torch.zeros(99, 64)})),
+     'not square.*99 rows'),
+    ('truncated weights', lambda folder: (folder / EMA).write_bytes(
+        (folder / EMA).read_bytes()[:-100]), 'ema.safetensors is damaged'),
+    ('no weights', lambda folder: (folder / EMA).unlink(), 'has no weights'),
+    ('no autoencoder', lambda folder: (folder / AE).unlink(), 'has no autoencoder'),
+    ('no llm config', lambda folder: (folder / 'llm_config.json').unlink(), 'no llm_config.json'),
+    ('broken llm config', lambda folder: (folder / 'llm_config.json').write_text('{"hid'),
+     'llm_config.json cannot be read'),
+    ('wrong type', lambda folder: edit(
+        folder / 'llm_config.json', lambda v: v.update(hidden_size='wide')), 'llm_config.json'),
+    ('other size', lambda folder: edit(
+        folder / 'llm_config.json', lambda v: v.update(intermediate_size=96)), 'misshapen'),
+    ('one layer more', lambda folder: edit(
+        folder / 'vit_config.json', lambda v: v.update(num_hidden_layers=4)),
+     'missing.*encoder.layers.2'),
+    ('no tokenizer', lambda folder: (folder / 'tokenizer.json').unlink(), 'no tokenizer'),
+    ('broken tokenizer', lambda folder: (folder / 'tokenizer.json').write_text('{}'),
+     'tokenizer is damaged'),
+    ('tokenizer without markers', lambda folder: byte_tokenizer(MARKERS[:2]).save_pretrained(
+        folder), r'lacks markers.*<\|vision_start\|>, <\|vision_end\|>'),
+    ('tokenizer too large', lambda folder: byte_tokenizer(
+        MARKERS + tuple(f'<{i}>' for i in range(50))).save_pretrained(folder),
+     'knows more ids.*0 .. 299'),
+    ('unknown card entry', lambda folder: edit(
+        folder / 'cooper.json', lambda v: v.update(colour=1)), 'unknown entry.*colour'),
+    ('card of wrong type', lambda folder: edit(
+        folder / 'cooper.json', lambda v: v['drawing'].update(flow_points=2.5)),
+     'flow_points has the wrong type'),
+    ('card without range', lambda folder: edit(
+        folder / 'cooper.json', lambda v: v.update(depth={'min_m': 3, 'max_m': 2})),
+     'no range.*3.0 .. 2.0'),
+]
+
+
+@pytest.mark.parametrize('damage, message', [case[1:] for case in BREAKAGES],
+                         ids=[case[0] for case in BREAKAGES])
+def test_a_broken_folder_is_named(folder: Path, damage: Callable[[Path], object],
+                                  message: str) -> None:
+    damage(folder)
+    with pytest.raises(BadCheckpoint, match=message):
+        read_model_folder(folder)
+
+
+def test_no_folder_at_all(tmp_path: Path) -> None:
+    with pytest.raises(BadCheckpoint, match='no such model folder'):
+        read_model_folder(tmp_path / 'absent')
+
+
+def test_a_failed_write_leaves_the_old_file(folder: Path) -> None:
+    before = (folder / EMA).read_bytes()
+    tensors = tiny_runtime().network.state_dict()
+    broken = {**tensors, 'llm2vae.bias': 'not a tensor'}
+    with pytest.raises(AttributeError):
+        save_model_folder(folder, tiny_config(), network=broken, vae={})  # type: ignore[arg-type]
+    assert (folder / EMA).read_bytes() == before
+    assert not list(folder.glob('*.part'))
+
+
+def test_folders_without_a_card_get_the_published_values(tmp_path: Path) -> None:
+    card = read_card(tmp_path)
+    assert card.vae_transform == (1024, 512, 16) and card.vit_transform == (518, 224, 14)
+    assert card.drawing.flow_points == 50 and card.drawing.cfg_renorm == 'text_channel'
+    assert card.depth_range_m is None and card.palette == ()
+
+
+def test_a_card_survives_its_json() -> None:
+    card = tiny_card(depth_range_m=(0.2, 8.0), palette=(Label(0, 'floor', (0, 0, 0)),
+                                                        Label(1, 'can', (255, 0, 0))))
+    assert ModelCard.from_json(json.loads(json.dumps(card.to_json()))) == card
+
+
+def test_load_runtime_encodes_and_decodes_every_byte(original: Path) -> None:
+    loaded = load_runtime(original, CooperConfig(device='cpu'))
+    text = 'Wo ist die Dose? \\boxed{{}} 答 <|im_end|>\n  two  spaces .'
+    ids = loaded.encode(text)
+    assert ids.count(loaded.end) == 1 and loaded.decode(ids) == text
+    assert loaded.encode('') == [] and (loaded.begin, loaded.end) == (256, 257)
+    assert loaded.runtime.dtype == torch.float32
+    session = loaded.runtime.session(rows=1, capacity=80)
+    session.append_text(0, ids)
+    assert session.step(0, loaded.begin).shape == (260,)
+
+
+def test_cuda_is_not_invented(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert choose_device('auto') == torch.device('cpu')
+    with pytest.raises(BadOption, match='no CUDA device'):
+        choose_device('cuda')
