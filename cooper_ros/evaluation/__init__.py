@@ -1,0 +1,1 @@
+"""Measuring: conformance to the reference, depth metrics."""

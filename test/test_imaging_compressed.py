@@ -1,0 +1,165 @@
+"""Compressed images: whole ones decode, everything else is BadImage, and nothing blows up."""
+
+from __future__ import annotations
+
+import array
+import io
+import struct
+import tracemalloc
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cooper_ros.errors import BadImage
+from cooper_ros.imaging.compressed import decode_compressed, decode_compressed_depth
+
+
+def scene(height: int = 40, width: int = 56) -> np.ndarray:
+    """A smooth picture with an edge, uint8 RGB."""
+    y, x = np.mgrid[:height, :width]
+    rgb = np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=2).astype(np.uint8)
+    rgb[height // 4:height // 2, width // 4:width // 2] = (250, 20, 30)
+    return rgb
+
+
+def packed(picture: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, kind, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize('kind,options,mean_error', [
+    ('PNG', {}, 0), ('BMP', {}, 0), ('TIFF', {}, 0), ('PPM', {}, 0),
+    ('WEBP', {'lossless': True}, 0), ('JPEG', {'quality': 95, 'subsampling': 0}, 2)])
+def test_pictures_of_every_kind_decode(kind: str, options: dict,
+                                       mean_error: float) -> None:
+    rgb = scene()
+    data = array.array('B', packed(Image.fromarray(rgb), kind, **options))
+    got = decode_compressed(f'rgb8; {kind.lower()} compressed bgr8', data)
+    assert got.dtype == np.uint8 and got.shape == rgb.shape
+    assert np.abs(got.astype(int) - rgb).mean() <= mean_error
+
+
+def test_jpeg_agrees_with_opencv_as_cv_bridge_reads_it() -> None:
+    data = packed(Image.fromarray(scene()), 'JPEG', quality=90)
+    theirs = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.abs(decode_compressed('jpeg', data).astype(int) - theirs).max() <= 2
+
+
+def test_exif_rotation_is_ignored() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = packed(Image.fromarray(scene(40, 56)), 'JPEG', exif=exif)
+    assert decode_compressed('jpeg', data).shape == (40, 56, 3)
+
+
+def test_16_bit_grey_is_scaled_and_transparency_is_white() -> None:
+    grey = np.array([[0, 4660, 65535]], np.uint16)
+    got = decode_compressed('png', packed(Image.fromarray(grey), 'PNG'))
+    assert got[0].tolist() == [[0] * 3, [18] * 3, [255] * 3]
+    clear = packed(Image.new('RGBA', (2, 2), (9, 9, 9, 0)), 'PNG')
+    assert (decode_compressed('png', clear) == 255).all()
+
+
+def test_every_truncation_is_refused() -> None:
+    for kind in ('JPEG', 'PNG'):
+        whole = packed(Image.fromarray(scene()), kind)
+        for length in [0, 1, 2, 10, 33, 60, len(whole) // 2, len(whole) * 3 // 4]:
+            with pytest.raises(BadImage, match='cannot be decoded'):
+                decode_compressed(kind, whole[:length])
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.binary(max_size=300), head=st.sampled_from(
+    [b'', b'\xff\xd8\xff\xe0', b'\x89PNG\r\n\x1a\n', b'BM', b'II*\x00', b'MM\x00*', b'GIF89a',
+     b'P5 ', b'P6 9 9 255\n', b'RIFF\x00\x00\x00\x00WEBP']))
+def test_noise_is_a_picture_or_bad_image(data: bytes, head: bytes) -> None:
+    try:
+        got = decode_compressed('jpeg', head + data, max_pixels=10_000)
+    except BadImage:
+        return
+    assert got.ndim == 3 and got.shape[2] == 3 and got.shape[0] * got.shape[1] <= 10_000
+
+
+@settings(max_examples=80, deadline=None)
+@given(place=st.floats(0, 0.999), value=st.integers(0, 255), kind=st.sampled_from(['PNG', 'JPEG']))
+def test_a_flipped_byte_is_a_picture_or_bad_image(place: float, value: int, kind: str) -> None:
+    data = bytearray(packed(Image.fromarray(scene()), kind))
+    data[int(place * len(data))] = value
+    try:
+        got = decode_compressed(kind, data, max_pixels=100_000)
+    except BadImage:
+        return
+    assert got.ndim == 3
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that declares a huge canvas."""
+    def chunk(name: bytes, body: bytes) -> bytes:
+        check = struct.pack('>I', zlib.crc32(name + body))
+        return struct.pack('>I', len(body)) + name + body + check
+    header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(b'0' * 99))
+
+
+@pytest.mark.parametrize('size', [(7000, 7000), (50000, 50000), (2 ** 31 - 1, 2 ** 31 - 1)])
+def test_bombs_are_refused_before_they_are_decoded(size: tuple[int, int]) -> None:
+    tracemalloc.start()
+    with pytest.raises(BadImage, match='too large|bomb'):
+        decode_compressed('png', bomb(*size))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+def test_what_is_no_picture_is_refused() -> None:
+    for data in (None, 10 ** 12, 'text', [1, 2]):
+        with pytest.raises(BadImage):
+            decode_compressed('jpeg', data)
+    with pytest.raises(BadImage, match='depth image'):
+        decode_compressed('16UC1; compressedDepth png', b'')
+    floats = packed(Image.fromarray(np.ones((3, 3), np.float32)), 'TIFF')
+    with pytest.raises(BadImage, match='floating point'):
+        decode_compressed('tiff', floats)
+
+
+def depth_message(stored: np.ndarray, quant_a: float = 0.0, quant_b: float = 0.0) -> bytes:
+    return struct.pack('<iff', 0, quant_a, quant_b) + packed(Image.fromarray(stored), 'PNG')
+
+
+def test_compressed_depth_in_millimetres() -> None:
+    stored = np.array([[0, 1, 1500], [65535, 0, 20]], np.uint16)
+    got = decode_compressed_depth('16UC1; compressedDepth png', depth_message(stored))
+    expected = np.where(stored > 0, stored / np.float32(1000), np.nan).astype(np.float32)
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_compressed_depth_as_quantised_inverse() -> None:
+    metres = np.array([[0.5, 1.0, 4.0, 9.0]])
+    quant_a, quant_b = 100 * 101.0, 1 - 10100 / 10.0  # value 1 is 10 m, as the plugin sets it
+    stored = np.rint(quant_a / metres + quant_b).astype(np.uint16)
+    stored = np.concatenate([stored, np.zeros((1, 4), np.uint16)])
+    got = decode_compressed_depth('32FC1; compressedDepth',
+                                  depth_message(stored, quant_a, quant_b))
+    np.testing.assert_allclose(got[0], metres[0], rtol=1e-3)
+    assert np.isnan(got[1]).all()
+
+
+@pytest.mark.parametrize('format,data', [
+    ('16UC1; compressedDepth rvl', bytes(50)), ('jpeg', bytes(50)),
+    ('16UC1; compressedDepth png', bytes(5)), ('16UC1; compressedDepth png', bytes(50)),
+    ('8UC1; compressedDepth png', bytes(50))])
+def test_other_compressed_depth_is_refused(format: str, data: bytes) -> None:
+    with pytest.raises(BadImage):
+        decode_compressed_depth(format, data)
+
+
+def test_colour_png_is_no_depth() -> None:
+    data = struct.pack('<iff', 0, 0, 0) + packed(Image.fromarray(scene()), 'PNG')
+    with pytest.raises(BadImage, match='not 16-bit grey'):
+        decode_compressed_depth('16UC1; compressedDepth png', data)
