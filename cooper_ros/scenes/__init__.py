@@ -1,0 +1,1 @@
+"""Our own endless data: synthetic rooms with exact depth, labels, questions and answers."""

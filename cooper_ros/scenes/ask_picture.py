@@ -1,0 +1,153 @@
+"""Questions about what is in the picture: counting, existence, occlusion, grid cell."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cooper_ros.scenes.ask import Rng, choice, pick, yes_no
+from cooper_ros.scenes.palette import COLOURS, SHAPES
+from cooper_ros.scenes.qa import MIN_SHARE, SEGMENTATION, Draft, View
+from cooper_ros.scenes.splits import COMMON_PAIRS, HELD_OUT
+from cooper_ros.scenes.truth import ObjectTruth
+
+_SEGMENTATION = (SEGMENTATION,)
+_PLURAL = {'box': 'boxes', 'ball': 'balls', 'can': 'cans', 'pill': 'pills', 'egg': 'eggs',
+           'cup': 'cups'}
+_CELLS = ('top left', 'top center', 'top right', 'middle left', 'middle center', 'middle right',
+          'bottom left', 'bottom center', 'bottom right')
+_ONE_WEIGHT = 0.12  # most groups have one member; asked about evenly, `1` would always be right
+# Objects gather in the middle of pictures. Cells are asked about against, and offered as wrong
+# options with, roughly these frequencies, so the middle is no safe guess.
+_CELL_SHARE = np.array([0.04, 0.08, 0.04, 0.18, 0.34, 0.14, 0.07, 0.08, 0.03])
+_CELL_MARGIN = 0.12  # the centroid keeps this share of a cell from the lines of the grid
+
+
+def _countable(things: list[ObjectTruth]) -> list[ObjectTruth] | None:
+    """Return the visible ones, or None where one of them is too little visible to be sure."""
+    if any(0 < thing.share < MIN_SHARE for thing in things):
+        return None
+    return [thing for thing in things if thing.share > 0]
+
+
+def counting(view: View, rng: Rng) -> Draft | None:
+    """How many objects of a colour, of a shape, on the table, or in all."""
+    groups = [(f'{colour} objects', [t for t in view.truths if t.thing.colour == colour])
+              for colour in COLOURS]
+    groups += [(_PLURAL[shape], [t for t in view.truths if t.thing.shape == shape])
+               for shape in SHAPES]
+    groups.append(('objects', list(view.truths)))
+    if view.scene.table is not None:
+        groups.append(('objects on the table', [t for t in view.truths if t.thing.on_table]))
+    by_count: dict[int, list[tuple[str, list[ObjectTruth]]]] = {}
+    for words, things in groups:
+        seen = _countable(things)
+        if seen:
+            by_count.setdefault(len(seen), []).append((words, seen))
+    if not by_count:
+        return None
+    counts = sorted(by_count)
+    weights = np.array([_ONE_WEIGHT if count == 1 else 1.0 for count in counts])
+    count = counts[int(rng.choice(len(counts), p=weights / weights.sum()))]
+    words, seen = pick(rng, by_count[count])
+    listed = ', '.join(t.name for t in sorted(seen, key=lambda t: t.centroid[0]))
+    stem = pick(rng, ('how many {} are there?', 'count the {}.'))
+    return Draft('number_int', stem.format(words), str(len(seen)), '', f'{listed}.', _SEGMENTATION)
+
+
+def existence(view: View, rng: Rng) -> Draft | None:
+    """Whether an object, a colour or a shape is in the picture; absent ones are near misses."""
+    form = rng.random()
+    if form < 0.5:
+        yes, no = _pairs(view)
+        stem = 'is there a {}?'
+    elif form < 0.75:
+        yes = [t.thing.colour for t in view.truths if t.share >= MIN_SHARE]
+        no = [c for c in COLOURS if c not in {t.thing.colour for t in view.truths}]
+        stem = 'is there anything {}?'
+    else:
+        yes = [t.thing.shape for t in view.truths if t.share >= MIN_SHARE]
+        no = [s for s in SHAPES if s not in {t.thing.shape for t in view.truths}]
+        stem = 'is there a {}?'
+    return yes_no(rng, [(_article(stem, name), f'{name} found.') for name in yes],
+                  [(_article(stem, name), f'no {name}.') for name in no], _SEGMENTATION)
+
+
+def _article(stem: str, name: str) -> str:
+    text = stem.format(name)
+    return text.replace(' a ', ' an ', 1) if name[0] in 'aeo' and ' a ' in text else text
+
+
+def _pairs(view: View) -> tuple[list[str], list[str]]:
+    """Names in the picture, and names that share a colour or a shape with one but are absent."""
+    present = {(t.thing.colour, t.thing.shape) for t in view.truths}
+    colours, shapes = {c for c, _ in present}, {s for _, s in present}
+    near = [pair for pair in (*COMMON_PAIRS, *HELD_OUT[view.scene.split])
+            if pair not in present and pair[0] in colours and pair[1] in shapes]
+    return [t.name for t in view.truths if t.share >= MIN_SHARE], [' '.join(p) for p in near]
+
+
+def occlusion(view: View, rng: Rng) -> Draft | None:
+    """Whether something hides part of an object, and what."""
+    hidden = [t for t in view.named if t.hidden >= 0.15]
+    if rng.random() < 0.4:
+        return _hider(view, hidden, rng)
+    clear = [t for t in view.named if t.hidden <= 0.005 and not t.cut]
+    stem = pick(rng, ('is the {} partly hidden?', 'is something in front of the {}?'))
+    return yes_no(rng, [(stem.format(t.name), _hidden_facts(view, t)) for t in hidden],
+                  [(stem.format(t.name), f'{t.name} is whole.') for t in clear], _SEGMENTATION)
+
+
+def _main_hider(view: View, thing: ObjectTruth) -> ObjectTruth | None:
+    """Return the named object that covers at least 80 percent of the hidden part."""
+    index, pixels = max(thing.hidden_by.items(), key=lambda entry: entry[1])
+    if pixels < 0.8 * sum(thing.hidden_by.values()):
+        return None
+    return next((t for t in view.named if t.index == index), None)
+
+
+def _hidden_facts(view: View, thing: ObjectTruth) -> str:
+    hider = _main_hider(view, thing)
+    return f'{hider.name} hides {thing.name}.' if hider else f'{thing.name} is not whole.'
+
+
+def _hider(view: View, hidden: list[ObjectTruth], rng: Rng) -> Draft | None:
+    pairs = [(t, hider) for t in hidden if (hider := _main_hider(view, t)) is not None]
+    if not pairs:
+        return None
+    thing, hider = pick(rng, pairs)
+    others = [t.name for t in view.named if t is not thing and t.index not in thing.hidden_by]
+    if not others:
+        return None
+    wrong = [others[int(i)] for i in rng.permutation(len(others))][:2]
+    return choice(rng, f'which object hides part of the {thing.name}?', hider.name, wrong,
+                  f'{hider.name} hides {thing.name}.', _SEGMENTATION)
+
+
+def grid_cell(thing: ObjectTruth, width: int, height: int) -> int | None:
+    """Return the 3x3 cell 0..8 of an object's visible centroid, None near a grid line."""
+    across, down = thing.centroid[0] / width * 3, thing.centroid[1] / height * 3
+    if any(min(v % 1, 1 - v % 1) < _CELL_MARGIN and 0.5 < v < 2.5 for v in (across, down)):
+        return None
+    return min(int(down), 2) * 3 + min(int(across), 2)
+
+
+def spatial_grid(view: View, width: int, height: int, rng: Rng) -> Draft | None:
+    """In which cell of a 3x3 grid over the picture an object lies."""
+    cells: dict[int, list[ObjectTruth]] = {}
+    for thing in view.named:
+        cell = grid_cell(thing, width, height)
+        if cell is not None and not thing.cut:
+            cells.setdefault(cell, []).append(thing)
+    if not cells:
+        return None
+    known = sorted(cells)
+    weights = 1 / _CELL_SHARE[known]
+    cell = known[int(rng.choice(len(known), p=weights / weights.sum()))]
+    thing = pick(rng, cells[cell])
+    facts = f'{thing.name} {_CELLS[cell]}.'
+    if rng.random() < 0.5:
+        stem = 'a 3x3 grid numbers the image 1 to 9 from the top left. which cell holds the {}?'
+        return Draft('number_int', stem.format(thing.name), str(cell + 1), '', facts, ())
+    share = np.where(np.arange(9) == cell, 0.0, _CELL_SHARE)
+    wrong = [_CELLS[int(i)] for i in rng.choice(9, 3, replace=False, p=share / share.sum())]
+    return choice(rng, f'where in the image is the {thing.name}?', _CELLS[cell], wrong, facts, ())

@@ -1,0 +1,73 @@
+"""All question categories, asked of one rendered scene."""
+
+from __future__ import annotations
+
+from typing import Callable, Sequence
+
+import numpy as np
+
+from cooper_ros.errors import BadOption
+from cooper_ros.scenes import ask_metric, ask_picture, ask_relation
+from cooper_ros.scenes.ask import Rng
+from cooper_ros.scenes.qa import Draft, QuestionAnswer, View
+from cooper_ros.scenes.render import Frame
+from cooper_ros.scenes.scene import Scene
+from cooper_ros.scenes.truth import ObjectTruth, describe
+
+Asker = Callable[[View, Rng], 'Draft | None']
+CATEGORIES = ('camera_distance', 'object_distance', 'relative_distance', 'object_size', 'height',
+              'counting', 'existence', 'relation_camera', 'relation_object', 'reach', 'occlusion',
+              'situational', 'spatial_grid')
+_TRIES = 6
+
+
+def _askers(width: int, height: int) -> dict[str, Asker]:
+    rooms = (ask_metric, ask_relation, ask_picture)
+    askers = {name: getattr(room, name) for name in CATEGORIES for room in rooms
+              if hasattr(room, name)}
+
+    def grid(view: View, rng: Rng) -> Draft | None:
+        return ask_picture.spatial_grid(view, width, height, rng)
+    return {**askers, 'spatial_grid': grid}
+
+
+def questions(scene: Scene, frame: Frame, *, per_category: int = 1,
+              categories: Sequence[str] = CATEGORIES,
+              truths: tuple[ObjectTruth, ...] | None = None) -> list[QuestionAnswer]:
+    """Ask up to ``per_category`` different questions of each category.
+
+    The same scene always gets the same questions. A category the scene offers no clear question
+    for is left out, so the list can be shorter than asked.
+
+    Args:
+        scene: the scene.
+        frame: a frame rendered from it.
+        per_category: how many questions of each category at most.
+        categories: which categories, in order.
+        truths: ``describe(scene, frame)`` where it is at hand already.
+
+    Raises:
+        BadOption: unknown category.
+    """
+    height, width = frame.instance.shape
+    view = View.of(scene, describe(scene, frame) if truths is None else truths, width, height)
+    askers, found = _askers(width, height), []
+    for category in categories:
+        if category not in CATEGORIES:
+            raise BadOption('unknown category', value=category, limit=', '.join(CATEGORIES))
+        rng = np.random.default_rng([scene.seed, 104729, CATEGORIES.index(category)])
+        found += _ask(askers[category], view, rng, category, per_category)
+    return found
+
+
+def _ask(asker: Asker, view: View, rng: Rng, category: str, count: int) -> list[QuestionAnswer]:
+    kept: dict[str, QuestionAnswer] = {}
+    for _ in range(_TRIES * count):
+        draft = asker(view, rng)
+        if draft is not None:
+            kept.setdefault(draft.question, QuestionAnswer(
+                category, draft.kind, draft.question, draft.answer, draft.unit, draft.facts,
+                draft.tools))
+        if len(kept) == count:
+            break
+    return list(kept.values())
