@@ -1,0 +1,65 @@
+"""``cooper ask``: one question about pictures in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from cooper_ros.cli.flags import with_settings
+from cooper_ros.config import CooperConfig
+
+
+@with_settings('mode', 'max_turns', 'max_turn_tokens', 'flow_points', 'time_budget_s', 'sample',
+               'temperature')
+def ask(images: Annotated[list[Path], typer.Argument(
+            metavar='IMAGE... QUESTION', help='picture files, then the question')],
+        out: Annotated[Optional[Path], typer.Option(
+            help='folder for the maps, the overlay and a picture sheet')] = None,
+        quiet: Annotated[bool, typer.Option('--quiet', '-q', help='print the answer only')
+                         ] = False,
+        *, config: CooperConfig) -> None:
+    """Ask one question about one or several pictures.
+
+    The reasoning is printed as it is written; with --out its maps are kept. Exit status 1 when
+    there is no answer.
+
+    \b
+    Examples:
+      cooper ask room.jpg "Which is closer, the chair or the table?" --out out
+      cooper ask before.png after.png "What has moved?" --mode direct
+    """
+    from rich.console import Console
+
+    from cooper_ros.cli.files import read_picture
+    from cooper_ros.cli.show import Printer, fact_line, facts, load_engine
+    from cooper_ros.engine.events import Answer, Failure
+    files, question = _split(images)
+    pictures = [read_picture(file, config.max_image_pixels) for file in files]
+    console = Console(stderr=quiet)
+    engine = load_engine(config, console)
+    printer = Printer(console)
+    for event in engine.ask(pictures, question):
+        if not quiet or isinstance(event, Failure):
+            printer(event)
+    if not isinstance(event, Answer):
+        raise typer.Exit(1)
+    footer = fact_line(facts(engine), config.seed)
+    if quiet:
+        print(event.text)
+    else:
+        console.print(footer, style='dim', highlight=False)
+    if out is not None:
+        from cooper_ros.replay.pictures import write_pictures
+        for file in write_pictures(out, pictures[-1], question, event, footer):
+            console.print(f'wrote {file}', highlight=False)
+
+
+def _split(words: list[Path]) -> tuple[list[Path], str]:
+    from cooper_ros.errors import BadQuestion
+    if len(words) < 2:
+        raise BadQuestion('give at least one picture and a question',
+                          value=str(words[0]) if words else None,
+                          remedy='cooper ask IMAGE "QUESTION"')
+    return words[:-1], str(words[-1])

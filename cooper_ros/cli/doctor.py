@@ -1,0 +1,119 @@
+"""``cooper doctor``: what is ready on this machine, and what to do next."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Iterator
+
+import typer
+
+from cooper_ros.cli.flags import with_settings
+from cooper_ros.config import CooperConfig
+
+OK, NOTE, MISSING = 'ok', 'note', 'missing'
+_COLOURS = {OK: 'green', NOTE: 'yellow', MISSING: 'red'}
+_MODEL_FILES = ('llm_config.json', 'vit_config.json', 'ae.safetensors', 'prompts.yaml')
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row: what was looked at, how it is, and what to do about it."""
+
+    what: str
+    state: str
+    detail: str
+    next: str = ''
+
+
+@with_settings()
+def doctor(*, config: CooperConfig) -> None:
+    """Check Python, torch, GPU, memory, ROS and the model folder.
+
+    Nothing is loaded or changed. Exit status 1 when something needed is missing.
+
+    Examples: `cooper doctor`, `cooper doctor --model models/COOPER`
+    """
+    from rich.console import Console
+    from rich.table import Table
+    findings = list(examine(config))
+    table = Table('what', 'state', 'detail', 'what next')
+    for row in findings:
+        table.add_row(row.what, f'[{_COLOURS[row.state]}]{row.state}[/]', row.detail, row.next)
+    Console().print(table)
+    if any(row.state == MISSING for row in findings):
+        raise typer.Exit(1)
+
+
+def examine(config: CooperConfig) -> Iterator[Finding]:
+    """Yield every finding; a check that cannot run is itself a finding."""
+    checks: tuple[Callable[[CooperConfig], Iterator[Finding]], ...] = (
+        _python, _torch, _memory, _ros, _model)
+    for check in checks:
+        yield from check(config)
+
+
+def _python(config: CooperConfig) -> Iterator[Finding]:
+    good = (3, 10) <= sys.version_info < (3, 14)
+    yield Finding('Python', OK if good else NOTE, platform.python_version(),
+                  '' if good else 'tested with 3.10 to 3.13')
+
+
+def _torch(config: CooperConfig) -> Iterator[Finding]:
+    if importlib.util.find_spec('torch') is None:
+        yield Finding('torch', MISSING, 'not installed', 'run `make setup`')
+        return
+    import torch
+    yield Finding('torch', OK, torch.__version__)
+    if not torch.cuda.is_available():
+        yield Finding('GPU', NOTE, 'no CUDA device', 'small checkpoints run on the CPU; '
+                      'COOPER itself needs about 32 GB of GPU memory in bfloat16')
+        return
+    for number in range(torch.cuda.device_count()):
+        entry = torch.cuda.get_device_properties(number)
+        yield Finding('GPU', OK, f'{entry.name}, {entry.total_memory / 2**30:.0f} GiB')
+
+
+def _memory(config: CooperConfig) -> Iterator[Finding]:
+    pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30
+    yield Finding('memory', OK if pages >= 4 else NOTE, f'{pages:.1f} GiB, {os.cpu_count()} cores',
+                  '' if pages >= 4 else 'close other programs')
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    yield Finding('disk', OK if free >= 2 else NOTE, f'{free:.0f} GiB free here')
+
+
+def _ros(config: CooperConfig) -> Iterator[Finding]:
+    for package, remedy in (('rclpy', 'source /opt/ros/<distro>/setup.bash, or `make setup`'),
+                            ('cooper_interfaces', '`colcon build` and source the workspace, or '
+                             '`make setup`')):
+        spec = importlib.util.find_spec(package)
+        found = spec is not None and spec.origin is not None  # not just a folder of this name
+        yield Finding(package, OK if found else NOTE, 'importable' if found else 'not importable',
+                      '' if found else f'for the node: {remedy}')
+    yield Finding('ROS', OK if os.environ.get('ROS_DISTRO') else NOTE,
+                  f"distro {os.environ.get('ROS_DISTRO', 'not named in the environment')}, "
+                  f"domain {os.environ.get('ROS_DOMAIN_ID', '0')}")
+
+
+def _model(config: CooperConfig) -> Iterator[Finding]:
+    folder, base = Path(config.model_path), Path(config.base_path or config.model_path)
+    if not folder.is_dir():
+        yield Finding('model', MISSING, f'{folder} is no folder',
+                      'give --model, or run `make demo` once')
+        return
+    missing = [name for name in _MODEL_FILES
+               if not (folder / name).exists() and not (base / name).exists()]
+    weights = [file for pattern in ('ema*.safetensors', 'model*.safetensors')
+               for file in folder.glob(pattern)]
+    missing += [] if weights else ['ema.safetensors or model.safetensors']
+    size = sum(file.stat().st_size for file in weights) / 2**20
+    remedy = ('cooper import-prompts FILE --model ' + str(folder)
+              if missing == ['prompts.yaml'] else 'download the folder again' if missing else '')
+    yield Finding('model', MISSING if missing else OK,
+                  f'{folder} lacks {", ".join(missing)}' if missing else
+                  f'{folder}, {size:,.0f} MiB of weights', remedy)

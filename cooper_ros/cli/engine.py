@@ -1,0 +1,214 @@
+"""``cooper engine``: compile a checkpoint with TensorRT, and look after what was compiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Iterable, Optional
+
+import typer
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.errors import BadOption
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from cooper_ros.runtime.engines.cache import Entry
+    from cooper_ros.runtime.engines.plan import Job, Plan
+    from cooper_ros.runtime.graphs.bundle import Bundle
+
+HELP = """Compile a checkpoint with TensorRT, and look after what was compiled.
+
+\b
+Typical use:
+  cooper engine build models/COOPER                       for the GPU of this machine
+  cooper engine build models/COOPER --arch SM89           for another one (TensorRT for RTX)
+  cooper engine list                                      what there is
+  cooper engine check                                     is all of it sound?
+  cooper engine remove --stale                            of another TensorRT, or damaged
+"""
+MIB, GIB = 1 << 20, 1 << 30
+app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode=None)
+CacheFlag = Annotated[Optional[Path], typer.Option('--cache', help='folder of engines; the '
+                                                   "user's cache folder if absent")]
+
+
+@app.command()
+def build(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
+          arch: Annotated[Optional[list[str]], typer.Option(
+              help='GPU architecture, such as SM89; give it several times for several; the GPU '
+              'of this machine if absent')] = None,
+          precision: Annotated[str, typer.Option(help='fp32, fp16 or bf16')] = 'bf16',
+          graph: Annotated[Optional[list[str]], typer.Option(
+              help='build only this graph; may be repeated')] = None,
+          cache: CacheFlag = None,
+          base: Annotated[str, typer.Option(help='folder with configs and autoencoder, where the '
+                                            'model folder lacks them')] = CooperConfig.base_path,
+          context: Annotated[Optional[int], typer.Option(
+              min=1, help='tokens of the longest context')] = None,
+          side: Annotated[int, typer.Option(min=0, help='pixels of the largest picture side; 0 '
+                                            'for what the network can take')] = 0,
+          workspace_mib: Annotated[int, typer.Option(
+              min=0, help='scratch memory that layers may use; 0 leaves it to TensorRT')] = 0,
+          weight_streaming: Annotated[bool, typer.Option(
+              '--weight-streaming', help='keep weights in host memory and bring them as needed; '
+              'slower, for small boards')] = False,
+          decode_profile: Annotated[bool, typer.Option(
+              '--decode-profile', help='kernels of their own for single tokens; stores the '
+              'weights of the understanding graph twice')] = False,
+          force: Annotated[bool, typer.Option('--force', help='build what is there again')
+                           ] = False,
+          dry_run: Annotated[bool, typer.Option('--dry-run', help='say what it would cost and '
+                                                'stop')] = False) -> None:
+    """Compile the graphs of a checkpoint.
+
+    No GPU is needed with TensorRT for RTX (--arch says for which). Engines that are there and
+    sound are left alone; a killed build leaves nothing that would be trusted later.
+
+    Example: `cooper engine build models/cooper-nano --arch SM86 --arch SM89 --precision fp16`
+    """
+    from cooper_ros.runtime.engines.cache import EngineCache
+    from cooper_ros.runtime.engines.flavour import gpu_architecture, require_flavour
+    from cooper_ros.runtime.engines.key import BuildOptions
+    from cooper_ros.runtime.engines.plan import Plan, default_cache
+    from cooper_ros.runtime.graphs.spec import CONTEXT
+    flavour, folder = require_flavour(), cache or default_cache()
+    archs = [name.upper() for name in arch or [gpu_architecture()]]
+    if not archs[0]:
+        raise BadOption('there is no GPU here to build for', limit=', '.join(
+            flavour.architectures()), remedy='name one with --arch')
+    for name in archs:
+        flavour.check_architecture(name)
+    plan = Plan(_bundle(checkpoint, base, precision, folder), flavour, context or CONTEXT, side,
+                BuildOptions(workspace_mib, weight_streaming, decode_profile))
+    jobs = list(plan.jobs(archs, graph or ()))
+    _say_costs(jobs, plan)
+    if not dry_run:
+        _build_all(plan, jobs, EngineCache(folder), force)
+        print(f'engines are in {folder}')
+
+
+@app.command('list')
+def show(cache: CacheFlag = None) -> None:
+    """List compiled engines."""
+    from rich.console import Console
+    from rich.table import Table
+    entries = _entries(cache)
+    table = Table('TensorRT', 'GPU', 'MiB', 'built in', 'checkpoint')
+    table.add_column('name', no_wrap=True)
+    for entry in entries:
+        key, seconds = entry.key, entry.facts.get('seconds', '?')
+        words = (('?',) * 2 if key is None else (f'{key.flavour} {key.version}', key.gpu))
+        table.add_row(*words, f'{entry.bytes / MIB:.1f}', f'{seconds} s',
+                      key.model[:8] if key else '?', entry.name)
+    Console().print(table)
+    print(f'{len(entries)} engines, {sum(entry.bytes for entry in entries) / MIB:,.0f} MiB')
+
+
+@app.command()
+def check(cache: CacheFlag = None) -> None:
+    """Read every engine and prove that it is what its description says.
+
+    Exit status 1 when one is not. Nothing is changed.
+    """
+    from cooper_ros.runtime.engines.cache import EngineCache
+    store, bad = EngineCache(_folder(cache)), 0
+    for entry in _entries(cache):
+        wrong = store.check(entry)
+        bad += bool(wrong)
+        print(f'{"BAD" if wrong else "ok":4}{entry.name}{": " + wrong if wrong else ""}')
+    if bad:
+        print(f'{bad} damaged; `cooper engine remove --stale` removes them')
+        raise typer.Exit(1)
+
+
+@app.command()
+def remove(names: Annotated[Optional[list[str]], typer.Argument(
+               help='names as `cooper engine list` shows them')] = None,
+           cache: CacheFlag = None,
+           stale: Annotated[bool, typer.Option('--stale', help='those that are damaged or of '
+                                               'another TensorRT than the one here')] = False,
+           everything: Annotated[bool, typer.Option('--all', help='every engine')] = False
+           ) -> None:
+    """Remove compiled engines."""
+    from cooper_ros.runtime.engines.cache import EngineCache
+    store, entries = EngineCache(_folder(cache)), _entries(cache)
+    known = {entry.name for entry in entries}
+    unknown = sorted(set(names or ()) - known)
+    if unknown or not (names or stale or everything):
+        raise BadOption('name the engines to remove', value=', '.join(unknown) or None,
+                        limit=', '.join(sorted(known)) or 'there are none',
+                        remedy='or use --stale or --all')
+    doomed = [entry.name for entry in entries
+              if everything or entry.name in (names or ()) or stale and _is_stale(store, entry)]
+    freed = sum(store.remove(name) for name in doomed)
+    print(f'removed {len(doomed)} engines, {freed / MIB:,.1f} MiB')
+
+
+def _folder(cache: Path | None) -> Path:
+    from cooper_ros.runtime.engines.plan import default_cache
+    return cache or default_cache()
+
+
+def _entries(cache: Path | None) -> list[Entry]:
+    from cooper_ros.runtime.engines.cache import EngineCache
+    return list(EngineCache(_folder(cache)).entries())
+
+
+def _is_stale(store: Any, entry: Entry) -> bool:
+    from cooper_ros.runtime.engines.flavour import find_flavour
+    here = find_flavour()
+    if here and entry.key and (entry.key.flavour, entry.key.version) != (here.name, here.version):
+        return True
+    return bool(store.check(entry))
+
+
+def _bundle(checkpoint: Path, base: str, precision: str, folder: Path) -> Bundle:
+    """Exported graphs of a checkpoint; made once for each checkpoint and precision."""
+    from cooper_ros.runtime.checkpoint import read_model_folder
+    from cooper_ros.runtime.engines.plan import model_fingerprint
+    from cooper_ros.runtime.graphs.bundle import DESCRIPTION, Bundle, bundle_name, export_bundle
+    from cooper_ros.runtime.graphs.spec import dtype_of
+    dtype = dtype_of(precision)
+    folders = [checkpoint, *([Path(base)] if base else [])]
+    model = model_fingerprint(folders, folder / 'fingerprints.json',
+                              lambda path: print(f'reading {path} for its fingerprint'))
+    target = folder / 'graphs' / bundle_name(model, precision)
+    if (target / DESCRIPTION).is_file():
+        return Bundle.load(target)
+    loaded = read_model_folder(checkpoint, base or None, dtype=dtype)
+    with _bar() as bar:
+        task = bar.add_task('export', total=1)
+        return export_bundle(
+            loaded.network, loaded.vae, target, specials=loaded.specials, model=model,
+            vocabulary=loaded.vocabulary, precision=precision,
+            progress=lambda graph, done, total: bar.update(
+                task, completed=done, total=total, description=f'export {graph}'.strip()))
+
+
+def _say_costs(jobs: list[Job], plan: Plan) -> None:
+    costs = [job.estimate for job in jobs]
+    print(f'{len(jobs)} engines with {plan.flavour.name} {plan.flavour.version}: about '
+          f'{sum(cost.bytes for cost in costs) / MIB:,.0f} MiB on disk, '
+          f'{sum(cost.seconds for cost in costs):,.0f} s on a machine like the one measured '
+          f'(docs/jetson.md), up to {max(cost.host_bytes for cost in costs) / GIB:.1f} GiB of '
+          'host memory')
+
+
+def _build_all(plan: Plan, jobs: Iterable[Job], cache: Any, force: bool) -> None:
+    with _bar() as bar:
+        for job in jobs:
+            task = bar.add_task(f'{job.spec.name} {job.arch}', total=1.0)
+
+            def told(phase: str, fraction: float, task: Any = task, job: Job = job) -> None:
+                bar.update(task, completed=fraction,
+                           description=f'{job.spec.name} {job.arch}: {phase}')
+
+            plan.build(job, cache, force=force, told=told)
+            bar.update(task, completed=1.0, description=f'{job.spec.name} {job.arch}: done')
+
+
+def _bar() -> Progress:
+    from rich import progress
+    return progress.Progress(progress.TextColumn('{task.description}'), progress.BarColumn(),
+                             progress.TaskProgressColumn(), progress.TimeElapsedColumn())

@@ -1,0 +1,167 @@
+"""``cooper replay``: a recording through the engine, or live onto topics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from cooper_ros.cli.flags import with_settings
+from cooper_ros.config import CooperConfig
+from cooper_ros.errors import BadOption
+from cooper_ros.replay.live import Live
+from cooper_ros.replay.questions import Plan, collect
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from cooper_ros.replay.run import Request, Result, Watch
+
+_HELP = {name: entry.metadata['help'] for name, entry in Plan.__dataclass_fields__.items()}
+DEFAULT_OUT = Path('replay_out')
+
+
+@with_settings('mode', 'max_turns', 'flow_points', 'time_budget_s', time_budget_s=0.0)
+def replay(
+        bag: Annotated[Path, typer.Argument(help='mcap, sqlite3 (db3) or ROS 1 bag; file or '
+                                            'folder')],
+        question: Annotated[Optional[list[str]], typer.Option(
+            '--question', '-q', help='asked about every picture taken; may be repeated')] = None,
+        questions: Annotated[Optional[Path], typer.Option(
+            help='file of questions: text lines, JSON, JSONL or YAML')] = None,
+        question_topic: Annotated[Optional[str], typer.Option(
+            help='std_msgs/String topic of the bag whose texts are asked as they come; with '
+            '--live the topic to ask on')] = None,
+        topic: Annotated[Optional[str], typer.Option(
+            help='picture topic; needed when there are several')] = None,
+        rate: Annotated[float, typer.Option(help=_HELP['rate'])] = Plan.rate,
+        every: Annotated[int, typer.Option(help=_HELP['every'])] = Plan.every,
+        limit: Annotated[int, typer.Option(help=_HELP['limit'])] = Plan.limit,
+        out: Annotated[Path, typer.Option(help='folder for the bag of answers, the summary and '
+                                          'the picture sheets')] = DEFAULT_OUT,
+        overwrite: Annotated[bool, typer.Option('--overwrite',
+                             help='replace the answers of an earlier run in --out')] = False,
+        timings: Annotated[bool, typer.Option('--timings', help='write timings into the bag; '
+                           'its bytes then differ from run to run')] = False,
+        topics: Annotated[bool, typer.Option('--topics', help='only list what is recorded')
+                          ] = False,
+        live: Annotated[bool, typer.Option('--live', help='publish the recording onto ROS '
+                        'topics with /clock, for a running node')] = False,
+        speed: Annotated[float, typer.Option(help='with --live: times real time')] = Live.speed,
+        loop: Annotated[bool, typer.Option('--loop', help='with --live: start over at the end')
+                        ] = False,
+        wait: Annotated[float, typer.Option(help='with --live: seconds to wait for a listener '
+                                            'before the first message')] = Live.wait_s,
+        *, config: CooperConfig) -> None:
+    """Ask about the pictures of a recording.
+
+    Straight through the engine, the same bag, seed and questions give the same bytes. The answers,
+    maps and pictures go into OUT/answers (opens in Foxglove and RViz), with summary.md,
+    summary.json and a picture sheet per question beside it. A bad picture is reported and skipped.
+
+    \b
+    Examples:
+      cooper replay drive/ --topics
+      cooper replay drive/ -q "How far is the door?" --rate 0.5 --limit 20
+      cooper replay drive.mcap --topic /front/image_raw --questions asks.txt
+      cooper replay drive/ --live --speed 2
+    """
+    from rich.console import Console
+    console = Console()
+    if topics:
+        return _list_topics(bag, console)
+    asked = collect(question or [], questions)
+    plan = Plan(rate, every, limit)
+    if live:
+        return _go_live(Live(bag, topic, asked, plan, question_topic, speed, loop, wait))
+    from cooper_ros.replay.run import Request
+    _through_engine(Request(bag, out, asked, plan, topic, question_topic, config.mode,
+                            config.seed, overwrite, timings), config, console)
+
+
+def _through_engine(request: Request, config: CooperConfig, console: Console) -> None:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from cooper_ros.cli.show import facts, load_engine
+    from cooper_ros.replay.run import check
+    from cooper_ros.replay.run import replay as run
+    from cooper_ros.replay.summary import write_summary
+    check(request)
+    engine = load_engine(config, console)
+    known = facts(engine)
+    with Progress(TextColumn('[progress.description]{task.description}'), BarColumn(),
+                  TextColumn('{task.percentage:>3.0f} % of the recording'), TimeElapsedColumn(),
+                  console=console) as bar:
+        result = run(request, engine, _watch(request, bar, console, known))
+    _, text = write_summary(result, known)
+    _report(result, text, console)
+
+
+def _watch(request: Request, bar: Progress, console: Console,
+           known: dict[str, str]) -> Watch:
+    from rich.markup import escape
+
+    from cooper_ros.cli.show import fact_line
+    from cooper_ros.engine.events import Answer, Event, MapStep, TextDelta
+    from cooper_ros.replay.pictures import write_sheet
+    from cooper_ros.replay.run import Asked, Watch
+    from cooper_ros.replay.summary import sheet_name
+    task = bar.add_task('reading', total=1.0)
+    footer = fact_line(known, request.seed)
+
+    def event(said: Event) -> None:
+        if isinstance(said, TextDelta):
+            bar.update(task, description=f'writing, turn {said.turn}')
+        elif isinstance(said, MapStep):
+            bar.update(task, description=f'drawing {said.kind}, step {said.step}/{said.steps}')
+
+    def asked(number: int, done: Asked) -> None:
+        write_sheet(request.out / sheet_name(number), done.frame.rgb, done.question.text,
+                    done.end, footer)
+        said = done.end.text if isinstance(done.end, Answer) else done.end.error_msg
+        console.print(f'[dim]picture {done.frame.index}[/] {escape(done.question.text)} '
+                      f'[bold]{escape(said)}[/]', highlight=False)
+
+    return Watch(
+        progress=lambda done: bar.update(task, completed=done), event=event, asked=asked,
+        skipped=lambda bad: console.print(f'[yellow]picture {bad.index} skipped:[/] '
+                                          f'{escape(bad.reason)}', highlight=False))
+
+
+def _report(result: Result, text: Path, console: Console) -> None:
+    for warning in result.warnings:
+        console.print(f'[yellow]warning:[/] {warning}', highlight=False)
+    stopped = ', stopped before the end' if result.interrupted else ''
+    console.print(f'{result.pictures} pictures of {result.topic.name}, {len(result.asked)} '
+                  f'questions, {len(result.skipped)} skipped{stopped}. See {text}',
+                  highlight=False)
+    if result.interrupted:
+        raise KeyboardInterrupt
+
+
+def _list_topics(bag: Path, console: Console) -> None:
+    from rich.table import Table
+
+    from cooper_ros.replay.bag import Bag
+    with Bag(bag) as opened:
+        pictures = {topic.name for topic in opened.picture_topics()}
+        depth = {topic.name for topic in opened.depth_topics()}
+        table = Table('topic', 'type', 'messages', 'use', title=str(bag))
+        for topic in opened.recording.topics.values():
+            use = 'pictures' if topic.name in pictures else 'depth' if topic.name in depth else ''
+            table.add_row(topic.name, topic.type, str(topic.count), use)
+        console.print(table)
+        for warning in opened.warnings:
+            console.print(f'[yellow]warning:[/] {warning}', highlight=False)
+
+
+def _go_live(live: Live) -> None:
+    try:
+        from cooper_ros.node.live_replay import play
+    except ImportError as error:
+        raise BadOption('--live needs ROS 2', value=str(error),
+                        remedy='source /opt/ros/.../setup.bash, or replay without --live'
+                        ) from error
+    play(live)

@@ -1,0 +1,139 @@
+"""The action ``~/reason``: ask, watch, cancel.
+
+A goal is rejected at once when the node is not active or the queue is full; ROS carries no reason
+with a rejection, so the log says why. A goal ends as SUCCEEDED exactly when ``error_code`` is
+NONE, as CANCELED when its cancel was honoured, and as ABORTED with a code otherwise, with the
+best answer so far if there is one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile
+from rclpy.task import Future
+
+from cooper_interfaces.action import SpatialReason
+from cooper_ros.engine.events import (
+    Answer,
+    Event,
+    Failure,
+    MapFinished,
+    MapStarted,
+    MapStep,
+    TextDelta,
+)
+from cooper_ros.errors import Canceled, CooperError, ErrorCode
+from cooper_ros.node.conversions import map_message
+from cooper_ros.node.desk import Desk, Ticket, Wish
+from cooper_ros.node.filling import fill_answer, fill_error, fill_maps
+
+_RESULT_KEPT_S = 10  # results hold maps: the default of 15 minutes would fill the memory
+_FEEDBACK = QoSProfile(depth=100)
+# ROS keeps ten calls by default and drops the rest in silence; a refusal is an answer too.
+DEEP = QoSProfile(depth=500)
+_KINDS = {TextDelta: SpatialReason.Feedback.TEXT, MapStarted: SpatialReason.Feedback.MAP_STARTED,
+          MapStep: SpatialReason.Feedback.MAP_STEP,
+          MapFinished: SpatialReason.Feedback.MAP_FINISHED}
+
+
+class ReasonServer:
+    """Serves the action for as long as the node lives; refuses while it is not active."""
+
+    def __init__(self, node: LifecycleNode, desk: Desk) -> None:
+        self._node, self._desk = node, desk
+        self._goals: dict[bytes, Future] = {}
+        self._tickets: dict[bytes, Ticket] = {}
+        self._server = ActionServer(
+            node, SpatialReason, '~/reason', self._execute, goal_callback=self._admit,
+            handle_accepted_callback=self._accepted, cancel_callback=self._cancel,
+            callback_group=ReentrantCallbackGroup(), feedback_pub_qos_profile=_FEEDBACK,
+            goal_service_qos_profile=DEEP, result_service_qos_profile=DEEP,
+            cancel_service_qos_profile=DEEP, result_timeout=_RESULT_KEPT_S)
+
+    def _admit(self, goal: SpatialReason.Goal) -> GoalResponse:
+        try:
+            self._desk.check_open()
+        except CooperError as error:
+            self._node.get_logger().warning(f'goal rejected: {error}',
+                                            throttle_duration_sec=1.0)
+            return GoalResponse.REJECT
+        return GoalResponse.ACCEPT
+
+    def _accepted(self, handle: ServerGoalHandle) -> None:
+        """Queue it now: the room that was found for it must not go to another."""
+        key = bytes(handle.goal_id.uuid)
+        future = self._goals[key] = Future()
+        try:
+            wish = wish_of(handle.request)
+            self._tickets[key] = self._desk.take_in(
+                wish, lambda ticket, event: self._hear(handle, future, ticket, event))
+        except CooperError as error:
+            future.set_result((None, error))
+        handle.execute()
+
+    def _hear(self, handle: ServerGoalHandle, future: Future, ticket: Ticket,
+              event: Event) -> None:
+        if isinstance(event, Answer | Failure):
+            future.set_result((ticket, event))
+        elif handle.is_active:
+            handle.publish_feedback(feedback_of(event, ticket, handle.request.map_feedback))
+
+    def _cancel(self, handle: ServerGoalHandle) -> CancelResponse:
+        ticket = self._tickets.get(bytes(handle.goal_id.uuid))
+        if ticket is not None:
+            self._desk.cancel(ticket, Canceled('the client cancelled the goal'))
+        return CancelResponse.ACCEPT
+
+    async def _execute(self, handle: ServerGoalHandle) -> SpatialReason.Result:
+        key = bytes(handle.goal_id.uuid)
+        if handle.is_active:
+            handle.publish_feedback(SpatialReason.Feedback(kind=SpatialReason.Feedback.ACCEPTED))
+        ticket, end = await self._goals[key]
+        self._goals.pop(key, None)
+        self._tickets.pop(key, None)
+        result = SpatialReason.Result()
+        if isinstance(end, CooperError):
+            fill_error(result, end)
+        else:
+            fill_maps(fill_answer(result, ticket, end), ticket, end)
+        _conclude(handle, result.error_code)
+        return result
+
+    def destroy(self) -> None:
+        """Take the action away."""
+        self._server.destroy()
+
+
+def _conclude(handle: ServerGoalHandle, code: int) -> None:
+    if code == ErrorCode.NONE:
+        handle.succeed()
+    elif code == ErrorCode.CANCELED and handle.is_cancel_requested:
+        handle.canceled()
+    else:
+        handle.abort()
+
+
+def wish_of(goal: SpatialReason.Goal) -> Wish:
+    """Read a goal; fields at their defaults leave the choice to the parameters."""
+    chosen: dict[str, Any] = {'mode': goal.mode, 'max_turns': int(goal.max_turns),
+                              'flow_points': int(goal.flow_points)}
+    return Wish.from_message(goal, **{name: value for name, value in chosen.items() if value})
+
+
+def feedback_of(event: Event, ticket: Ticket, with_maps: bool) -> SpatialReason.Feedback:
+    """One event as feedback."""
+    message = SpatialReason.Feedback(kind=_KINDS[type(event)], turn=int(event.turn),
+                                     elapsed_s=float(event.elapsed))
+    message.text = getattr(event, 'text', '')
+    message.map_kind = getattr(event, 'kind', '')
+    message.step, message.steps = getattr(event, 'step', 0), getattr(event, 'steps', 0)
+    if isinstance(event, MapFinished):
+        message.map_kind = event.map.kind
+        if with_maps:
+            message.map = map_message(ticket.header, event.map)
+    return message

@@ -1,0 +1,178 @@
+"""Camera input: subscriptions, a ring buffer of past images, camera info, and their troubles."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.time import Time
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.errors import BadCameraInfo, NoImage, StaleImage
+from cooper_ros.node.conversions import check_camera_info
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
+NANO = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One camera message as it came.
+
+    Attributes:
+        header: stamp and frame_id, copied into everything made from it.
+        stamp_ns: the header's stamp, or the time of arrival where the driver sets none.
+        message: not decoded; that happens for a question only.
+    """
+
+    header: Header
+    stamp_ns: int
+    message: Image | CompressedImage
+
+
+class Camera:
+    """One camera of the node.
+
+    Args:
+        node: creates the subscriptions.
+        name: empty for the only camera; topics are ``image`` or ``<name>/image``.
+        config: gives the settings of the moment.
+    """
+
+    def __init__(self, node: Node, name: str, config: Callable[[], CooperConfig]) -> None:
+        self.name, self._node, self._config = name, node, config
+        self._frames: deque[Frame] = deque()
+        self.info: CameraInfo | None = None
+        self.info_error = ''
+        self.received = 0
+        self.last_arrival = 0.0
+        self.qos_conflicts = 0
+        self._subscriptions = self._subscribe(config())
+
+    def _subscribe(self, config: CooperConfig) -> list[Any]:
+        prefix = f'{self.name}/' if self.name else ''
+        base = self._node.resolve_topic_name(f'{prefix}image')
+        wanted: list[tuple[type, str, Callable[[Any], None]]] = [
+            (CameraInfo, f'{prefix}camera_info', self._on_info)]
+        if config.image_transport != 'compressed':
+            wanted.append((Image, base, self._on_image))
+        if config.image_transport != 'raw':
+            wanted.append((CompressedImage, self._compressed(prefix, base), self._on_image))
+        return [self._node.create_subscription(
+            kind, topic, callback, _quality(config),
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._conflict(topic)))
+            for kind, topic, callback in wanted]
+
+    def _compressed(self, prefix: str, base: str) -> str:
+        """``<image>/compressed`` follows a remap of ``image``, unless it is remapped itself."""
+        own = f'{prefix}image/compressed'
+        plain = self._node.resolve_topic_name(own, only_expand=True)
+        found = self._node.resolve_topic_name(own)
+        return found if found != plain else f'{base}/compressed'
+
+    def _conflict(self, topic: str) -> Callable[[Any], None]:
+        def report(event: Any) -> None:
+            self.qos_conflicts += 1
+            self._node.get_logger().warning(
+                f'a publisher of {topic} offers a quality of service that does not fit ours '
+                f'({self._config().image_reliable=}); its messages do not arrive. '
+                'Remedy: parameter image_reliable, or the publisher')
+        return report
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        now = self._node.get_clock().now().nanoseconds
+        stamp = Time.from_msg(message.header.stamp).nanoseconds or now
+        self.received += 1
+        self.last_arrival = time.monotonic()
+        if self._frames and self._frames[-1].stamp_ns == stamp:  # the same image, other transport
+            if isinstance(message, CompressedImage):
+                return
+            self._frames.pop()
+        self._frames.append(Frame(message.header, stamp, message))
+        while len(self._frames) > self._config().buffer_images:
+            self._frames.popleft()
+
+    def _on_info(self, message: CameraInfo) -> None:
+        try:
+            check_camera_info(message)
+            self.info, self.info_error = message, ''
+        except BadCameraInfo as error:
+            self.info, self.info_error = None, str(error)
+            self._node.get_logger().warning(f'{self.name or "camera"}: {error}; no metric depth',
+                                            throttle_duration_sec=10.0)
+
+    def age_s(self) -> float | None:
+        """Age of the newest image by the node's clock, None without one."""
+        if not self._frames:
+            return None
+        return (self._node.get_clock().now().nanoseconds - self._frames[-1].stamp_ns) / NANO
+
+    def held(self) -> int:
+        """Images in the buffer."""
+        return len(self._frames)
+
+    def clear(self) -> None:
+        """Forget all images, as after a jump of the clock."""
+        self._frames.clear()
+
+    def newest(self) -> Frame:
+        """The image that came last.
+
+        Raises:
+            NoImage: none came yet.
+            StaleImage: it is older than ``max_image_age_s``.
+        """
+        age = self.age_s()
+        if age is None:
+            raise NoImage('no image has arrived', value=self.name or 'image', remedy='check the '
+                          'topic name, the quality of service and that the camera runs')
+        limit = self._config().max_image_age_s
+        if limit and age > limit:
+            raise StaleImage('the newest image is too old', value=f'{age:.2f} s',
+                             limit=f'max_image_age_s {limit:g}', remedy='check the camera; for '
+                             'recordings set use_sim_time, or max_image_age_s to 0')
+        return self._frames[-1]
+
+    def at(self, stamp_ns: int) -> Frame:
+        """The image taken at a time.
+
+        Raises:
+            NoImage: none within ``stamp_tolerance_s``; the message names what is held.
+        """
+        tolerance = self._config().stamp_tolerance_s
+        best = min(self._frames, key=lambda frame: abs(frame.stamp_ns - stamp_ns), default=None)
+        if best is not None and abs(best.stamp_ns - stamp_ns) <= tolerance * NANO:
+            return best
+        raise NoImage('no image of that time', value=f'{stamp_ns / NANO:.3f} s',
+                      limit=f'{self._span()} +- {tolerance:g} s',
+                      remedy='ask sooner, or raise buffer_images')
+
+    def _span(self) -> str:
+        if not self._frames:
+            return 'none held'
+        first = min(frame.stamp_ns for frame in self._frames) / NANO
+        last = max(frame.stamp_ns for frame in self._frames) / NANO
+        return f'{first:.3f} .. {last:.3f} s'
+
+    def destroy(self) -> None:
+        """Unsubscribe."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+
+
+def _quality(config: CooperConfig) -> QoSProfile:
+    """Best effort fits every publisher; reliable fits reliable ones only."""
+    if not config.image_reliable:
+        return qos_profile_sensor_data
+    return QoSProfile(depth=qos_profile_sensor_data.depth, reliability=ReliabilityPolicy.RELIABLE)

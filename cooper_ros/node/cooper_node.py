@@ -1,0 +1,60 @@
+"""``cooper_node``: the program that runs the node.
+
+ROS is imported inside :func:`main` only: the worker process imports this module again when it is
+spawned, and needs none of it.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import TYPE_CHECKING, Sequence
+
+from cooper_ros.node.worker import DEFAULT_FACTORY
+
+if TYPE_CHECKING:
+    from cooper_ros.node.lifecycle import CooperNode
+
+
+def main(args: Sequence[str] | None = None, engine_factory: str = DEFAULT_FACTORY) -> int:
+    """Run until Ctrl-C or SIGTERM; returns the exit code."""
+    import rclpy
+
+    from cooper_ros.errors import CooperError
+    from cooper_ros.node.lifecycle import CooperNode
+
+    rclpy.init(args=None if args is None else list(args))
+    try:
+        node = CooperNode(engine_factory)
+    except (CooperError, ValueError, rclpy.exceptions.ParameterException) as error:
+        print(f'cooper_node cannot start: {error}', file=sys.stderr)
+        rclpy.try_shutdown()
+        return 2
+    if node.config().autostart:
+        node.autostart()
+    _spin(node)
+    node.close()
+    node.destroy_node()
+    rclpy.try_shutdown()
+    return 0
+
+
+def _spin(node: CooperNode) -> None:
+    """Serve until shutdown. A callback that fails (a client that left, a transition that is not
+    allowed now) costs an entry in the log, not the node."""
+    import rclpy
+    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    while rclpy.ok():
+        try:
+            executor.spin()
+        except (KeyboardInterrupt, ExternalShutdownException):
+            return
+        except Exception:
+            node.get_logger().error(f'a callback failed:\n{traceback.format_exc()}')
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""``/diagnostics``: how the engine, the queue and the cameras are, once a second."""
+
+from __future__ import annotations
+
+import time
+from typing import Callable
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.timer import Timer
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.engine.events import Answer, Failure
+from cooper_ros.node.cameras import Camera
+from cooper_ros.node.desk import Desk, Ticket
+from cooper_ros.node.supervisor import FAILED, LOADING, READY, Status
+
+OK, WARN = DiagnosticStatus.OK, DiagnosticStatus.WARN
+ERROR, STALE = DiagnosticStatus.ERROR, DiagnosticStatus.STALE
+_LEVELS = {READY: OK, LOADING: WARN, FAILED: ERROR}
+
+
+class Diagnostics:
+    """Publishes for as long as the node lives, active or not."""
+
+    def __init__(self, node: Node, desk: Desk, config: Callable[[], CooperConfig]) -> None:
+        self._node, self._desk, self._config = node, desk, config
+        self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._clock = Clock(clock_type=ClockType.STEADY_TIME)  # goes on while a simulation rests
+        self._timer: Timer | None = None
+        self._rate_hz = 0.0
+        self._seen: dict[str, tuple[float, int]] = {}
+        self.last: dict[str, str] = {}
+        self.adjust()
+
+    def note(self, ticket: Ticket, end: Answer | Failure) -> None:
+        """Remember how the last request went."""
+        self.last = {'last_kind': ticket.request.kind, 'last_code': str(end.error_code),
+                     'last_queued_s': f'{ticket.request.queued_s():.3f}',
+                     'last_total_s': f'{end.elapsed:.3f}'}
+        if isinstance(end, Answer):
+            spent = end.timings
+            self.last |= {'last_read_s': f'{spent.read_s:.3f}',
+                          'last_text_s': f'{spent.text_s:.3f}',
+                          'last_draw_s': f'{spent.draw_s:.3f}'}
+
+    def adjust(self) -> None:
+        """Follow the parameter."""
+        rate_hz = self._config().diagnostics_rate_hz
+        if rate_hz == self._rate_hz:
+            return
+        if self._timer is not None:
+            self._node.destroy_timer(self._timer)
+            self._timer = None
+        self._rate_hz = rate_hz
+        if rate_hz > 0:
+            self._timer = self._node.create_timer(1 / rate_hz, self._publish, clock=self._clock)
+
+    def _publish(self) -> None:
+        message = DiagnosticArray(status=[self._engine(), *map(self._camera,
+                                                               self._desk.cameras.values())])
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(message)
+
+    def _engine(self) -> DiagnosticStatus:
+        if self._desk.supervisor is None:
+            return self._status('engine', WARN, 'not configured', {})
+        status = self._desk.supervisor.status()
+        limit = self._config().queue_size
+        text = status.state if self._desk.active else f'{status.state}, node not active'
+        level = _LEVELS.get(status.state, WARN)
+        if level == OK and status.waiting >= max(limit, 1):
+            level, text = WARN, 'queue full'
+        return self._status('engine', level, status.error or text, _engine_values(status)
+                            | {'queue_size': str(limit)} | self.last)
+
+    def _camera(self, camera: Camera) -> DiagnosticStatus:
+        age, limit = camera.age_s(), self._config().max_image_age_s
+        level, text = OK, 'receiving'
+        if age is None:
+            level, text = STALE, 'no image yet'
+        elif limit and age > limit:
+            level, text = STALE, f'newest image is {age:.1f} s old'
+        elif camera.info_error:
+            level, text = WARN, camera.info_error
+        elif camera.qos_conflicts:
+            level, text = WARN, 'a publisher offers an unfitting quality of service'
+        values = {'images': str(camera.received), 'held': str(camera.held()),
+                  'rate_hz': f'{self._rate(camera):.2f}',
+                  'age_s': 'none' if age is None else f'{age:.3f}',
+                  'camera_info': 'yes' if camera.info else 'no',
+                  'qos_conflicts': str(camera.qos_conflicts)}
+        return self._status(f'camera {camera.name}'.rstrip(), level, text, values)
+
+    def _rate(self, camera: Camera) -> float:
+        now = time.monotonic()
+        then, count = self._seen.get(camera.name, (now, camera.received))
+        self._seen[camera.name] = now, camera.received
+        return (camera.received - count) / (now - then) if now > then else 0.0
+
+    def _status(self, task: str, level: bytes, text: str,
+                values: dict[str, str]) -> DiagnosticStatus:
+        name = self._node.get_fully_qualified_name().lstrip('/')
+        return DiagnosticStatus(name=f'{name}: {task}', hardware_id=self._config().device,
+                                level=level, message=text,
+                                values=[KeyValue(key=k, value=v) for k, v in values.items()])
+
+
+def _engine_values(status: Status) -> dict[str, str]:
+    return {'state': status.state, 'worker_pid': str(status.pid),
+            'restarts': str(status.restarts), 'waiting': str(status.waiting),
+            'running': str(int(status.running)), 'served': str(status.served),
+            'refused_busy': str(status.refused), 'load_s': f'{status.load_s:.2f}'}

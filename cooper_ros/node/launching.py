@@ -1,0 +1,106 @@
+"""What the launch files share: their arguments, and the node that these arguments describe.
+
+Needs the ROS package `launch`; only launch files import this module. An argument left empty
+leaves the matter to the parameter file, so a value never stands in two places.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, Mapping, Sequence
+
+from launch import LaunchContext
+from launch.actions import DeclareLaunchArgument
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+PACKAGE = 'cooper_ros'
+NODE_NAME = 'cooper'
+CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*\Z')
+SWITCH = ('true', 'false')
+OVERRIDES = {
+    'model_path': 'model folder',
+    'device': 'where the model runs: auto, cpu or cuda',
+    'dtype': 'number type of the weights: auto, float32, bfloat16 or float16',
+    'autostart': 'configure and activate without being told: true or false',
+}
+LOG_LEVELS = ('debug', 'info', 'warn', 'error', 'fatal')
+
+
+def share(*parts: str) -> PathJoinSubstitution:
+    """Return a path inside the installed share folder of this package."""
+    return PathJoinSubstitution([FindPackageShare(PACKAGE), *parts])
+
+
+def common_arguments(params_file: str, use_sim_time: bool = False) -> list[DeclareLaunchArgument]:
+    """Return the arguments that every launch file of this package takes."""
+    made = [
+        DeclareLaunchArgument('namespace', default_value='',
+                              description='namespace of the node, for instance robot1'),
+        DeclareLaunchArgument('params_file', default_value=share('config', params_file),
+                              description='YAML file with the parameters of the node'),
+        DeclareLaunchArgument('use_sim_time', default_value=SWITCH[not use_sim_time],
+                              choices=SWITCH, description='take the time from /clock'),
+        DeclareLaunchArgument('log_level', default_value='info', choices=LOG_LEVELS,
+                              description='least important messages that are logged'),
+        DeclareLaunchArgument('respawn', default_value='false', choices=SWITCH,
+                              description='start the node again two seconds after it died')]
+    return made + [DeclareLaunchArgument(name, default_value='', description=f'{text}; empty: as '
+                                         'the parameter file says')
+                   for name, text in OVERRIDES.items()]
+
+
+def given(context: LaunchContext, name: str) -> str:
+    """Return the value of one launch argument, without blanks around it."""
+    return LaunchConfiguration(name).perform(context).strip()
+
+
+def cooper_node(context: LaunchContext, remappings: Sequence[tuple[str, str]],
+                parameters: Mapping[str, Any] = {}) -> Node:
+    """Return the node as the launch arguments describe it.
+
+    Its working folder is the share folder, so that the relative model path of the shipped
+    parameter files finds the shipped model; a path on the command line is relative to the shell.
+    """
+    changes = {**parameters, **overrides(context),
+               'use_sim_time': given(context, 'use_sim_time') == 'true'}
+    return Node(package=PACKAGE, executable='cooper_node', name=NODE_NAME,
+                namespace=given(context, 'namespace'), cwd=share(), output='screen',
+                parameters=[os.path.abspath(given(context, 'params_file')), changes],
+                remappings=list(remappings), respawn=given(context, 'respawn') == 'true',
+                respawn_delay=2.0, ros_arguments=['--log-level', given(context, 'log_level')])
+
+
+def overrides(context: LaunchContext) -> dict[str, Any]:
+    """Return the parameters that were given as launch arguments, in their types.
+
+    Raises:
+        ValueError: autostart is neither true nor false.
+    """
+    values = {name: given(context, name) for name in OVERRIDES}
+    typed: dict[str, Any] = {name: ParameterValue(value, value_type=str)
+                             for name, value in values.items() if value}
+    if values['model_path']:
+        path = os.path.abspath(os.path.expanduser(values['model_path']))
+        typed['model_path'] = ParameterValue(path, value_type=str)
+    if values['autostart']:
+        if values['autostart'] not in SWITCH:
+            raise ValueError(f'autostart is {values["autostart"]!r}; allowed: true, false')
+        typed['autostart'] = values['autostart'] == 'true'
+    return typed
+
+
+def camera_names(text: str) -> list[str]:
+    """Read a list of camera names, separated by commas or blanks.
+
+    Raises:
+        ValueError: no name, one that ROS would not take, or the same one twice.
+    """
+    names = text.replace(',', ' ').split()
+    if not names or len(set(names)) < len(names) or not all(map(CAMERA_NAME.match, names)):
+        raise ValueError(f'cameras is {text!r}; allowed: different names of letters, digits and '
+                         'underscores, separated by commas, for instance front,rear')
+    return names

@@ -1,0 +1,191 @@
+"""The lifecycle node: puts the parts together and takes them apart.
+
+configure starts the worker process and listens to the cameras (loading goes on in the background,
+so a manager never waits for it), activate lets requests in, deactivate takes them back, cleanup
+ends the worker. Action and services exist all along and say NOT_READY while it is not active.
+"""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+from rclpy.clock import JumpThreshold
+from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleNode, State, TransitionCallbackReturn
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.engine.events import Answer, Event, Failure, MapFinished
+from cooper_ros.errors import BadCheckpoint, CooperError, NotReady
+from cooper_ros.node.action_server import ReasonServer
+from cooper_ros.node.cameras import Camera
+from cooper_ros.node.desk import Desk, Ticket
+from cooper_ros.node.diagnostics import Diagnostics
+from cooper_ros.node.mailbox import Mailbox
+from cooper_ros.node.messages import ASK
+from cooper_ros.node.outputs import AnswerOutputs, MapOutputs, answer_message
+from cooper_ros.node.parameters import CAMERAS, current_config, declare_parameters
+from cooper_ros.node.services import Services
+from cooper_ros.node.supervisor import Supervisor
+from cooper_ros.node.topics import LiveMaps, QuestionTopic
+from cooper_ros.node.worker import DEFAULT_FACTORY
+
+_EXIT_S = 5.0
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class CooperNode(LifecycleNode):
+    """Answers spatial questions about camera images over ROS 2.
+
+    Args:
+        engine_factory: ``module:name`` of what makes the engine in the worker process.
+        name: node name before remapping.
+
+    Raises:
+        BadOption: a start value of a parameter is not allowed.
+    """
+
+    def __init__(self, engine_factory: str = DEFAULT_FACTORY, name: str = 'cooper',
+                 **kwargs: Any) -> None:
+        super().__init__(name, **kwargs)
+        self._factory = engine_factory
+        self._mailbox = Mailbox(self)
+        self._outdated = False
+        declare_parameters(self, self._parameters_change)
+        self._config = current_config(self)
+        self._desk = Desk(self._mailbox, self.config, self._heard)
+        self._diagnostics = Diagnostics(self, self._desk, self.config)
+        self._servers = (ReasonServer(self, self._desk), Services(self, self._desk))
+        self._outputs: dict[str, MapOutputs] = {}
+        self._answers: AnswerOutputs | None = None
+        self._question: QuestionTopic | None = None
+        self._live = LiveMaps(self, self._desk, self.config, self._outputs)
+        self._former: Supervisor | None = None
+        self._jump = self.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
+            post_callback=self._clock_jumped)
+
+    def config(self) -> CooperConfig:
+        """The settings of the moment."""
+        if self._outdated:
+            self._config, self._outdated = current_config(self), False
+        return self._config
+
+    def _parameters_change(self) -> None:
+        self._outdated = True
+        self._mailbox.post(self._diagnostics.adjust)
+        self._mailbox.post(self._live.adjust)
+
+    # transitions
+
+    def autostart(self) -> None:
+        """Configure and activate without being told; a failure is in the log."""
+        if self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
+
+    def on_configure(self, state: State) -> TransitionCallbackReturn:
+        """Start the worker, listen to the cameras."""
+        try:
+            self._put_together()
+            return super().on_configure(state)
+        except CooperError as error:
+            self.get_logger().error(f'not configured: {error}')
+        except Exception:  # rclpy would drop it without a word
+            self.get_logger().error(f'not configured: {traceback.format_exc()}')
+        self._take_apart()
+        return FAILURE
+
+    def _put_together(self) -> None:
+        _check_folder(self.config().model_path)
+        self._desk.supervisor = Supervisor(self._factory, self.config(), self._say, self._former)
+        names = self.get_parameter(CAMERAS).value or ['']
+        self._desk.cameras = {name: Camera(self, name, self.config) for name in names}
+        for camera in self._desk.cameras.values():
+            self._outputs[camera.name] = MapOutputs(self, camera)
+        self._answers = AnswerOutputs(self)
+        self._question = QuestionTopic(self, self._desk, self._answers)
+
+    def on_activate(self, state: State) -> TransitionCallbackReturn:
+        """Let requests in."""
+        self._desk.active = True
+        self._live.adjust()
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: State) -> TransitionCallbackReturn:
+        """Take all requests back."""
+        self._live.destroy()
+        self._desk.close(NotReady('the node was deactivated'))
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: State) -> TransitionCallbackReturn:
+        """End the worker, leave the cameras."""
+        self._take_apart()
+        return SUCCESS
+
+    def on_shutdown(self, state: State) -> TransitionCallbackReturn:
+        """As cleanup."""
+        self._take_apart()
+        return SUCCESS
+
+    def on_error(self, state: State) -> TransitionCallbackReturn:
+        """Back to unconfigured, from where configure may be tried again."""
+        self._take_apart()
+        return SUCCESS
+
+    def _take_apart(self) -> None:
+        self._live.destroy()
+        self._desk.close(NotReady('the node was shut down'))
+        if self._desk.supervisor is not None:
+            self._desk.supervisor.stop()
+            self._former, self._desk.supervisor = self._desk.supervisor, None
+        parts = [*self._desk.cameras.values(), *self._outputs.values(), self._answers,
+                 self._question]
+        self._desk.cameras, self._answers, self._question = {}, None, None
+        self._outputs.clear()
+        for part in parts:
+            if part is not None:
+                part.destroy()
+
+    # events
+
+    def _heard(self, ticket: Ticket, event: Event) -> None:
+        """Publish what any request brought to light."""
+        if isinstance(event, MapFinished) and ticket.camera is not None:
+            outputs = self._outputs.get(ticket.camera.name)
+            if outputs is not None:
+                outputs.publish(ticket.header, event.map, ticket.request.picture)
+        if isinstance(event, Answer | Failure):
+            self._diagnostics.note(ticket, event)
+            if ticket.request.kind == ASK and self._answers is not None:
+                self._answers.publish(answer_message(ticket, event))
+
+    def _clock_jumped(self, jump: Any) -> None:
+        """Images from before the jump have stamps of another time."""
+        held = sum(camera.held() for camera in self._desk.cameras.values())
+        for camera in self._desk.cameras.values():
+            camera.clear()
+        if held:
+            self.get_logger().warning(f'the clock jumped: {held} images forgotten')
+
+    def _say(self, level: str, text: str) -> None:
+        """Log for the supervisor's thread. rclpy allows each line of code one severity only."""
+        if level == 'error':
+            self.get_logger().error(text)
+        else:
+            self.get_logger().info(text)
+
+    def close(self) -> None:
+        """Let go of everything and wait for the worker, shortly."""
+        self._mailbox.close()
+        self._take_apart()
+        if self._former is not None:
+            self._former.join(_EXIT_S)
+        self._jump.unregister()
+
+
+def _check_folder(folder: str) -> None:
+    """Say at once, not after a minute of loading, that there is nothing to load."""
+    if not Path(folder).is_dir():
+        raise BadCheckpoint('there is no such model folder', value=folder, limit='a folder',
+                            remedy='set parameter model_path')

@@ -1,0 +1,177 @@
+"""Publish a recording onto topics with /clock, and ask a running node about its pictures.
+
+Messages go out as the bytes that were recorded; ROS 1 messages are converted. Unlike
+`ros2 bag play` this needs no rosbag2, reads damaged and old recordings, and can ask questions.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from typing import Any, Iterator
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import String
+
+from cooper_ros.errors import BadBag
+from cooper_ros.replay.bag import PICTURES, Bag
+from cooper_ros.replay.live import Live
+from cooper_ros.replay.questions import Picker
+from cooper_ros.replay.storage import Record, Topic
+
+QUESTION_TOPIC, ANSWER_TOPIC = 'cooper/question', 'cooper/answer_text'
+CLOCK_PERIOD_NS = 10_000_000
+WAIT_FOR_ANSWERS_S = 120.0
+SETTLE_S = 3.0  # a listener may be seen one announcement period of DDS before it sees us
+
+
+def play(live: Live) -> int:
+    """Publish until the end of the recording or Ctrl-C.
+
+    Returns:
+        the number of messages published.
+
+    Raises:
+        BadBag: nothing in the recording can be published.
+    """
+    rclpy.init()
+    node = rclpy.create_node('cooper_replay')
+    try:
+        with Bag(live.bag) as bag:
+            player = _Player(node, bag, live)
+            try:
+                return player.run()
+            except (KeyboardInterrupt, ExternalShutdownException):
+                return player.sent
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+class _Player:
+    """One recording on its way out."""
+
+    def __init__(self, node: Node, bag: Bag, live: Live) -> None:
+        self.node, self.bag, self.live = node, bag, live
+        self.about = bag.choose_topic(live.topic) if live.questions or live.topic else None
+        self.publishers = dict(self._publishers())
+        if not self.publishers:
+            raise BadBag('nothing in the recording can be published', value=str(live.bag),
+                         limit='; '.join(bag.warnings) or None)
+        clock_qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self.clock = node.create_publisher(Clock, '/clock', clock_qos)
+        self.ask = node.create_publisher(String, live.question_topic or QUESTION_TOPIC, 10)
+        node.create_subscription(String, ANSWER_TOPIC, self._print_answer, 10)
+        self.sent = self.asked = self.answered = 0
+
+    def run(self) -> int:
+        """Wait for listeners, then publish; with ``loop`` again and again."""
+        if not self._somebody_listens():
+            self.node.get_logger().info(f'waiting up to {self.live.wait_s:g} s for a listener')
+        self._wait(self._somebody_listens, self.live.wait_s)
+        self._serve(SETTLE_S)
+        self._play_once()
+        while self.live.loop and rclpy.ok():
+            self._play_once()
+        self._wait(lambda: self.answered >= self.asked, WAIT_FOR_ANSWERS_S)
+        for publisher in self.publishers.values():
+            publisher.wait_for_all_acked(rclpy.duration.Duration(seconds=2))
+        for warning in self.bag.warnings:
+            self.node.get_logger().warning(warning)
+        self.node.get_logger().info(f'{self.sent} messages published')
+        return self.sent
+
+    def _somebody_listens(self) -> bool:
+        pictures = any(one.get_subscription_count() for one in self.publishers.values())
+        return pictures and (not self.live.questions or self.ask.get_subscription_count() > 0)
+
+    def _play_once(self) -> None:
+        picker, index = Picker(self.live.plan), -1
+        start_wall, start_bag = time.monotonic_ns(), None
+        for record in self.bag.recording.records(set(self.publishers)):
+            start_bag = record.stamp_ns if start_bag is None else start_bag
+            self._pace(start_wall, start_bag, record.stamp_ns)
+            if not rclpy.ok():
+                return
+            self._publish(record)
+            if self.about is not None and record.topic.name == self.about.name:
+                index += 1
+                if picker.takes(index, record.stamp_ns):
+                    self._ask_all()
+
+    def _publish(self, record: Record) -> None:
+        try:
+            self.publishers[record.topic.name].publish(bytes(self.bag.cdr(record)))
+            self.sent += 1
+        except Exception as error:  # noqa: BLE001  broken bytes fail in any way
+            self.bag.warnings.append(f'{record.topic.name}: a message at {record.stamp_ns} ns '
+                                     f'cannot be published ({type(error).__name__})')
+
+    def _pace(self, start_wall: int, start_bag: int, stamp: int) -> None:
+        """Keep /clock going and callbacks served until a message is due."""
+        while rclpy.ok():
+            now_wall = time.monotonic_ns()
+            now_bag = start_bag + int((now_wall - start_wall) * self.live.speed)
+            self._tick(min(now_bag, stamp))
+            if now_bag >= stamp:
+                return
+            left = (stamp - now_bag) / self.live.speed
+            self._serve(min(left, CLOCK_PERIOD_NS) / 1e9)
+
+    def _tick(self, stamp: int) -> None:
+        self.clock.publish(Clock(clock=rclpy.time.Time(nanoseconds=stamp).to_msg()))
+
+    def _serve(self, seconds: float) -> None:
+        """Serve callbacks for a while; spinning alone returns early after each callback."""
+        end = time.monotonic() + seconds
+        while rclpy.ok() and (left := end - time.monotonic()) > 0:
+            rclpy.spin_once(self.node, timeout_sec=left)
+
+    def _wait(self, ready: Any, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while rclpy.ok() and not ready() and time.monotonic() < end:
+            self._serve(0.05)
+
+    def _ask_all(self) -> None:
+        for question in self.live.questions:
+            self.ask.publish(String(data=question.text))
+            self.asked += 1
+            self.node.get_logger().info(f'asked: {question.text}')
+
+    def _print_answer(self, message: String) -> None:
+        self.answered += 1
+        self.node.get_logger().info(f'answer: {message.data}')
+
+    def _publishers(self) -> Iterator[tuple[str, Publisher]]:
+        for topic in self.bag.recording.topics.values():
+            if not (topic.readable and topic.count):
+                continue
+            kind = _message_class(topic)
+            if kind is None:
+                self.bag.warnings.append(f'{topic.name}: type {topic.type} is not installed; '
+                                         'not published')
+                continue
+            yield topic.name, self.node.create_publisher(kind, topic.name, _qos(topic))
+
+
+def _message_class(topic: Topic) -> Any | None:
+    package, _, name = topic.type.partition('/msg/')
+    try:
+        return getattr(importlib.import_module(f'{package}.msg'), name, None)
+    except ImportError:
+        return None
+
+
+def _qos(topic: Topic) -> QoSProfile:
+    """As recorded, and reliable for pictures, so that every kind of subscriber is served."""
+    reliable = topic.reliable or topic.type in PICTURES
+    return QoSProfile(
+        depth=10,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=(DurabilityPolicy.TRANSIENT_LOCAL if topic.latched
+                    else DurabilityPolicy.VOLATILE))

@@ -1,0 +1,39 @@
+"""From any thread onto the executor, in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Callable
+
+from rclpy.node import Node
+
+
+class Mailbox:
+    """Calls posted by other threads run one after the other on the node's executor.
+
+    ``Executor.create_task`` would run the newest first; a queue behind a guard condition keeps
+    the order in which the engine spoke.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._bell = node.create_guard_condition(self._drain)
+
+    def post(self, call: Callable[..., None], *args: Any) -> None:
+        """Run ``call(*args)`` on the executor, soon."""
+        self._calls.append((call, args))
+        self._bell.trigger()
+
+    def close(self) -> None:
+        """Stop listening; what is posted later is dropped."""
+        self._node.destroy_guard_condition(self._bell)
+        self.post = lambda call, *args: None  # type: ignore[method-assign]
+
+    def _drain(self) -> None:
+        while self._calls:
+            call, args = self._calls.popleft()
+            try:
+                call(*args)
+            except Exception as error:  # one bad message must not stop the others
+                self._node.get_logger().error(f'{call.__qualname__} failed: {error!r}')

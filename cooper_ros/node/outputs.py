@@ -1,0 +1,139 @@
+"""What the node publishes: maps, views, camera info and answers. Nothing is made unasked.
+
+Relative depth and metres never share a topic: ``relative_depth`` is 0..1 and says so, and
+``depth/image`` (REP-118) stays silent while no scale is known.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header, String
+
+from cooper_interfaces.msg import Legend, SpatialAnswer
+from cooper_ros.engine.events import Answer, DepthMap, Failure, Map, SegmentationMap
+from cooper_ros.imaging.views import overlay
+from cooper_ros.node.cameras import Camera
+from cooper_ros.node.conversions import (
+    colour_message,
+    depth_message,
+    legend_message,
+    mask_message,
+    scaled_camera_info,
+    timings_message,
+)
+from cooper_ros.node.desk import Ticket
+
+DEPTH_TOPICS = ('relative_depth', 'relative_depth/colored', 'depth/image', 'depth/camera_info')
+SEGMENTATION_TOPICS = ('segmentation/mask', 'segmentation/colored', 'overlay')
+_LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class MapOutputs:
+    """The map topics of one camera.
+
+    Args:
+        node: owns the publishers, which speak while it is active.
+        camera: gives the name and the camera info.
+    """
+
+    def __init__(self, node: LifecycleNode, camera: Camera) -> None:
+        self._node, self._camera = node, camera
+        prefix = f'~/{camera.name}/' if camera.name else '~/'
+        self._publishers: dict[str, Any] = {
+            name: node.create_lifecycle_publisher(Image, prefix + name, 5)
+            for name in (*DEPTH_TOPICS, *SEGMENTATION_TOPICS) if name != 'depth/camera_info'}
+        self._publishers['depth/camera_info'] = node.create_lifecycle_publisher(
+            CameraInfo, prefix + 'depth/camera_info', 5)
+        self._publishers['segmentation/legend'] = node.create_lifecycle_publisher(
+            Legend, prefix + 'segmentation/legend', _LATCHED)
+
+    def wanted(self, topics: tuple[str, ...]) -> bool:
+        """Whether somebody listens to one of these."""
+        return any(self._publishers[name].get_subscription_count() for name in topics)
+
+    def publish(self, header: Header, drawn: Map, picture: np.ndarray | None) -> None:
+        """Publish one map and its views."""
+        if isinstance(drawn, DepthMap):
+            self._depth(header, drawn)
+        else:
+            self._segmentation(header, drawn, picture)
+
+    def _depth(self, header: Header, drawn: DepthMap) -> None:
+        self._send('relative_depth', lambda: depth_message(header, drawn.relative))
+        self._send('relative_depth/colored', lambda: colour_message(header, drawn.colour))
+        metres = metric_depth(drawn, self._camera)
+        if metres is not None:
+            self._send('depth/image', lambda: depth_message(header, metres))
+            if self._camera.info is not None:
+                info = self._camera.info
+                self._send('depth/camera_info',
+                           lambda: scaled_camera_info(info, header, metres.shape))
+
+    def _segmentation(self, header: Header, drawn: SegmentationMap,
+                      picture: np.ndarray | None) -> None:
+        self._send('segmentation/mask', lambda: mask_message(header, drawn.labels))
+        self._send('segmentation/colored', lambda: colour_message(header, drawn.rgb))
+        if picture is not None:
+            self._send('overlay', lambda: colour_message(
+                header, overlay(picture, drawn.labels, drawn.legend)))
+        self._publishers['segmentation/legend'].publish(legend_message(header, drawn))
+
+    def _send(self, name: str, make: Callable[[], Any]) -> None:
+        if self._publishers[name].get_subscription_count():
+            self._publishers[name].publish(make())
+
+    def destroy(self) -> None:
+        """Take the topics away."""
+        for publisher in self._publishers.values():
+            self._node.destroy_lifecycle_publisher(publisher)
+
+
+def metric_depth(drawn: DepthMap, camera: Camera | None) -> np.ndarray | None:
+    """Metres of a map, or None while no scale is known.
+
+    A camera whose info is broken gets none: a scale learnt for a lens says nothing about it.
+    """
+    return None if camera is not None and camera.info_error else drawn.metres
+
+
+class AnswerOutputs:
+    """The answer topics of the node."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        self._node = node
+        self._full = node.create_lifecycle_publisher(SpatialAnswer, '~/answer', 10)
+        self._text = node.create_lifecycle_publisher(String, '~/answer_text', 10)
+
+    def publish(self, message: SpatialAnswer) -> None:
+        """Publish an answer with all that belongs to it."""
+        self._full.publish(message)
+
+    def publish_text(self, message: SpatialAnswer) -> None:
+        """Publish the words alone; an error as its message, which begins with its code."""
+        text = message.answer if message.complete else message.error_msg
+        self._text.publish(String(data=text))
+
+    def destroy(self) -> None:
+        """Take the topics away."""
+        for publisher in (self._full, self._text):
+            self._node.destroy_lifecycle_publisher(publisher)
+
+
+def answer_message(ticket: Ticket, end: Answer | Failure) -> SpatialAnswer:
+    """The message of an ended question, with or without an answer."""
+    request, camera = ticket.request, ticket.camera
+    message = SpatialAnswer(header=ticket.header, request_id=request.id, mode=ticket.mode,
+                            camera=camera.name if camera else '', question=request.question,
+                            error_code=int(end.error_code), error_msg=end.error_msg)
+    message.timings.queued_s = float(request.queued_s())
+    if isinstance(end, Answer):
+        message.answer, message.short_answer = end.text, end.short
+        message.reasoning, message.confidence = list(end.reasoning), float(end.confidence)
+        message.timings = timings_message(end.timings, request.queued_s())
+        message.complete = bool(end.complete)
+    return message

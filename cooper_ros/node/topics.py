@@ -1,0 +1,102 @@
+"""Plain text in and out, and maps drawn at a set rate."""
+
+from __future__ import annotations
+
+from typing import Callable, Mapping
+
+from rclpy.lifecycle import LifecycleNode
+from rclpy.timer import Timer
+from std_msgs.msg import String
+
+from cooper_interfaces.msg import SpatialAnswer
+from cooper_ros.config import CooperConfig
+from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer, Event, Failure
+from cooper_ros.errors import CooperError
+from cooper_ros.node.desk import Desk, Ticket, Wish
+from cooper_ros.node.outputs import (
+    DEPTH_TOPICS,
+    SEGMENTATION_TOPICS,
+    AnswerOutputs,
+    MapOutputs,
+    answer_message,
+)
+
+
+class QuestionTopic:
+    """``~/question`` in, ``~/answer_text`` out: for recordings and simple robots."""
+
+    def __init__(self, node: LifecycleNode, desk: Desk, answers: AnswerOutputs) -> None:
+        self._node, self._desk, self._answers = node, desk, answers
+        self._subscription = node.create_subscription(String, '~/question', self._ask, 10)
+
+    def _ask(self, message: String) -> None:
+        try:
+            self._desk.take_in(Wish(question=message.data), self._hear)
+        except CooperError as error:
+            self._node.get_logger().warning(f'question refused: {error}',
+                                            throttle_duration_sec=1.0)
+            refused = SpatialAnswer(question=message.data, error_code=int(error.code),
+                                    error_msg=str(error))
+            self._answers.publish(refused)
+            self._answers.publish_text(refused)
+
+    def _hear(self, ticket: Ticket, event: Event) -> None:
+        if isinstance(event, Answer | Failure):
+            self._answers.publish_text(answer_message(ticket, event))
+
+    def destroy(self) -> None:
+        """Stop listening."""
+        self._node.destroy_subscription(self._subscription)
+
+
+class LiveMaps:
+    """Draws maps of the newest image at ``map_rate_hz``, while somebody listens.
+
+    Questions go first: nothing is drawn while a request runs or waits.
+    """
+
+    def __init__(self, node: LifecycleNode, desk: Desk, config: Callable[[], CooperConfig],
+                 outputs: Mapping[str, MapOutputs]) -> None:
+        self._node, self._desk, self._config = node, desk, config
+        self._outputs = outputs
+        self._timer: Timer | None = None
+        self._rate_hz = 0.0
+        self._turn = 0
+        self._drawn: dict[tuple[str, str], int] = {}
+
+    def adjust(self) -> None:
+        """Follow the parameter."""
+        rate_hz = self._config().map_rate_hz
+        if rate_hz == self._rate_hz:
+            return
+        self.destroy()
+        self._rate_hz = rate_hz
+        if rate_hz > 0:
+            self._timer = self._node.create_timer(1 / rate_hz, self._tick)
+
+    def _tick(self) -> None:
+        supervisor = self._desk.supervisor
+        if supervisor is None or supervisor.queue.everything():
+            return
+        wanted = [(name, kind) for name, outputs in self._outputs.items()
+                  for kind, topics in ((DEPTH, DEPTH_TOPICS), (SEGMENTATION, SEGMENTATION_TOPICS))
+                  if outputs.wanted(topics)]
+        if wanted and self._desk.active:
+            self._turn += 1
+            self._draw(*wanted[self._turn % len(wanted)])
+
+    def _draw(self, name: str, kind: str) -> None:
+        try:
+            stamp = self._desk.camera(name).newest().stamp_ns
+            if self._drawn.get((name, kind)) != stamp:  # the same image gives the same map
+                self._desk.take_in(Wish(kind=kind, camera=name), lambda ticket, event: None)
+                self._drawn[name, kind] = stamp
+        except CooperError as error:
+            self._node.get_logger().warning(f'no live map: {error}', throttle_duration_sec=10.0)
+
+    def destroy(self) -> None:
+        """Stop drawing."""
+        if self._timer is not None:
+            self._node.destroy_timer(self._timer)
+            self._timer = None
+        self._rate_hz = 0.0

@@ -1,0 +1,164 @@
+"""The child process: one engine, fed through a pipe. No ROS in here.
+
+Three threads: the main one runs the engine, one reads the pipe (so that a cancel is seen while
+the engine computes), one sends heartbeats. When the node dies, the pipe ends and the child leaves
+at once: no orphan keeps the GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import queue
+import signal
+import threading
+import time
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import Any, Iterator
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.engine.events import Answer, Event, Failure, MapFinished, TextDelta
+from cooper_ros.engine.limits import CancelToken
+from cooper_ros.errors import CooperError
+from cooper_ros.node.messages import ASK, Beat, Cancel, Job, Loaded, LoadFailed, Stop
+
+DEFAULT_FACTORY = 'cooper_ros.engine.engine:CooperEngine.from_pretrained'
+BEAT_S = 1.0
+TEXT_EVERY_S = 0.05  # a client sees 20 pieces of text a second at most; reader queues are short
+
+
+def run(pipe: Connection, factory: str, config: CooperConfig) -> None:
+    """Load the engine and serve jobs until told to stop; the target of the child process.
+
+    Args:
+        pipe: the child's end.
+        factory: ``module:name`` of a callable ``(folder, config) -> engine``.
+        config: settings to load with.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the node stops us
+    Worker(pipe).run(factory, config)
+
+
+class Worker:
+    """The child's side of the pipe."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._send_lock = threading.Lock()
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._tokens: dict[str, CancelToken] = {}
+
+    def run(self, factory: str, config: CooperConfig) -> None:
+        """Load, then work off jobs in order."""
+        for loop in (self._read, self._beat):
+            threading.Thread(target=loop, daemon=True).start()
+        engine = self._load(factory, config)
+        if engine is None:
+            return
+        while (job := self._jobs.get()) is not None:
+            for event in merge_text(events_of(engine, job, self._tokens[job.request_id])):
+                self._send(event)
+            del self._tokens[job.request_id]
+
+    def _load(self, factory: str, config: CooperConfig) -> Any:
+        start = time.monotonic()
+        try:
+            engine = resolve(factory)(config.model_path, config)
+        except Exception as error:  # whatever it is, the node must be able to say it
+            self._send(LoadFailed(as_cooper_error(error, 'the model could not be loaded')))
+            return None
+        self._send(Loaded(time.monotonic() - start))
+        return engine
+
+    def _read(self) -> None:
+        try:
+            while not isinstance(message := self._pipe.recv(), Stop):
+                self._take(message)
+        except (EOFError, OSError):
+            os._exit(1)  # the node is gone; a computing main thread could not be interrupted
+        self._jobs.put(None)
+
+    def _take(self, message: Job | Cancel) -> None:
+        if isinstance(message, Cancel):
+            token = self._tokens.get(message.request_id)
+            if token is not None:
+                token.cancel()
+            return
+        self._tokens[message.request_id] = CancelToken()
+        self._jobs.put(message)
+
+    def _beat(self) -> None:
+        while True:
+            self._send(Beat())
+            time.sleep(BEAT_S)
+
+    def _send(self, message: object) -> None:
+        with self._send_lock:
+            try:
+                self._pipe.send(message)
+            except OSError:
+                os._exit(1)
+
+
+def resolve(path: str) -> Any:
+    """Import ``module:name`` or ``module:Class.method``."""
+    module, _, name = path.partition(':')
+    found = importlib.import_module(module)
+    for part in name.split('.'):
+        found = getattr(found, part)
+    return found
+
+
+def events_of(engine: Any, job: Job, token: CancelToken) -> Iterator[Event]:
+    """The events of one job; always ends with one ``Answer`` or ``Failure``, never raises."""
+    start = time.monotonic()
+    try:
+        if job.kind == ASK:
+            yield from engine.ask(job.image, job.question, request_id=job.request_id,
+                                  cancel=token, **job.changes)
+        else:
+            yield from _drawing(engine, job, token, start)
+    except Exception as error:
+        known = as_cooper_error(error, 'the request failed')
+        yield Failure(job.request_id, time.monotonic() - start, int(known.code), str(known))
+
+
+def _drawing(engine: Any, job: Job, token: CancelToken, start: float) -> Iterator[Event]:
+    """Draw one map; its end looks like an answer without words."""
+    maps = []
+    for event in engine.draw(job.image, job.kind, request_id=job.request_id, cancel=token,
+                             **job.changes):
+        maps += [event.map] if isinstance(event, MapFinished) else []
+        yield event
+    yield Answer(job.request_id, time.monotonic() - start, text='', short='', reasoning=(),
+                 confidence=0.0, maps=tuple(maps))
+
+
+def merge_text(events: Iterator[Event], every_s: float = TEXT_EVERY_S) -> Iterator[Event]:
+    """Join text that comes faster than ``every_s``; nothing is lost and order is kept."""
+    waiting: TextDelta | None = None
+    last = -every_s
+    for event in events:
+        if isinstance(event, TextDelta) and waiting is not None and waiting.turn == event.turn:
+            waiting = replace(event, text=waiting.text + event.text)
+        else:
+            if waiting is not None:
+                yield waiting
+            waiting = event if isinstance(event, TextDelta) else None
+        if waiting is None:
+            yield event
+        elif event.elapsed - last >= every_s:
+            last = event.elapsed
+            yield waiting
+            waiting = None
+    if waiting is not None:
+        yield waiting
+
+
+def as_cooper_error(error: Exception, what: str) -> CooperError:
+    """Keep errors of our family, name all others."""
+    if isinstance(error, CooperError):
+        return error
+    return CooperError(f'{what}: {type(error).__name__}', value=str(error)[:500],
+                       remedy='please report this with the log')

@@ -1,0 +1,1 @@
+"""Recordings in, answers out: reads bags, asks the engine, writes a bag. No ROS needed."""

@@ -1,0 +1,194 @@
+"""The bag of answers: an MCAP that Foxglove and `ros2 bag play` open."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from rosbags.interfaces import (
+    Connection,
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag2 import StoragePlugin, Writer
+
+from cooper_ros.engine.events import Answer, DepthMap, Failure, Label, SegmentationMap, Timings
+from cooper_ros.errors import BadOption
+from cooper_ros.imaging.buffers import ImageBuffer, encode_depth, encode_mono8, encode_rgb8
+from cooper_ros.imaging.views import overlay
+from cooper_ros.replay import interfaces
+from cooper_ros.replay.bag import CAMERA_INFO, IMAGE, STRING, Frame
+from cooper_ros.replay.questions import Question
+
+NAMESPACE = '/cooper'
+TOPICS = {
+    'answer': (f'{NAMESPACE}/answer', interfaces.ANSWER),
+    'answer_text': (f'{NAMESPACE}/answer_text', STRING),
+    'relative_depth': (f'{NAMESPACE}/relative_depth', IMAGE),
+    'relative_depth_colored': (f'{NAMESPACE}/relative_depth/colored', IMAGE),
+    'depth': (f'{NAMESPACE}/depth/image', IMAGE),
+    'camera_info': (f'{NAMESPACE}/depth/camera_info', CAMERA_INFO),
+    'mask': (f'{NAMESPACE}/segmentation/mask', IMAGE),
+    'mask_colored': (f'{NAMESPACE}/segmentation/colored', IMAGE),
+    'legend': (f'{NAMESPACE}/segmentation/legend', interfaces.LEGEND),
+    'overlay': (f'{NAMESPACE}/overlay', IMAGE),
+}
+_FOREVER = QosTime(2147483647, 4294967295)
+_RELIABLE = Qos(QosHistory.KEEP_LAST, 10, QosReliability.RELIABLE, QosDurability.VOLATILE,
+                _FOREVER, _FOREVER, QosLiveliness.AUTOMATIC, _FOREVER, False)
+
+
+class AnswerBag:
+    """Writes the pictures asked about, the answers and their maps. Use as a context manager.
+
+    Every message is stamped like the picture it is about, in its header and in the bag. The bag
+    is closed properly whatever happens, so an interrupted run leaves a readable one.
+
+    Args:
+        folder: bag folder to make.
+        overwrite: remove an older bag of answers there first.
+        timings: write how long things took; two runs then no longer give the same bytes.
+
+    Raises:
+        BadOption: the folder exists.
+    """
+
+    def __init__(self, folder: Path, overwrite: bool = False, timings: bool = False) -> None:
+        check_output(folder, overwrite)
+        if folder.exists():
+            shutil.rmtree(folder)
+        self._timings = timings
+        self._writer = Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP)
+        self._connections: dict[tuple[str, str], Connection] = {}
+
+    def __enter__(self) -> AnswerBag:
+        self._writer.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._writer.close()
+
+    def write_picture(self, frame: Frame, type_name: str, camera_info: Any | None) -> None:
+        """Copy the picture asked about, unchanged, under its own topic; its camera model too."""
+        self._write(frame.topic, type_name, frame.bag_ns, frame.cdr)
+        if camera_info is not None:
+            base = frame.topic.removesuffix('/compressed').rsplit('/', 1)[0]
+            self._put(f'{base}/camera_info', CAMERA_INFO, frame,
+                      scaled_camera_info(camera_info, frame, None))
+
+    def write_answer(self, frame: Frame, question: Question, mode: str, event: Answer | Failure,
+                     camera_info: Any | None) -> None:
+        """Write an answer or a failure, and the maps it was reasoned from."""
+        self._put(*TOPICS['answer'], frame, answer_message(frame, question, mode, event,
+                                                           self._timings))
+        self._put(*TOPICS['answer_text'], frame, interfaces.make(STRING, data=_line(event)))
+        for drawn in event.maps if isinstance(event, Answer) else ():
+            if isinstance(drawn, DepthMap):
+                self._write_depth(frame, drawn, camera_info)
+            else:
+                self._write_segmentation(frame, drawn)
+
+    def _write_depth(self, frame: Frame, drawn: DepthMap, camera_info: Any | None) -> None:
+        self._image('relative_depth', frame, encode_depth(drawn.relative))
+        self._image('relative_depth_colored', frame, encode_rgb8(drawn.colour))
+        if drawn.metres is not None:
+            self._image('depth', frame, encode_depth(drawn.metres))
+        if camera_info is not None:
+            self._put(*TOPICS['camera_info'], frame,
+                      scaled_camera_info(camera_info, frame, drawn.relative.shape))
+
+    def _write_segmentation(self, frame: Frame, drawn: SegmentationMap) -> None:
+        self._image('mask', frame, encode_mono8(drawn.labels))
+        self._image('mask_colored', frame, encode_rgb8(drawn.rgb))
+        self._image('overlay', frame, encode_rgb8(overlay(frame.rgb, drawn.labels, drawn.legend)))
+        self._put(*TOPICS['legend'], frame, interfaces.make(
+            interfaces.LEGEND, header=_header(frame), labels=list(map(_label, drawn.legend)),
+            named=drawn.named))
+
+    def _image(self, key: str, frame: Frame, pixels: ImageBuffer) -> None:
+        topic, type_name = TOPICS[key]
+        self._put(topic, type_name, frame, interfaces.image(_header(frame), pixels))
+
+    def _put(self, topic: str, type_name: str, frame: Frame, message: Any) -> None:
+        data = interfaces.typestore().serialize_cdr(message, type_name)
+        self._write(topic, type_name, frame.bag_ns, data)
+
+    def _write(self, topic: str, type_name: str, stamp_ns: int, data: bytes | memoryview) -> None:
+        key = (topic, type_name)
+        if key not in self._connections:
+            self._connections[key] = self._writer.add_connection(
+                topic, type_name, typestore=interfaces.typestore(),
+                offered_qos_profiles=[_RELIABLE])
+        self._writer.write(self._connections[key], stamp_ns, data)
+
+
+def check_output(folder: Path, overwrite: bool) -> None:
+    """Refuse to write over anything but an older bag of answers, and that only when told.
+
+    Raises:
+        BadOption: the folder exists.
+    """
+    if folder.exists() and not (overwrite and (folder / 'metadata.yaml').exists()):
+        raise BadOption('the output exists', value=str(folder),
+                        remedy='give another --out, or --overwrite')
+
+
+def answer_message(frame: Frame, question: Question, mode: str, event: Answer | Failure,
+                   timings: bool) -> Any:
+    """Build a cooper_interfaces/SpatialAnswer; a failure has only its code and message."""
+    said = event if isinstance(event, Answer) else None
+    return interfaces.make(
+        interfaces.ANSWER, header=_header(frame), request_id=event.request_id, camera='',
+        question=question.text, mode=mode, answer=said.text if said else '',
+        short_answer=said.short if said else '',
+        reasoning=list(said.reasoning) if said else [],
+        confidence=said.confidence if said else 0.0,
+        timings=_timings(said.timings if said and timings else Timings()),
+        complete=bool(said and said.complete), error_code=event.error_code,
+        error_msg=event.error_msg)
+
+
+def scaled_camera_info(source: Any, frame: Frame, size: tuple[int, int] | None) -> Any:
+    """Build a CameraInfo of the picture, or of a map ``size`` (H, W) of it (K and P scaled)."""
+    def of(*names: str) -> Any:
+        return next(getattr(source, name) for name in names if hasattr(source, name))
+
+    height, width = size or (source.height, source.width)
+    sx = width / source.width if source.width else 1.0
+    sy = height / source.height if source.height else 1.0
+    scale = np.array([sx, sy, 1.0])
+    roi = interfaces.make('sensor_msgs/msg/RegionOfInterest', x_offset=0, y_offset=0, height=0,
+                          width=0, do_rectify=False)
+    return interfaces.make(
+        CAMERA_INFO, header=_header(frame), height=height, width=width,
+        distortion_model=source.distortion_model, d=np.array(of('d', 'D'), np.float64),
+        k=np.asarray(of('k', 'K'), np.float64) * np.repeat(scale, 3),
+        r=np.asarray(of('r', 'R'), np.float64),
+        p=np.asarray(of('p', 'P'), np.float64) * np.repeat(scale, 4),
+        binning_x=0, binning_y=0, roi=roi)
+
+
+def _header(frame: Frame) -> Any:
+    return interfaces.header(frame.stamp_ns, frame.frame_id)
+
+
+def _label(label: Label) -> Any:
+    red, green, blue = (int(value) for value in label.rgb)
+    return interfaces.make(interfaces.LABEL, id=int(label.id), name=label.name, red=red,
+                           green=green, blue=blue, pixels=int(label.pixels))
+
+
+def _timings(timings: Timings) -> Any:
+    return interfaces.make(interfaces.TIMINGS, queued_s=0.0, **vars(timings))
+
+
+def _line(event: Answer | Failure) -> str:
+    return event.text if isinstance(event, Answer) else event.error_msg

@@ -1,0 +1,218 @@
+"""A recording straight through the engine: same bag, seed and questions, same bytes out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Callable, Iterator, Protocol, Sequence
+
+from cooper_ros.engine.events import Answer, Event, Failure, Map
+from cooper_ros.errors import BadBag, BadOption
+from cooper_ros.replay.bag import Bag, Frame, Skipped, describe
+from cooper_ros.replay.output import AnswerBag, check_output
+from cooper_ros.replay.questions import DEFAULT_QUESTION, Picker, Plan, Question
+from cooper_ros.replay.storage import Topic
+
+ANSWERS = 'answers'
+
+
+class Asks(Protocol):
+    """What a replay needs of an engine."""
+
+    def ask(self, images: Any, question: str, *, request_id: str,
+            **changes: Any) -> Iterator[Event]:
+        """Yield events, then one Answer or Failure."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to replay.
+
+    Attributes:
+        bag: file or folder.
+        out: folder for the bag of answers, the summary and the pictures.
+        questions: asked about every picture that the plan takes.
+        plan: which pictures.
+        topic: picture topic; None takes the only one.
+        question_topic: ``std_msgs/String`` topic of the bag, whose texts are asked about the
+            latest picture before them.
+        mode, seed: of the questions that have no mode of their own.
+        overwrite: replace an older bag of answers.
+        timings: write timings into the bag.
+    """
+
+    bag: Path
+    out: Path
+    questions: Sequence[Question] = ()
+    plan: Plan = Plan()
+    topic: str | None = None
+    question_topic: str | None = None
+    mode: str = 'auto'
+    seed: int = 0
+    overwrite: bool = False
+    timings: bool = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question and how it ended. ``seconds`` is wall time."""
+
+    frame: Frame
+    question: Question
+    mode: str
+    end: Answer | Failure
+    seconds: float
+
+    @property
+    def maps(self) -> tuple[Map, ...]:
+        """The maps of the answer; none once the pixels are dropped."""
+        return self.end.maps if isinstance(self.end, Answer) else ()
+
+
+@dataclass
+class Result:
+    """What a replay did, filled while it runs.
+
+    Attributes:
+        topic: the picture topic.
+        pictures: pictures read.
+        asked: questions in order; the pixels of a picture are dropped once its sheet is drawn.
+        skipped: pictures that could not be decoded.
+        warnings: what the recording lacked.
+        interrupted: the run was stopped before the end of the recording.
+    """
+
+    request: Request
+    topic: Topic
+    pictures: int = 0
+    asked: list[Asked] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Callbacks for progress; each may stay as it is.
+
+    Attributes:
+        progress: how much of the recording is done, 0..1.
+        event: every event of the engine.
+        asked: a question is done; its pictures are still there.
+        skipped: a picture could not be decoded.
+    """
+
+    progress: Callable[[float], None] = lambda done: None
+    event: Callable[[Event], None] = lambda event: None
+    asked: Callable[[int, Asked], None] = lambda number, asked: None
+    skipped: Callable[[Skipped], None] = lambda skipped: None
+
+
+def check(request: Request) -> Topic:
+    """Find out whether a replay can start, before a large model is loaded for nothing.
+
+    Returns:
+        the picture topic.
+
+    Raises:
+        BadBag, BadOption: as :func:`replay`.
+    """
+    check_output(request.out / ANSWERS, request.overwrite)
+    with Bag(request.bag) as bag:
+        _check_question_topic(bag, request.question_topic)
+        return bag.choose_topic(request.topic)
+
+
+def replay(request: Request, engine: Asks, watch: Watch = Watch()) -> Result:
+    """Ask about the pictures of a recording and write the bag of answers.
+
+    Ctrl-C stops it after what is done; the bag written so far is whole.
+
+    Raises:
+        BadBag: the recording cannot be read, or has no pictures to ask about.
+        BadOption: the output exists, or the question topic is not there.
+    """
+    with Bag(request.bag) as bag:
+        topic = bag.choose_topic(request.topic)
+        _check_question_topic(bag, request.question_topic)
+        info = bag.camera_info(topic)
+        result = Result(request, topic, warnings=bag.warnings)
+        request.out.mkdir(parents=True, exist_ok=True)
+        with AnswerBag(request.out / ANSWERS, request.overwrite, request.timings) as out:
+            try:
+                _Run(request, engine, watch, result, out, info).play(bag)
+            except KeyboardInterrupt:
+                result.interrupted = True
+        if not result.pictures:
+            reason = result.skipped[0].reason if result.skipped else '; '.join(bag.warnings)
+            raise BadBag('no picture of the topic can be decoded', remedy='try another --topic',
+                         value=f'{describe(topic)}: {reason}')
+        return result
+
+
+@dataclass
+class _Run:
+    request: Request
+    engine: Asks
+    watch: Watch
+    result: Result
+    out: AnswerBag
+    camera_info: Any
+
+    def play(self, bag: Bag) -> None:
+        """Go through pictures and recorded questions in the order of their bag stamps."""
+        picker, latest = Picker(self.request.plan), None
+        first, last = bag.recording.span_ns()
+        for item in bag.play(self.result.topic, self.request.question_topic):
+            self.watch.progress((item.bag_ns - first) / max(1, last - first))
+            if isinstance(item, Skipped):
+                self.result.skipped.append(item)
+                self.watch.skipped(item)
+            elif isinstance(item, Frame):
+                latest = item
+                self.result.pictures += 1
+                if self._questions() and picker.takes(item.index, item.bag_ns):
+                    self._ask_all(item, self._questions())
+            elif latest is not None:
+                self._ask_all(latest, [Question(item.text)])
+            if picker.finished and not self.request.question_topic:
+                break
+        self.watch.progress(1.0)
+
+    def _questions(self) -> Sequence[Question]:
+        default = () if self.request.question_topic else (Question(DEFAULT_QUESTION),)
+        return self.request.questions or default
+
+    def _ask_all(self, frame: Frame, questions: Sequence[Question]) -> None:
+        self.out.write_picture(frame, self.result.topic.type, self.camera_info)
+        for question in questions:
+            number = len(self.result.asked)
+            asked = self._ask(frame, question, f'{frame.index}-{number}')
+            self.out.write_answer(frame, question, asked.mode, asked.end, self.camera_info)
+            self.watch.asked(number, asked)
+            self.result.asked.append(_without_pixels(asked))
+
+    def _ask(self, frame: Frame, question: Question, request_id: str) -> Asked:
+        mode, start, end = question.mode or self.request.mode, time.monotonic(), None
+        for event in self.engine.ask([frame.rgb], question.text, request_id=request_id,
+                                     mode=mode, seed=self.request.seed):
+            self.watch.event(event)
+            end = event
+        assert isinstance(end, (Answer, Failure)), 'an engine ends with an answer or a failure'
+        return Asked(frame, question, mode, end, time.monotonic() - start)
+
+
+def _check_question_topic(bag: Bag, name: str | None) -> None:
+    texts = [topic.name for topic in bag.recording.topics.values()
+             if topic.type == 'std_msgs/msg/String']
+    if name is not None and '/' + name.lstrip('/') not in texts:
+        raise BadOption('the recording has no such text topic', value=name,
+                        limit=', '.join(texts) or 'none is recorded')
+
+
+def _without_pixels(asked: Asked) -> Asked:
+    """Drop pictures and maps, so that a long recording does not fill the memory."""
+    frame = replace(asked.frame, rgb=asked.frame.rgb[:0], cdr=b'')
+    end = replace(asked.end, maps=()) if isinstance(asked.end, Answer) else asked.end
+    return replace(asked, frame=frame, end=end)

@@ -1,0 +1,20 @@
+"""Keep every test run to itself: this machine only, a ROS domain of its own, logs in a corner.
+
+Environment only: nothing of ROS is imported here, so tests without ROS stay without it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+
+os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
+if os.environ.get('ROS_DISTRO') == 'humble':
+    os.environ.setdefault('ROS_LOCALHOST_ONLY', '1')
+os.environ.setdefault('ROS_LOG_DIR', tempfile.mkdtemp(prefix='cooper_ros_log_'))
+os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+# The wheels make the virtual environment an ament prefix, and nothing else says so.
+os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)

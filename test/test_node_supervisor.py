@@ -1,0 +1,234 @@
+"""The worker process and its supervision, without ROS: real processes, real kills."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import time
+from pathlib import Path
+from typing import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.engine.events import Answer, Event, Failure, TextDelta
+from cooper_ros.errors import (
+    BadCheckpoint,
+    BadImage,
+    Busy,
+    Canceled,
+    EngineLost,
+    ErrorCode,
+    NotReady,
+)
+from cooper_ros.node.requests import Request
+from cooper_ros.node.supervisor import FAILED, READY, Supervisor
+from cooper_ros.node.worker import merge_text
+
+FACTORY = 'support.scripted:ScriptedEngine'
+PICTURE = np.full((4, 6, 3), (10, 20, 30), np.uint8)
+PATIENCE_S = 60
+
+
+class Caller:
+    """Makes requests and collects what comes back."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self.supervisor = supervisor
+        self.inbox: queue.Queue[Event] = queue.Queue()
+
+    def ask(self, question: str, limit: int = 4, budget_s: float = 0.0,
+            image: Callable[[], np.ndarray] = lambda: PICTURE) -> Request:
+        """Submit one question."""
+        request = Request(question, 'ask', question, {'seed': 7}, image, self.inbox.put, budget_s)
+        self.supervisor.submit(request, limit)
+        return request
+
+    def end(self) -> Answer | Failure:
+        """The next end of any request."""
+        while not isinstance(event := self.inbox.get(timeout=PATIENCE_S), Answer | Failure):
+            pass
+        return event
+
+    def text(self) -> None:
+        """Wait until a request is at work."""
+        while not isinstance(self.inbox.get(timeout=PATIENCE_S), TextDelta):
+            pass
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for a condition."""
+    latest = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < latest, 'it never happened'
+        time.sleep(0.01)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+@pytest.fixture
+def caller(tmp_path: Path) -> Iterator[Caller]:
+    config = CooperConfig(model_path=str(tmp_path), worker_restarts=2)
+    supervisor = Supervisor(FACTORY, config, lambda level, text: None, grace_s=0.5)
+    yield Caller(supervisor)
+    supervisor.stop()
+    supervisor.join(PATIENCE_S)
+
+
+def test_answers_with_the_settings_of_the_request(caller: Caller) -> None:
+    caller.ask('what colour?')
+    end = caller.end()
+    assert isinstance(end, Answer) and end.text == '10 20 30 seed 7'
+
+
+def test_a_killed_worker_costs_only_the_request_it_held(caller: Caller) -> None:
+    caller.ask('crash')
+    caller.ask('and now?')
+    lost, good = caller.end(), caller.end()
+    assert lost.error_code == ErrorCode.ENGINE_LOST and 'exit code -9' in lost.error_msg
+    assert isinstance(good, Answer) and good.complete
+    assert caller.supervisor.status().restarts == 1
+
+
+def test_an_idle_worker_that_dies_is_replaced(caller: Caller) -> None:
+    eventually(lambda: caller.supervisor.status().state == READY)
+    first = caller.supervisor.status().pid
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: caller.supervisor.status().restarts == 1)
+    caller.ask('still there?')
+    assert caller.end().error_code == 0 and caller.supervisor.status().pid != first
+
+
+def test_gives_up_after_too_many_deaths(caller: Caller) -> None:
+    for _ in range(3):
+        caller.ask('crash')
+    codes = [caller.end().error_code for _ in range(3)]
+    assert codes == [ErrorCode.ENGINE_LOST] * 3
+    eventually(lambda: caller.supervisor.status().state == FAILED)
+    with pytest.raises(EngineLost, match='too often.*worker_restarts 2.*configure again'):
+        caller.ask('hello?')
+
+
+def test_cancel_of_a_running_and_of_a_waiting_request(caller: Caller) -> None:
+    running, waiting = caller.ask('slow'), caller.ask('what colour?')
+    caller.text()
+    caller.supervisor.cancel(waiting, Canceled('no longer needed'))
+    assert caller.end().request_id == 'what colour?'
+    caller.supervisor.cancel(running, Canceled('no longer needed'))
+    end = caller.end()
+    assert isinstance(end, Answer) and end.error_code == ErrorCode.CANCELED and not end.complete
+
+
+def test_a_worker_that_ignores_its_cancel_is_killed(caller: Caller) -> None:
+    request = caller.ask('hang')
+    caller.text()
+    caller.supervisor.cancel(request, Canceled('no longer needed'))
+    assert 'does not stop' in caller.end().error_msg
+    caller.ask('and now?')
+    assert caller.end().error_code == 0
+
+
+def test_a_worker_past_its_deadline_is_killed(caller: Caller) -> None:
+    eventually(lambda: caller.supervisor.status().state == READY)
+    caller.ask('hang', budget_s=0.1)
+    assert caller.end().error_code == ErrorCode.ENGINE_LOST
+
+
+def test_time_runs_out_in_the_queue_too(caller: Caller) -> None:
+    blocker = caller.ask('slow')
+    caller.text()
+    caller.ask('what colour?', budget_s=0.05)
+    end = caller.end()
+    assert end.error_code == ErrorCode.DEADLINE and 'in the queue' in end.error_msg
+    caller.supervisor.cancel(blocker, Canceled('test is over'))
+
+
+def test_a_request_does_not_wait_for_ever_for_a_model(tmp_path: Path) -> None:
+    former = Supervisor(FACTORY, CooperConfig(model_path=str(tmp_path)), lambda *said: None)
+    later = Supervisor(FACTORY, CooperConfig(model_path=str(tmp_path)), lambda *said: None,
+                       after=former)
+    late = Caller(later)
+    former.stop()
+    late.ask('what colour?', budget_s=0.02)  # a process cannot be born that fast
+    end = late.end()
+    assert end.error_code == ErrorCode.NOT_READY and 'still loading' in end.error_msg
+    later.stop()
+    later.join(PATIENCE_S)
+
+
+def test_the_queue_is_bounded(caller: Caller) -> None:
+    blocker = caller.ask('slow')
+    caller.text()
+    for number in range(2):
+        caller.ask(f'question {number}', limit=2)
+    for _ in range(200):
+        with pytest.raises(Busy, match='2 waiting; allowed: queue_size 2'):
+            caller.ask('one more', limit=2)
+    assert caller.supervisor.status().refused == 200
+    caller.supervisor.cancel(blocker, Canceled('go on'))
+    assert [caller.end().request_id for _ in range(3)] == ['slow', 'question 0', 'question 1']
+
+
+def test_errors_keep_their_codes(caller: Caller) -> None:
+    def bad_image() -> np.ndarray:
+        raise BadImage('step is too small', value=3)
+
+    caller.ask('memory')
+    caller.ask('bug')
+    caller.ask('what colour?', image=bad_image)
+    caller.ask('what colour?')
+    codes = [caller.end().error_code for _ in range(4)]
+    assert codes == [ErrorCode.OUT_OF_MEMORY, ErrorCode.INTERNAL, ErrorCode.BAD_IMAGE, 0]
+    assert caller.supervisor.status().restarts == 0
+
+
+def test_a_broken_model_folder_is_reported_and_not_tried_again(tmp_path: Path) -> None:
+    (tmp_path / 'broken').touch()
+    said: list[str] = []
+    supervisor = Supervisor(FACTORY, CooperConfig(model_path=str(tmp_path)),
+                            lambda level, text: said.append(text))
+    eventually(lambda: supervisor.status().state == FAILED)
+    with pytest.raises(BadCheckpoint, match='key missing; got a.weight'):
+        Caller(supervisor).ask('what colour?')
+    assert supervisor.status().restarts == 0 and 'a.weight' in said[-1]
+
+
+def test_a_worker_that_dies_while_loading_is_given_up(tmp_path: Path) -> None:
+    (tmp_path / 'deadly').touch()
+    config = CooperConfig(model_path=str(tmp_path), worker_restarts=1)
+    supervisor = Supervisor(FACTORY, config, lambda level, text: None)
+    eventually(lambda: supervisor.status().state == FAILED)
+    assert supervisor.status().restarts == 1
+
+
+def test_stop_ends_worker_and_requests(tmp_path: Path) -> None:
+    caller = Caller(Supervisor(FACTORY, CooperConfig(model_path=str(tmp_path)),
+                               lambda level, text: None))
+    caller.ask('slow')
+    caller.text()
+    pid = caller.supervisor.status().pid
+    caller.supervisor.stop()
+    assert caller.end().error_code == ErrorCode.NOT_READY
+    caller.supervisor.join(PATIENCE_S)
+    assert gone(pid)
+    with pytest.raises(NotReady, match='stopped'):
+        caller.ask('hello?')
+
+
+def test_text_that_comes_fast_is_joined_without_loss() -> None:
+    events: list[Event] = [TextDelta('r', n / 1000, 1 + n // 60, f'{n} ') for n in range(100)]
+    events.append(Failure('r', 0.1, 300, ''))
+    merged = list(merge_text(iter(events), every_s=0.02))
+    assert ''.join(e.text for e in merged if isinstance(e, TextDelta)) == ''.join(
+        f'{n} ' for n in range(100))
+    assert len(merged) < 12 and isinstance(merged[-1], Failure)
+    assert {e.turn for e in merged[:-1]} == {1, 2}

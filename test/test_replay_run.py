@@ -1,0 +1,273 @@
+"""A recording through a real (tiny, random) network: what comes out, and that it repeats."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Iterator
+
+import numpy as np
+import pytest
+from bag_maker import (
+    IMAGE,
+    PERIOD_NS,
+    START_NS,
+    STRING,
+    camera,
+    camera_info,
+    image,
+    picture,
+    text,
+    write_ros1,
+    write_ros2,
+)
+from PIL import Image
+from rosbags.highlevel import AnyReader
+from support.tiny import tiny_engine
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.engine.engine import CooperEngine
+from cooper_ros.engine.events import Answer, Event, Failure
+from cooper_ros.errors import BadBag, BadData, BadOption, BadQuestion
+from cooper_ros.replay.pictures import write_pictures, write_sheet
+from cooper_ros.replay.questions import DEFAULT_QUESTION, Plan, Question, collect, read_questions
+from cooper_ros.replay.run import Request, Watch, replay
+from cooper_ros.replay.summary import sheet_name, write_summary
+
+ALL = Plan(rate=0)
+CONFIG = CooperConfig(max_turn_tokens=8, time_budget_s=0.0)
+FACTS = {'model': 'tiny', 'hardware': 'test', 'precision': 'float32'}
+
+
+@pytest.fixture(scope='module')
+def engine() -> CooperEngine:
+    return tiny_engine(config=CONFIG, depth_range_m=(0.2, 8.0))
+
+
+def with_info(count: int = 2) -> list[tuple[str, str, int, Any]]:
+    infos = [('/camera/camera_info', 'sensor_msgs/msg/CameraInfo', START_NS + n * PERIOD_NS,
+              camera_info(START_NS)) for n in range(count)]
+    return camera(count) + infos
+
+
+def read(folder: Path) -> dict[str, list[tuple[int, Any]]]:
+    """Everything in a bag of answers, decoded by the definitions it carries itself."""
+    found: dict[str, list[tuple[int, Any]]] = {}
+    with AnyReader([folder]) as reader:
+        for connection, stamp, data in reader.messages():
+            message = reader.deserialize(data, connection.msgtype)
+            found.setdefault(connection.topic, []).append((stamp, message))
+    return found
+
+
+def pixels(message: Any, kind: type) -> np.ndarray:
+    return message.data.view(kind).reshape(message.height, message.width, -1)
+
+
+def test_the_bag_of_answers_holds_pictures_answers_and_maps(tmp_path: Path,
+                                                            engine: CooperEngine) -> None:
+    ends: list[Answer] = []
+    result = replay(Request(write_ros2(tmp_path / 'in', with_info()), tmp_path / 'out',
+                            [Question('Way free?')], ALL, mode='maps'), engine,
+                    Watch(asked=lambda _, asked: ends.append(asked.end)))
+    found = read(tmp_path / 'out' / 'answers')
+    assert set(found) == {
+        '/camera/image_raw', '/camera/camera_info', '/cooper/answer', '/cooper/answer_text',
+        '/cooper/relative_depth', '/cooper/relative_depth/colored', '/cooper/depth/image',
+        '/cooper/depth/camera_info', '/cooper/segmentation/mask', '/cooper/segmentation/colored',
+        '/cooper/segmentation/legend', '/cooper/overlay'}
+    for topic, messages in found.items():
+        assert [stamp for stamp, _ in messages] == [START_NS, START_NS + PERIOD_NS], topic
+        for stamp, message in messages:
+            if topic != '/cooper/answer_text':
+                head = message.header
+                assert head.stamp.sec * 10**9 + head.stamp.nanosec == stamp - 1_000_000
+                assert head.frame_id == 'camera_optical'
+    assert [asked.question.text for asked in result.asked] == ['Way free?'] * 2
+    for (_, said), (_, words), end in zip(found['/cooper/answer'], found['/cooper/answer_text'],
+                                          ends):
+        assert (said.answer, said.short_answer) == (end.text, end.short)
+        assert (said.question, said.mode, words.data) == ('Way free?', 'maps', end.text)
+        assert list(said.reasoning) == list(end.reasoning) and said.error_code == end.error_code
+        assert said.timings.total_s == 0
+
+
+def test_maps_in_the_bag_are_the_maps_of_the_answer(tmp_path: Path, engine: CooperEngine) -> None:
+    ends: list[Answer] = []
+    replay(Request(write_ros2(tmp_path / 'in', with_info(1)), tmp_path / 'out',
+                   [Question('Way free?')], ALL, mode='maps'), engine,
+           Watch(asked=lambda _, asked: ends.append(asked.end)))
+    found = {topic: messages[0][1]
+             for topic, messages in read(tmp_path / 'out' / 'answers').items()}
+    depth, parts = ends[0].maps
+    relative, metres = found['/cooper/relative_depth'], found['/cooper/depth/image']
+    assert relative.encoding == metres.encoding == '32FC1'
+    np.testing.assert_array_equal(pixels(relative, np.float32)[..., 0], depth.relative)
+    np.testing.assert_array_equal(pixels(metres, np.float32)[..., 0], depth.metres)
+    mask = found['/cooper/segmentation/mask']
+    assert mask.encoding == 'mono8'
+    np.testing.assert_array_equal(pixels(mask, np.uint8)[..., 0], parts.labels)
+    assert {entry.id for entry in found['/cooper/segmentation/legend'].labels} == {
+        entry.id for entry in parts.legend}
+    assert (found['/cooper/overlay'].height, found['/cooper/overlay'].width) == (24, 32)
+    np.testing.assert_array_equal(pixels(found['/camera/image_raw'], np.uint8), picture(0))
+    info, scale = found['/cooper/depth/camera_info'], depth.relative.shape[1] / 32
+    assert (info.height, info.width) == depth.relative.shape
+    np.testing.assert_allclose(info.k[[0, 2]], [40 * scale, 16 * scale])
+
+
+def test_relative_depth_alone_never_becomes_metres(tmp_path: Path) -> None:
+    replay(Request(write_ros2(tmp_path / 'in', with_info(1)), tmp_path / 'out', (), ALL,
+                   mode='maps'), tiny_engine(config=CONFIG))
+    found = read(tmp_path / 'out' / 'answers')
+    assert '/cooper/relative_depth' in found and '/cooper/depth/image' not in found
+    assert found['/cooper/answer'][0][1].question == DEFAULT_QUESTION
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'ros1'])
+def test_equal_runs_give_equal_bytes(tmp_path: Path, storage: str) -> None:
+    bag = (write_ros1(tmp_path / 'in.bag', 2) if storage == 'ros1'
+           else write_ros2(tmp_path / 'in', with_info()))
+    questions = [Question('Way free?'), Question('What is near?', 'direct')]
+    for name in 'ab':
+        engine = tiny_engine(config=CONFIG)
+        request = Request(bag, tmp_path / name, questions, ALL, mode='maps', seed=7)
+        write_summary(replay(request, engine), FACTS)
+    one, two = (sorted(path for path in (tmp_path / name / 'answers').iterdir())
+                for name in 'ab')
+    assert [path.name for path in one] == ['answers.mcap', 'metadata.yaml']
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+    first, second = (json.loads((tmp_path / name / 'summary.json').read_text()) for name in 'ab')
+    assert first.pop('timings') and second.pop('timings') and first == second
+    other = Request(bag, tmp_path / 'c', questions, ALL, mode='maps', seed=8)
+    replay(other, tiny_engine(config=CONFIG))
+    assert (tmp_path / 'c/answers/answers.mcap').read_bytes() != one[0].read_bytes()
+
+
+def test_a_bad_picture_is_skipped_and_said(tmp_path: Path, engine: CooperEngine) -> None:
+    messages = camera(3)
+    messages[1][3].step = 1
+    result = replay(Request(write_ros2(tmp_path / 'in', messages), tmp_path / 'out',
+                            [Question('Way free?')], ALL, mode='direct'), engine)
+    assert [asked.frame.index for asked in result.asked] == [0, 2] and result.pictures == 2
+    values = json.loads(write_summary(result, FACTS)[0].read_text())
+    assert 'step is too small' in values['skipped'][0]['reason']
+    words = (tmp_path / 'out' / 'summary.md').read_text()
+    assert '2 pictures of `/camera/image_raw`, 2 questions' in words and 'picture 1 at' in words
+
+
+class Stumbles:
+    """An engine that fails on the second question and is stopped on the fourth."""
+
+    def __init__(self, engine: CooperEngine) -> None:
+        self.engine, self.count = engine, 0
+
+    def ask(self, images: Any, question: str, *, request_id: str, **changes: Any
+            ) -> Iterator[Event]:
+        self.count += 1
+        if self.count == 4:
+            raise KeyboardInterrupt
+        if self.count == 2:
+            question = ''
+        yield from self.engine.ask(images, question, request_id=request_id, **changes)
+
+
+def test_a_failed_question_is_kept_and_a_stopped_run_leaves_a_whole_bag(
+        tmp_path: Path, engine: CooperEngine) -> None:
+    result = replay(Request(write_ros2(tmp_path / 'in', camera(6)), tmp_path / 'out',
+                            [Question('Way free?')], ALL, mode='direct'), Stumbles(engine))
+    assert result.interrupted and len(result.asked) == 3
+    assert isinstance(result.asked[1].end, Failure)
+    answers = [message for _, message in read(tmp_path / 'out' / 'answers')['/cooper/answer']]
+    assert [message.error_code for message in answers][1] == 101
+    assert 'BAD_QUESTION' in answers[1].error_msg and not answers[1].complete
+    assert 'stopped before the end' in write_summary(result, FACTS)[1].read_text()
+
+
+def test_questions_recorded_in_the_bag_are_asked_about_the_latest_picture(
+        tmp_path: Path, engine: CooperEngine) -> None:
+    messages = camera(3) + [('/ask', STRING, START_NS - 5, text('too early')),
+                            ('/ask', STRING, START_NS + PERIOD_NS + 5, text('Where?'))]
+    bag = write_ros2(tmp_path / 'in', messages)
+    request = Request(bag, tmp_path / 'out', question_topic='/ask', mode='direct')
+    result = replay(request, engine)
+    assert [(asked.frame.index, asked.question.text) for asked in result.asked] == [(1, 'Where?')]
+    with pytest.raises(BadOption, match='no such text topic; got /chat; allowed: /ask'):
+        replay(replace(request, out=tmp_path / 'x', question_topic='/chat'), engine)
+
+
+def test_the_plan_picks_pictures_by_bag_time(tmp_path: Path, engine: CooperEngine) -> None:
+    bag = write_ros2(tmp_path / 'in', camera(8))
+    picked = {}
+    for name, plan in {'rate': Plan(rate=1), 'every': Plan(rate=0, every=3),
+                       'limit': Plan(rate=0, limit=2)}.items():
+        request = Request(bag, tmp_path / name, [Question('?')], plan, mode='direct')
+        result = replay(request, engine)
+        picked[name] = [asked.frame.index for asked in result.asked]
+    assert picked == {'rate': [0, 2, 4, 6], 'every': [0, 3, 6], 'limit': [0, 1]}
+
+
+def test_an_older_output_is_kept_unless_told(tmp_path: Path, engine: CooperEngine) -> None:
+    request = Request(write_ros2(tmp_path / 'in', camera(1)), tmp_path / 'out', mode='direct')
+    replay(request, engine)
+    with pytest.raises(BadOption, match='the output exists.*--overwrite'):
+        replay(request, engine)
+    replay(replace(request, overwrite=True), engine)
+    (tmp_path / 'mine' / 'answers').mkdir(parents=True)
+    with pytest.raises(BadOption, match='the output exists'):
+        replay(replace(request, out=tmp_path / 'mine', overwrite=True), engine)
+
+
+def test_a_topic_of_nothing_but_bad_pictures_is_an_error(tmp_path: Path,
+                                                         engine: CooperEngine) -> None:
+    bad = [('/camera/image_raw', IMAGE, START_NS, image(START_NS, picture(0), 'klingon8'))]
+    with pytest.raises(BadBag, match='no picture of the topic can be decoded.*klingon8'):
+        replay(Request(write_ros2(tmp_path / 'in', bad), tmp_path / 'out'), engine)
+
+
+def test_sheets_show_answers_and_failures(tmp_path: Path, engine: CooperEngine) -> None:
+    end = list(engine.ask([picture(0)], 'Way free?', mode='maps'))[-1]
+    sheets = {}
+    for name, one in {'answer': end, 'failure': Failure('1', 0.0, 304, 'no memory')}.items():
+        file = write_sheet(tmp_path / sheet_name(len(sheets)), picture(0), 'Way?', one, 'foot')
+        sheets[name] = np.asarray(Image.open(file))
+    assert sheets['answer'].shape[1] == sheets['failure'].shape[1] == 1440
+    colours = {tuple(colour) for colour in picture(0).reshape(-1, 3)[:1]}
+    assert colours and sheets['answer'].std() > 10
+    names = {file.name for file in write_pictures(tmp_path / 'o', picture(0), 'Way free?', end)}
+    assert names == {'sheet.png', 'depth_colored.png', 'relative_depth.npy', 'depth_m.npy',
+                     'segmentation.png', 'labels.png', 'overlay.png', 'answer.json'}
+    np.testing.assert_array_equal(np.load(tmp_path / 'o' / 'relative_depth.npy'),
+                                  end.maps[0].relative)
+
+
+@pytest.mark.parametrize('name, content', [
+    ('q.txt', '# a comment\n  Where?\n\nHow far?  \n'),
+    ('q.yaml', '- Where?\n- {question: "How far?", mode: maps}\n'),
+    ('q.json', '["Where?", {"question": "How far?"}]'),
+    ('q.jsonl', '"Where?"\n{"question": "How far?", "mode": "text"}\n')])
+def test_question_files(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    asked = collect(['First?'], tmp_path / name)
+    assert [question.text for question in asked] == ['First?', 'Where?', 'How far?']
+    assert asked[2].mode in (None, 'maps', 'text')
+
+
+@pytest.mark.parametrize('name, content, kind, reason', [
+    ('q.json', '{', BadData, 'cannot be read'), ('q.yaml', 'a: [', BadData, 'cannot be read'),
+    ('q.txt', '# nothing\n', BadData, 'no list'), ('q.json', '3', BadData, 'no list'),
+    ('q.yaml', '- 3\n', BadQuestion, 'entry 1'), ('q.yaml', '- " "\n', BadQuestion, 'is empty'),
+    ('q.yaml', '- {question: a, mode: loud}\n', BadOption, 'loud')])
+def test_bad_question_files_are_named(tmp_path: Path, name: str, content: str, kind: type,
+                                      reason: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(kind, match=reason):
+        read_questions(tmp_path / name)
+
+
+@pytest.mark.parametrize('values', [{'rate': -1.0}, {'every': 0}, {'limit': -1},
+                                    {'rate': float('nan')}])
+def test_bad_plans_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(BadOption, match=f'--{next(iter(values))} is out of range'):
+        Plan(**values)
