@@ -1,0 +1,41 @@
+# make setup   prepare .venv: torch, pinned wheels, ROS 2 Jazzy, cooper_interfaces
+# make demo    a robot's questions answered over ROS 2, pictures and a bag in demo_out/
+# make test    prove it
+# make clean   remove what these made, except .venv; make distclean removes .venv too
+#
+# make setup PYTHON=python3.12           take another Python (3.10 or newer)
+# make setup TORCH_PIP_ARGS='...'        extra words for the pip command that installs torch
+# make demo DEMO='--seed 3'             another room; see cooper demo --help
+# make test TESTS='-k launch'           extra words for pytest
+
+PYTHON ?= python3
+TESTS ?=
+DEMO ?=
+VENV := $(CURDIR)/.venv
+export TORCH_PIP_ARGS
+
+# What follows concerns the commands below only, not a robot: stay on this machine, and let one
+# torch thread run per process, for several processes share the cores.
+ROS_ENV := ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST AMENT_PREFIX_PATH=$(VENV) \
+           ROS_PYTHON_CHECK_FIELDS=1
+
+.PHONY: setup demo test lint clean distclean
+.DEFAULT_GOAL := setup
+
+setup:
+	@$(PYTHON) scripts/bootstrap.py
+
+demo: setup
+	@$(VENV)/bin/cooper demo $(DEMO)
+
+lint: setup
+	@$(VENV)/bin/ruff check .
+
+test: lint
+	@$(ROS_ENV) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest test -q $(TESTS)
+
+clean:
+	rm -rf build install log demo_out .pytest_cache .ruff_cache .hypothesis *.egg-info
+
+distclean: clean
+	rm -rf .venv

@@ -1,0 +1,60 @@
+"""Play a recording into the node, on the recording's own time.
+
+    ros2 launch cooper_ros replay.launch.py bag:=drive.mcap image_topic:=/front/image_raw \
+        question:='How far is the door?'
+    ros2 launch cooper_ros replay.launch.py bag:=drive player:=ros2 speed:=0.5
+"""
+
+from __future__ import annotations
+
+import os
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, Shutdown
+from launch_ros.actions import Node
+from launch_ros.substitutions import ExecutableInPackage
+
+from cooper_ros.node.launching import PACKAGE, common_arguments, cooper_node, given
+
+PLAYERS = ('cooper', 'ros2')
+
+
+def player(context: LaunchContext) -> ExecuteProcess:
+    """Return the process that publishes the recording and /clock."""
+    bag, speed = os.path.abspath(given(context, 'bag')), given(context, 'speed')
+    if given(context, 'player') == 'ros2':
+        return ExecuteProcess(cmd=['ros2', 'bag', 'play', bag, '--clock', '--rate', speed],
+                              output='screen')
+    words = ['replay', bag, '--live', '--speed', speed, '--rate', given(context, 'question_rate')]
+    if given(context, 'question'):
+        words += ['--topic', given(context, 'image_topic'), '-q', given(context, 'question')]
+    program = ExecutableInPackage(package=PACKAGE, executable='cooper')
+    return ExecuteProcess(cmd=[program, *words], output='screen',  # waits for the last answer
+                          on_exit=Shutdown(reason='the recording has ended'))
+
+
+def start(context: LaunchContext) -> list[Node | ExecuteProcess]:
+    """Return node and player."""
+    node = cooper_node(context, [('image', given(context, 'image_topic')),
+                                 ('camera_info', given(context, 'camera_info_topic'))])
+    return [node, player(context)]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Return arguments, node and player."""
+    return LaunchDescription([
+        *common_arguments('replay.yaml', use_sim_time=True),
+        DeclareLaunchArgument('bag', description='mcap, sqlite3 or ROS 1 bag; file or folder'),
+        DeclareLaunchArgument('player', default_value='cooper', choices=PLAYERS,
+                              description='cooper: `cooper replay --live`, which also asks and '
+                              'reads ROS 1; ros2: `ros2 bag play`'),
+        DeclareLaunchArgument('speed', default_value='1.0', description='times real time'),
+        DeclareLaunchArgument('question', default_value='', description='asked about the '
+                              'pictures, player cooper only; empty: nothing is asked'),
+        DeclareLaunchArgument('question_rate', default_value='1.0',
+                              description='pictures asked about per second of the recording'),
+        DeclareLaunchArgument('image_topic', default_value='/camera/image_raw',
+                              description='pictures of the recording'),
+        DeclareLaunchArgument('camera_info_topic', default_value='/camera/camera_info',
+                              description='camera model of the recording'),
+        OpaqueFunction(function=start)])

@@ -1,0 +1,58 @@
+"""How setuptools, pip and colcon install the package."""
+
+from glob import glob
+from os import path
+from xml.etree import ElementTree
+
+from setuptools import find_packages, setup
+
+NAME = 'cooper_ros'
+SHARE = path.join('share', NAME)
+MANIFEST = ElementTree.parse(path.join(path.dirname(path.abspath(__file__)), 'package.xml'))
+
+
+def pins(name):
+    """Return the requirements of one file under requirements/, so that no pin stands twice."""
+    with open(path.join('requirements', f'{name}.txt'), encoding='utf-8') as lines:
+        return [line.strip() for line in lines if line.strip() and not line.startswith('#')]
+
+
+def files(pattern):
+    """Return the plain files that a pattern names."""
+    return sorted(found for found in glob(pattern) if path.isfile(found))
+
+
+def model_files():
+    """Return one entry per model folder, each with its files."""
+    folders = sorted(found for found in glob('models/*') if path.isdir(found))
+    return [(path.join(SHARE, folder), files(path.join(folder, '*'))) for folder in folders]
+
+
+setup(
+    name=NAME,
+    version=MANIFEST.findtext('version'),
+    description=MANIFEST.findtext('description'),
+    maintainer=MANIFEST.findtext('maintainer'),
+    maintainer_email=MANIFEST.find('maintainer').get('email'),
+    license=MANIFEST.findtext('license'),
+    python_requires='>=3.10',
+    packages=find_packages(include=[NAME, f'{NAME}.*']),
+    package_data={NAME: ['*/*.yaml', '*/*.json']},
+    data_files=[
+        ('share/ament_index/resource_index/packages', [path.join('resource', NAME)]),
+        (SHARE, ['package.xml']),
+        (path.join(SHARE, 'launch'), files('launch/*.launch.py')),
+        (path.join(SHARE, 'config'), files('config/*')),
+        *model_files(),
+    ],
+    install_requires=['setuptools'],
+    extras_require={'torch': pins('torch'), 'run': pins('base'), 'graphs': pins('graphs'),
+                    'train': pins('train'), 'test': pins('test')},
+    zip_safe=False,
+    entry_points={'console_scripts': [
+        'cooper = cooper_ros.cli:main',
+        'cooper_node = cooper_ros.node.cooper_node:main',
+        'sim_camera = cooper_ros.node.sim_camera:main',
+        'demo_client = cooper_ros.node.demo_client:main',
+    ]},
+)

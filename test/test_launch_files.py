@@ -1,0 +1,126 @@
+"""The launch files, executed without ROS launch: arguments, programs, files and names."""
+
+from __future__ import annotations
+
+import pytest
+import rclpy
+import yaml
+from rclpy.context import Context
+from rclpy.node import Node
+from support.stand_in_launch import ROOT, LaunchError, execute
+
+from cooper_ros.config import CooperConfig
+
+FILES = sorted(path.name for path in (ROOT / 'launch').glob('*.launch.py'))
+CONFIGS = sorted((ROOT / 'config').glob('*.yaml'))
+REQUIRED = {'replay.launch.py': {'bag': 'drive.mcap'}}
+EXPECTED = {'namespace', 'params_file', 'use_sim_time', 'image_topic', 'camera_info_topic',
+            'model_path', 'device', 'dtype', 'log_level', 'autostart', 'respawn'}
+
+
+def remaps(node) -> set[str]:
+    return {word for flag, word in zip(node.words, node.words[1:]) if flag == '-r'}
+
+
+def test_there_is_a_launch_file_for_each_purpose() -> None:
+    assert FILES == ['cooper.launch.py', 'multi_camera.launch.py', 'replay.launch.py']
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_every_file_takes_what_people_expect_and_explains_it(name: str) -> None:
+    outcome = execute(name, **REQUIRED.get(name, {}))
+    assert EXPECTED <= set(outcome.arguments)
+    assert all(one.description for one in outcome.arguments.values())
+    node = outcome.processes[0]
+    assert node.words[0].endswith('/cooper_node')
+    assert node.cwd == str(ROOT)
+    assert len(node.files) == 1 and node.respawn is False
+    assert set(node.values) <= {'use_sim_time', 'cameras'}  # the rest stays with the file
+
+
+def test_arguments_reach_the_node(tmp_path) -> None:
+    node, = execute('cooper.launch.py', namespace='robot1', image_topic='/front/image',
+                    camera_info_topic='/front/info', model_path='runs/mine', device='cuda',
+                    dtype='bfloat16', autostart='false', respawn='true', log_level='debug',
+                    use_sim_time='true').processes
+    assert node.values == {'model_path': str(tmp_path.cwd() / 'runs' / 'mine'), 'device': 'cuda',
+                           'dtype': 'bfloat16', 'autostart': False, 'use_sim_time': True}
+    assert {'image:=/front/image', 'camera_info:=/front/info', '__ns:=/robot1',
+            '__node:=cooper'} <= remaps(node)
+    assert node.respawn is True
+    assert node.words[node.words.index('--log-level') + 1] == 'debug'
+    CooperConfig().replaced(**{name: value for name, value in node.values.items()
+                               if name != 'use_sim_time'})
+
+
+@pytest.mark.parametrize('wrong', [
+    {'log_level': 'loud'}, {'respawn': 'maybe'}, {'params_file': '/nowhere.yaml'},
+    {'colour': 'red'}])
+def test_wrong_arguments_are_refused(wrong: dict[str, str]) -> None:
+    with pytest.raises(LaunchError):
+        execute('cooper.launch.py', **wrong)
+
+
+def test_autostart_is_true_or_false() -> None:
+    with pytest.raises(ValueError, match='autostart is .yes.; allowed: true, false'):
+        execute('cooper.launch.py', autostart='yes')
+
+
+def test_several_cameras_share_one_node() -> None:
+    node, = execute('multi_camera.launch.py', cameras='left, right',
+                    image_topic='/rig/{camera}/image_rect').processes
+    assert node.values['cameras'] == ['left', 'right']
+    assert {'left/image:=/rig/left/image_rect', 'right/image:=/rig/right/image_rect',
+            'left/camera_info:=/left/camera_info',
+            'right/camera_info:=/right/camera_info'} <= remaps(node)
+
+
+@pytest.mark.parametrize('cameras', ['', 'a,a', 'front door/', '1st', 'a,,b;c'])
+def test_bad_camera_names_are_refused(cameras: str) -> None:
+    with pytest.raises(ValueError, match='cameras is .* allowed: different names of letters'):
+        execute('multi_camera.launch.py', cameras=cameras)
+
+
+def test_replay_runs_on_recorded_time_and_asks() -> None:
+    node, player = execute('replay.launch.py', bag='drive.mcap', question='how far?',
+                           image_topic='/front/image').processes
+    assert node.values['use_sim_time'] is True
+    assert 'image:=/front/image' in remaps(node)
+    assert player.words[0].endswith('/cooper')
+    assert player.words[1:4] == ['replay', str(ROOT.cwd() / 'drive.mcap'), '--live']
+    assert player.words[player.words.index('-q') + 1] == 'how far?'
+    assert player.words[player.words.index('--topic') + 1] == '/front/image'
+    assert player.on_exit.reason
+
+
+def test_replay_by_the_player_of_ros() -> None:
+    _, player = execute('replay.launch.py', bag='/d', player='ros2', speed='0.5').processes
+    assert player.words == ['ros2', 'bag', 'play', '/d', '--clock', '--rate', '0.5']
+
+
+def test_the_flags_that_replay_uses_exist() -> None:
+    from typer.testing import CliRunner
+
+    from cooper_ros.cli.app import app
+    _, player = execute('replay.launch.py', bag='missing.mcap', question='q').processes
+    used = {word for word in player.words if word.startswith('-')}
+    shown = CliRunner().invoke(app, ['replay', '--help'], terminal_width=200).output
+    assert used and all(flag in shown for flag in used)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.name)
+def test_parameter_files_are_read_by_ros_as_written(path) -> None:
+    wanted = yaml.safe_load(path.read_text())['/**']['ros__parameters']
+    context = Context()
+    rclpy.init(context=context)
+    try:
+        node = Node('cooper', context=context, cli_args=['--ros-args', '--params-file', str(path)],
+                    automatically_declare_parameters_from_overrides=True)
+        read = {name: node.get_parameter(name).value for name in wanted}
+        node.destroy_node()
+    finally:
+        rclpy.shutdown(context=context)
+    assert read == wanted
+    assert {name: type(value) for name, value in read.items()} == {
+        name: type(value) for name, value in wanted.items()}
+    CooperConfig.from_mapping(wanted)

@@ -1,0 +1,102 @@
+"""The demo with the tiny network of the tests: three real processes, pictures and a bag."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from model_folder import write_model_folder
+from PIL import Image
+
+from cooper_ros.node.demo_views import TrueQuestion
+from cooper_ros.replay.bag import Bag
+
+PATIENCE_S = 120
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory) -> Path:
+    return write_model_folder(tmp_path_factory.mktemp('model'))
+
+
+def start(model: Path, out: Path, *words: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, '-m', 'cooper_ros.node.demo', '--model', model, '--out', out, *words],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={name: value for name, value in os.environ.items() if name != 'ROS_DOMAIN_ID'})
+
+
+def running(out: Path) -> list[int]:
+    """Processes that have something to do with this demo, found by its log folder."""
+    found = []
+    for entry in Path('/proc').glob('[0-9]*'):
+        try:
+            if str(out).encode() in (entry / 'environ').read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue  # it has just ended, or is not ours
+    return found
+
+
+def test_questions_are_asked_and_pictures_and_bag_are_left(model, tmp_path) -> None:
+    demo = start(model, tmp_path, '--questions', '2')
+    said = demo.communicate(timeout=PATIENCE_S)[0]
+    assert demo.returncode == 0, said
+    assert 'of 2 answers are right; guessing would get' in said
+    sheets = sorted(tmp_path.glob('*.png'))
+    assert [path.name for path in sheets] == ['1_relative_distance.png', '2_camera_distance.png']
+    assert all(np.asarray(Image.open(path)).std() > 10 for path in sheets)
+    assert 'float32, seed 0' in (tmp_path / 'summary.md').read_text()
+    with Bag(tmp_path / 'bag') as bag:
+        counts = {name: topic.count for name, topic in bag.recording.topics.items()}
+    assert counts['/cooper/answer'] == 2 and counts['/demo/question'] == 2
+    assert {'/camera/image_raw', '/camera/camera_info', '/camera/truth/depth',
+            '/cooper/relative_depth', '/cooper/segmentation/mask'} <= set(counts)
+    assert running(tmp_path) == []
+
+
+def test_ctrl_c_leaves_no_process_behind(model, tmp_path) -> None:
+    demo = start(model, tmp_path, '--questions', '500')
+    end = time.monotonic() + PATIENCE_S
+    while not list(tmp_path.glob('1_*.png')):  # in the middle of it
+        assert demo.poll() is None and time.monotonic() < end
+        time.sleep(0.1)
+    assert len(running(tmp_path)) >= 4  # camera, node, its worker, questions
+    demo.send_signal(signal.SIGINT)
+    said = demo.communicate(timeout=PATIENCE_S)[0]
+    assert demo.returncode == 130, said
+    assert said.endswith('demo: stopped\n')
+    assert running(tmp_path) == []
+
+
+def test_a_model_that_cannot_be_loaded_ends_it(tmp_path) -> None:
+    (tmp_path / 'empty').mkdir()
+    demo = start(tmp_path / 'empty', tmp_path)
+    said = demo.communicate(timeout=PATIENCE_S)[0]
+    assert demo.returncode == 1
+    assert 'the node cannot load its model' in said
+    assert running(tmp_path) == []
+
+
+@pytest.mark.parametrize(('kind', 'truth', 'said', 'right'), [
+    ('mcq', 'b', 'b', True), ('mcq', 'b', '(b) red ball', True), ('mcq', 'b', 'a', False),
+    ('mcq', 'b', '', False), ('yes_no', 'yes', 'Yes.', True), ('yes_no', 'yes', 'no', False),
+    ('number', '2.00', '2.4 m', True), ('number', '2.00', '1.4', False),
+    ('number', '2.00', 'far', False), ('number_int', '3', '3', True),
+    ('number_int', '3', '4', False)])
+def test_answers_are_judged(kind: str, truth: str, said: str, right: bool) -> None:
+    asked = TrueQuestion('c', kind, 'q? (a) x (b) y', truth, '', [])
+    assert asked.judge(said) is right
+
+
+def test_guessing_is_worth_what_it_is_worth() -> None:
+    def one(kind: str) -> float:
+        return TrueQuestion('c', kind, 'q? (a) x (b) y (c) z (d) v', 'a', '', []).chance()
+
+    assert (one('mcq'), one('yes_no'), one('number'), one('number_int')) == (0.25, 0.5, 0.0, 0.0)
