@@ -147,18 +147,21 @@ class Talk:
         return contexts.FULL, contexts.NO_TEXT, contexts.NO_IMAGE
 
     def _decode(self, turn: Turn) -> Steps:
-        """Decode until the end token or the limit; each forward pass feeds one token."""
+        """Decode until the end token or the limit; each forward pass feeds one token.
+
+        What the last allowed pass chooses is never fed, and not part of the turn, as published.
+        """
         session, options = self.reader.session, self.text_options
         generator = torch.Generator().manual_seed(self.seed + len(self.turns))
         stream = self.codec.stream()
         token = self.codec.begin
-        for _ in range(options.max_tokens):
+        for left in range(options.max_tokens - 1, -1, -1):
             self.limits.check()
             logits = session.step(contexts.FULL, token)
             token, probability = choose_token(logits, options, generator)
             turn.tokens += 1
             turn.log_probability += math.log(max(probability, 1e-12))
-            if token == self.codec.end:
+            if token == self.codec.end or not left:
                 break
             delta = stream.push(token)
             turn.text += delta

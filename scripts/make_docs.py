@@ -1,0 +1,113 @@
+"""Write docs/interfaces.md: what a running node really offers, and every setting.
+
+    .venv/bin/python scripts/make_docs.py           write the page
+    .venv/bin/python scripts/make_docs.py --check   exit 1 if the page is out of date
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Iterator, Sequence
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / 'docs' / 'interfaces.md'
+HEAD = '''# Topics, services, actions, parameters
+
+Made by `scripts/make_docs.py` from a running node, the interface files and the settings; a test
+fails when it is out of date. Names are those of a node called `cooper` with one camera. With
+several cameras (`cameras: ["front", "rear"]`) each has its own image topics (`front/image`) and
+map topics (`/cooper/front/relative_depth`).
+'''
+MEANING = {
+    '/image': 'the camera; best effort unless `image_reliable`',
+    '/image/compressed': 'the same as JPEG or PNG; follows a remap of `image`',
+    '/camera_info': 'intrinsics, republished scaled to the maps',
+    '/cooper/question': 'plain text question about the newest image',
+    '/cooper/answer_text': 'plain text answer, or an error text that starts with its code',
+    '/cooper/answer': 'every answer, stamped like the image it is about',
+    '/cooper/relative_depth': '32FC1 in 0..1, 0 near, 1 far, linear along optical Z; never metres',
+    '/cooper/relative_depth/colored': 'rgb8 view: red near, violet far',
+    '/cooper/depth/image': '32FC1 metres along optical Z (REP-118); silent while no scale is known',
+    '/cooper/depth/camera_info': 'intrinsics of `depth/image`',
+    '/cooper/segmentation/mask': 'mono8 ids of the legend, 255 where no label fits',
+    '/cooper/segmentation/legend': 'what the ids mean; latched',
+    '/cooper/segmentation/colored': 'rgb8 as drawn',
+    '/cooper/overlay': 'rgb8: the picture with its segmentation',
+    '/diagnostics': 'state of engine, queue, cameras and last request',
+    '/cooper/query': 'a bounded question without maps',
+    '/cooper/estimate_depth': 'one depth map',
+    '/cooper/segment': 'one segmentation',
+    '/cooper/reason': 'a question with reasoning and maps, streamed and cancellable',
+}
+STANDARD = ('/rosout', '/parameter_events', '/clock', '/cooper/transition_event')
+
+
+def rows(title: Sequence[str], lines: Iterator[Sequence[str]]) -> str:
+    """A Markdown table."""
+    head = ['| ' + ' | '.join(title) + ' |', '| ' + ' | '.join('---' for _ in title) + ' |']
+    return '\n'.join([*head, *('| ' + ' | '.join(line) + ' |' for line in lines)])
+
+
+def describe(names: list[tuple[str, list[str]]]) -> Iterator[Sequence[str]]:
+    """Rows of (name, type, meaning) for what is not part of every ROS node."""
+    for name, kinds in sorted(names):
+        if name in STANDARD or '/_action/' in name or name not in MEANING:
+            continue
+        yield f'`{name}`', f'`{kinds[0]}`', MEANING[name]
+
+
+def interface_fields(kind: str) -> str:
+    """The definition of a type of cooper_interfaces, as it is in its file."""
+    folder, name = kind.split('/')[1:]
+    return (ROOT / 'cooper_interfaces' / folder / f'{name}.{folder}').read_text().rstrip()
+
+
+def node_tables() -> str:
+    """Start an unconfigured node in this process and read the graph."""
+    import rclpy
+    from rclpy.action import get_action_server_names_and_types_by_node as servers
+
+    from cooper_ros.node.lifecycle import CooperNode
+    rclpy.init(args=['--ros-args', '-p', 'autostart:=false'])
+    node = CooperNode()
+    node.trigger_configure()
+    me = node.get_name(), node.get_namespace()
+    published = node.get_publisher_names_and_types_by_node(*me)
+    subscribed = node.get_subscriber_names_and_types_by_node(*me)
+    services = node.get_service_names_and_types_by_node(*me)
+    actions = servers(node, *me)
+    tables = [f'## {name}\n\n' + rows((name.rstrip('s').lower(), 'type', 'meaning'),
+                                      describe(found))
+              for name, found in (('Subscribed topics', subscribed),
+                                  ('Published topics', published), ('Services', services),
+                                  ('Actions', actions))]
+    used = sorted({kinds[0] for _, kinds in (*published, *services, *actions)
+                   if kinds[0].startswith('cooper_interfaces/')})
+    node.trigger_shutdown()
+    node.destroy_node()
+    rclpy.try_shutdown()
+    files = '\n\n'.join(f'### {kind}\n\n```\n{interface_fields(kind)}\n```' for kind in used
+                        if '/_' not in kind and not re.search(r'_(Send|Get|Feedback)', kind))
+    return '\n\n'.join(tables) + '\n\n## Interface files\n\n' + files
+
+
+def page() -> str:
+    """The whole page."""
+    from cooper_ros.cli.settings import settings_markdown
+    return (f'{HEAD}\n{node_tables()}\n\n## Parameters\n\nThe same names are flags of `cooper` '
+            f'and keys of YAML files.\n\n{settings_markdown().strip()}\n')
+
+
+def main() -> int:
+    """Write or check."""
+    text = page()
+    if '--check' in sys.argv[1:]:
+        return int(text != PAGE.read_text())
+    PAGE.write_text(text)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
