@@ -15,7 +15,7 @@ from cooper_ros.errors import BadOption
 
 MODES = ('auto', 'direct', 'text', 'maps')
 RENORM_TYPES = ('checkpoint', 'global', 'channel', 'text_channel')
-RUNTIMES = ('auto', 'torch')
+RUNTIMES = ('auto', 'torch', 'onnx', 'tensorrt')
 DEVICES = ('auto', 'cpu', 'cuda')
 DTYPES = ('auto', 'float32', 'bfloat16', 'float16')
 TRANSPORTS = ('raw', 'compressed', 'both')
@@ -38,7 +38,8 @@ class CooperConfig:
     model_path: str = option('models/cooper-nano', 'model', 'model folder', read_only=True)
     base_path: str = option('', 'model', 'folder with configs, tokenizer and VAE when the model '
                             'folder holds weights only; empty: the same folder', read_only=True)
-    runtime: str = option('auto', 'model', 'how the network runs', choices=RUNTIMES,
+    runtime: str = option('auto', 'model', 'how the network runs; auto is torch, onnx is '
+                          'a CPU only, tensorrt needs `cooper engine build`', choices=RUNTIMES,
                           read_only=True)
     device: str = option('auto', 'model', 'where it runs; auto takes CUDA when present',
                          choices=DEVICES, read_only=True)

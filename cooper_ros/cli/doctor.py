@@ -53,7 +53,7 @@ def doctor(*, config: CooperConfig) -> None:
 def examine(config: CooperConfig) -> Iterator[Finding]:
     """Yield every finding; a check that cannot run is itself a finding."""
     checks: tuple[Callable[[CooperConfig], Iterator[Finding]], ...] = (
-        _python, _torch, _memory, _ros, _model)
+        _python, _torch, _memory, _runtimes, _ros, _model)
     for check in checks:
         yield from check(config)
 
@@ -85,6 +85,18 @@ def _memory(config: CooperConfig) -> Iterator[Finding]:
                   '' if pages >= 4 else 'close other programs')
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     yield Finding('disk', OK if free >= 2 else NOTE, f'{free:.0f} GiB free here')
+
+
+def _runtimes(config: CooperConfig) -> Iterator[Finding]:
+    from cooper_ros.model.config import ModelConfig
+    from cooper_ros.runtime.doctor import advice, facts, free_memory, needs
+    for fact in facts():
+        if fact.what in ('GPU', 'host memory'):  # said above
+            continue
+        state = {True: OK, False: NOTE, None: NOTE}[fact.good]
+        yield Finding(fact.what, state, fact.value, fact.next)
+    yield Finding('COOPER 7B here', NOTE,
+                  advice(needs(ModelConfig.official_7b()), *free_memory()))
 
 
 def _ros(config: CooperConfig) -> Iterator[Finding]:

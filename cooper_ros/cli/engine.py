@@ -33,33 +33,37 @@ CacheFlag = Annotated[Optional[Path], typer.Option('--cache', help='folder of en
                                                    "user's cache folder if absent")]
 
 
+ArchFlag = Annotated[Optional[list[str]], typer.Option(
+    '--arch', help='GPU architecture, such as SM89; give it several times for several; the GPU of '
+    'this machine if absent')]
+GraphFlag = Annotated[Optional[list[str]], typer.Option(
+    '--graph', help='build only this graph; may be repeated')]
+BaseFlag = Annotated[str, typer.Option(
+    '--base', help='folder with configs and autoencoder, where the model folder lacks them')]
+ContextFlag = Annotated[Optional[int], typer.Option(
+    '--context', min=1, help='tokens of the longest context')]
+SideFlag = Annotated[int, typer.Option(
+    '--side', min=0, help='pixels of the largest picture side; 0 for what the network can take')]
+WorkspaceFlag = Annotated[int, typer.Option(
+    '--workspace-mib', min=0, help='scratch memory that layers may use; 0 leaves it to TensorRT')]
+StreamingFlag = Annotated[bool, typer.Option(
+    '--weight-streaming', help='keep weights in host memory and bring them as needed; slower')]
+DecodeFlag = Annotated[bool, typer.Option(
+    '--decode-profile', help='kernels of their own for single tokens; stores the weights of the '
+    'understanding graph twice')]
+ForceFlag = Annotated[bool, typer.Option('--force', help='build what is there again')]
+DryFlag = Annotated[bool, typer.Option(
+    '--dry-run', help='export the graphs, say what compiling would cost, and stop')]
+
+
 @app.command()
 def build(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
-          arch: Annotated[Optional[list[str]], typer.Option(
-              help='GPU architecture, such as SM89; give it several times for several; the GPU '
-              'of this machine if absent')] = None,
+          arch: ArchFlag = None, graph: GraphFlag = None,
           precision: Annotated[str, typer.Option(help='fp32, fp16 or bf16')] = 'bf16',
-          graph: Annotated[Optional[list[str]], typer.Option(
-              help='build only this graph; may be repeated')] = None,
-          cache: CacheFlag = None,
-          base: Annotated[str, typer.Option(help='folder with configs and autoencoder, where the '
-                                            'model folder lacks them')] = CooperConfig.base_path,
-          context: Annotated[Optional[int], typer.Option(
-              min=1, help='tokens of the longest context')] = None,
-          side: Annotated[int, typer.Option(min=0, help='pixels of the largest picture side; 0 '
-                                            'for what the network can take')] = 0,
-          workspace_mib: Annotated[int, typer.Option(
-              min=0, help='scratch memory that layers may use; 0 leaves it to TensorRT')] = 0,
-          weight_streaming: Annotated[bool, typer.Option(
-              '--weight-streaming', help='keep weights in host memory and bring them as needed; '
-              'slower, for small boards')] = False,
-          decode_profile: Annotated[bool, typer.Option(
-              '--decode-profile', help='kernels of their own for single tokens; stores the '
-              'weights of the understanding graph twice')] = False,
-          force: Annotated[bool, typer.Option('--force', help='build what is there again')
-                           ] = False,
-          dry_run: Annotated[bool, typer.Option('--dry-run', help='say what it would cost and '
-                                                'stop')] = False) -> None:
+          cache: CacheFlag = None, base: BaseFlag = CooperConfig.base_path,
+          context: ContextFlag = None, side: SideFlag = 0, workspace_mib: WorkspaceFlag = 0,
+          weight_streaming: StreamingFlag = False, decode_profile: DecodeFlag = False,
+          force: ForceFlag = False, dry_run: DryFlag = False) -> None:
     """Compile the graphs of a checkpoint.
 
     No GPU is needed with TensorRT for RTX (--arch says for which). Engines that are there and
@@ -166,14 +170,14 @@ def _is_stale(store: Any, entry: Entry) -> bool:
 def _bundle(checkpoint: Path, base: str, precision: str, folder: Path) -> Bundle:
     """Exported graphs of a checkpoint; made once for each checkpoint and precision."""
     from cooper_ros.runtime.checkpoint import read_model_folder
-    from cooper_ros.runtime.engines.plan import model_fingerprint
+    from cooper_ros.runtime.engines.plan import FINGERPRINTS, GRAPHS, model_fingerprint
     from cooper_ros.runtime.graphs.bundle import DESCRIPTION, Bundle, bundle_name, export_bundle
     from cooper_ros.runtime.graphs.spec import dtype_of
     dtype = dtype_of(precision)
     folders = [checkpoint, *([Path(base)] if base else [])]
-    model = model_fingerprint(folders, folder / 'fingerprints.json',
+    model = model_fingerprint(folders, folder / FINGERPRINTS,
                               lambda path: print(f'reading {path} for its fingerprint'))
-    target = folder / 'graphs' / bundle_name(model, precision)
+    target = folder / GRAPHS / bundle_name(model, precision)
     if (target / DESCRIPTION).is_file():
         return Bundle.load(target)
     loaded = read_model_folder(checkpoint, base or None, dtype=dtype)

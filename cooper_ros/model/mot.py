@@ -133,14 +133,16 @@ class MotAttention(nn.Module):
         Returns ``[B, H, T, d]``, rounded to the type of the projection.
         """
         heads = self._merged(f'{name}_proj', parts, mode, f'{name}_norm')
-        count = heads.shape[2]  # the gen tokens come last, also when they are alone
-        heads = rotate(heads, rope.cos[:, :, -count:], rope.sin[:, :, -count:])
-        return heads.to(parts[0][0].dtype)
+        if rope.cos.shape[2] > 1:  # the gen tokens come last, also when they are alone
+            rope = Rope(*(table[:, :, -heads.shape[2]:] for table in rope))
+        return rotate(heads, rope.cos, rope.sin).to(parts[0][0].dtype)
 
     def output(self, mixed: Tensor, parts: list[tuple[Tensor, str]]) -> list[Tensor]:
         """Mixed heads ``[B, H, T, d]`` back to one ``[B, T', D]`` per part."""
-        rows = mixed.transpose(1, 2).flatten(2).split([x.shape[1] for x, _ in parts], dim=1)
-        return [getattr(self, 'o_proj' + suffix)(row) for row, (_, suffix) in zip(rows, parts)]
+        rows, first = mixed.transpose(1, 2).flatten(2), parts[0][0].shape[1]
+        pieces = (rows,) if len(parts) == 1 else (rows[:, :first], rows[:, first:])
+        return [getattr(self, 'o_proj' + suffix)(row)
+                for row, (_, suffix) in zip(pieces, parts)]
 
     def _merged(self, projection: str, parts: list[tuple[Tensor, str]], mode: PassMode,
                 norm: str | None = None) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cooper_ros.model.flow import noised
-from cooper_ros.model.mot import MaskedAttention, PassMode, Streams
+from cooper_ros.model.mot import Attend, MaskedAttention, PassMode, Streams
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.packing import IGNORED, PackedBatch
 
@@ -30,7 +30,7 @@ class TrainOutput:
 
 
 def forward_train(network: Cooper, batch: PackedBatch, *, freeze_und: bool = False,
-                  recompute: bool = False) -> TrainOutput:
+                  recompute: bool = False, attend: Attend | None = None) -> TrainOutput:
     """Losses of a batch, with gradients.
 
     Args:
@@ -38,13 +38,16 @@ def forward_train(network: Cooper, batch: PackedBatch, *, freeze_und: bool = Fal
         batch: what :func:`~..packing.pack` or :func:`~..packing.pack_batch` made.
         freeze_und: let no gradient into the understanding expert.
         recompute: trade time for memory, see :class:`~..mot.PassMode`.
+        attend: attention that equals the batch's dense mask, but costs less; None applies the
+            mask itself.
     """
     layout = batch.layout
     streams = embed(network, batch)
     rope = network.rope(batch.positions[:, layout.order], network.vae2llm.weight.dtype)
-    allowed = batch.allowed[:, layout.order][:, :, layout.order][:, None]
+    if attend is None:
+        attend = MaskedAttention(batch.allowed[:, layout.order][:, :, layout.order][:, None])
     mode = PassMode(freeze_und=freeze_und, recompute=recompute)
-    out = network.language_model.model(streams, rope, MaskedAttention(allowed), mode)
+    out = network.language_model.model(streams, rope, attend, mode)
     hidden = torch.cat([x for x, _ in out.parts()], dim=1)  # [B, L, D], compact order
     return TrainOutput(_cross_entropy(network, batch, hidden), _flow_error(network, batch, hidden),
                        hidden[:, layout.inverse])

@@ -28,8 +28,9 @@ class VitAttention(nn.Module):
         """``[B, T, D]`` to the same; ``lengths`` are the pictures that T is made of."""
         q, k, v = (project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
                    for project in (self.q_proj, self.k_proj, self.v_proj))  # [B, H, T, d]
-        mixed = [F.scaled_dot_product_attention(*picture) for picture in zip(
-            *(part.split(list(lengths), dim=2) for part in (q, k, v)))]
+        pictures = [(q, k, v)] if len(lengths) == 1 else zip(
+            *(part.split(list(lengths), dim=2) for part in (q, k, v)))
+        mixed = [F.scaled_dot_product_attention(*picture) for picture in pictures]
         return self.out_proj(torch.cat(mixed, dim=2).transpose(1, 2).flatten(2))
 
 

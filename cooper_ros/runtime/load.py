@@ -13,6 +13,8 @@ from cooper_ros.errors import BadOption
 from cooper_ros.runtime.base import Runtime
 from cooper_ros.runtime.card import ModelCard
 from cooper_ros.runtime.checkpoint import read_model_folder
+from cooper_ros.runtime.engines.plan import GRAPHS, default_cache
+from cooper_ros.runtime.graphs.spec import PRECISIONS
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -47,11 +49,11 @@ def load_runtime(folder: str | Path, config: CooperConfig) -> LoadedRuntime:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    device = choose_device(config.device)
+    device = choose_device('cpu' if config.runtime == 'onnx' else config.device)
     loaded = read_model_folder(folder, config.base_path or None, device=device,
                                dtype=choose_dtype(config.dtype, device))
-    runtime = TorchRuntime(loaded.network, loaded.vae, specials=loaded.specials,
-                           vocabulary=loaded.vocabulary)
+    runtime = choose_runtime(TorchRuntime(loaded.network, loaded.vae, specials=loaded.specials,
+                                          vocabulary=loaded.vocabulary), folder, config)
     tokenizer = loaded.tokenizer
     assert tokenizer is not None  # without one, reading would have failed
 
@@ -64,6 +66,24 @@ def load_runtime(folder: str | Path, config: CooperConfig) -> LoadedRuntime:
 
     return LoadedRuntime(runtime, loaded.card, encode, decode, loaded.specials.bos,
                          loaded.specials.eos)
+
+
+def choose_runtime(network: TorchRuntime, folder: str | Path, config: CooperConfig) -> Runtime:
+    """What a setting means by runtime; ``auto`` is torch.
+
+    Raises:
+        NotReady: a package or a GPU is missing for it.
+        EngineMismatch: compiled engines are missing, damaged or for something else.
+    """
+    if config.runtime == 'onnx':
+        from cooper_ros.runtime.onnx_runtime import onnx_runtime_of
+        return onnx_runtime_of(network, default_cache() / GRAPHS, threads=config.threads)
+    if config.runtime == 'tensorrt':
+        from cooper_ros.runtime.engines.runner import find_tensorrt_runtime
+        folders = [Path(name) for name in (folder, config.base_path) if str(name)]
+        names = {dtype: name for name, dtype in PRECISIONS.items()}
+        return find_tensorrt_runtime(folders, names[network.dtype], default_cache())
+    return network
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -80,7 +80,7 @@ class TorchRuntime:
     def encode_vision(self, pixels: Tensor) -> Tensor:
         """See :class:`~..base.Runtime`."""
         patch, side = self.config.vit.patch_size, self.config.vit_max_num_patch_per_side
-        grid = _grid(pixels, patch, side)
+        grid = grid_of(pixels, patch, side)
         patches = patchify(pixels.to(self.device, self.dtype), patch)[None]  # [1, n, 588]
         ids = position_ids(grid, side).to(self.device)
         return self.network.embed_vision(patches, ids, [len(ids)])[0]
@@ -88,7 +88,7 @@ class TorchRuntime:
     @inference
     def encode_image(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
         """See :class:`~..base.Runtime`."""
-        _grid(pixels, self.config.pixels_per_latent_token, self.config.max_latent_size)
+        grid_of(pixels, self.config.pixels_per_latent_token, self.config.max_latent_size)
         noise = None if noise is None else noise.to(self.device)[None]
         return self.vae.encode(pixels.to(self.device, self.dtype)[None], noise)[0]
 
@@ -96,7 +96,7 @@ class TorchRuntime:
     def embed_latents(self, latent: Tensor) -> Tensor:
         """See :class:`~..base.Runtime`."""
         patch = self.config.latent_patch_size
-        grid = _grid(latent, patch, self.config.max_latent_size)
+        grid = grid_of(latent, patch, self.config.max_latent_size)
         return self.embed_tokens_at(patchify(latent.to(self.device), patch), 0.0, grid)
 
     @inference
@@ -123,7 +123,7 @@ class TorchRuntime:
         return self._latent_positions[grid]
 
 
-def _grid(maps: Tensor, patch: int, side: int) -> tuple[int, int]:
+def grid_of(maps: Tensor, patch: int, side: int) -> tuple[int, int]:
     """Rows and columns of patches in ``[C, H, W]``; an image that does not fit is refused."""
     height, width = maps.shape[-2:]
     if height % patch or width % patch or not 0 < max(height, width) <= side * patch:

@@ -6,6 +6,7 @@ import functools
 import tempfile
 from pathlib import Path
 
+from cooper_ros.runtime.files import PART
 from cooper_ros.runtime.graphs.bundle import Bundle, export_bundle
 from cooper_ros.runtime.graphs.export import export_graph
 from cooper_ros.runtime.graphs.modules import graph_modules
@@ -20,8 +21,9 @@ _FOLDER = tempfile.TemporaryDirectory(prefix='cooper_test_graphs_')
 @functools.cache
 def tiny_bundle() -> Bundle:
     """All six graphs in fp32; read only."""
-    runtime = exported_runtime()
-    return export_bundle(runtime.network, runtime.vae, Path(_FOLDER.name) / 'tiny',
+    runtime, folder = exported_runtime(), Path(_FOLDER.name) / 'tiny'
+    (folder.with_name(f'tiny{PART}1') / 'left').mkdir(parents=True)  # by a killed export
+    return export_bundle(runtime.network, runtime.vae, folder,
                          specials=runtime.specials, vocabulary=runtime.vocabulary,
                          precision='fp32', progress=lambda *told: PROGRESS.append(told))
 

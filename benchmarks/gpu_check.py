@@ -1,0 +1,284 @@
+"""Prove compiled engines on a machine with a GPU, in one run of under ten minutes.
+
+    python benchmarks/gpu_check.py                          random weights, small network
+    python benchmarks/gpu_check.py --random official        two layers of the published widths
+    python benchmarks/gpu_check.py --model models/COOPER --precision bf16
+    python benchmarks/gpu_check.py --runtime onnx           the same checks without a GPU
+
+It builds the engines (or finds them in the cache), compares every graph and whole conversations
+with PyTorch on the same device, and prints what took how long as a table for the documentation.
+Exit status: 0 all good, 1 a check failed, 2 it could not run here (what was missing is said).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from cooper_ros.errors import CooperError, NotReady
+from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens, VaeConfig, VitConfig
+from cooper_ros.model.network import Cooper
+from cooper_ros.model.vae import AutoEncoder
+from cooper_ros.runtime import doctor
+from cooper_ros.runtime.base import Runtime, Session
+from cooper_ros.runtime.checkpoint import read_model_folder
+from cooper_ros.runtime.engines.cache import EngineCache
+from cooper_ros.runtime.engines.flavour import gpu_architecture, require_flavour
+from cooper_ros.runtime.engines.plan import Plan, default_cache
+from cooper_ros.runtime.engines.runner import TensorRtRunner, load_tensorrt_runtime
+from cooper_ros.runtime.graphs.bundle import DESCRIPTION, Bundle, bundle_name, export_bundle
+from cooper_ros.runtime.graphs.digest import weights_digest
+from cooper_ros.runtime.graphs.modules import graph_modules
+from cooper_ros.runtime.graphs.probe import TOLERANCES, probe, relative_error
+from cooper_ros.runtime.graphs.runtime import GraphRuntime
+from cooper_ros.runtime.graphs.spec import PRECISIONS
+from cooper_ros.runtime.onnx_runtime import load_onnx_runtime
+from cooper_ros.runtime.torch_runtime import TorchRuntime
+
+SEED, TOKENS, FLOW_STEPS, REPEATS, WARM = 0, 64, 8, 30, 5
+RANDOM = {
+    'tiny': ModelConfig(LlmConfig(64, 128, 2, 4, 2, 300), VitConfig(32, 64, 2, 2, image_size=140),
+                        VaeConfig(ch=32, ch_mult=(1, 1, 1, 1), num_res_blocks=1),
+                        max_latent_size=8, vit_max_num_patch_per_side=10),
+    'small': ModelConfig(LlmConfig(512, 1408, 8, 8, 2, 16000),
+                         VitConfig(384, 1536, 6, 6, image_size=448), VaeConfig(ch=64),
+                         max_latent_size=32, vit_max_num_patch_per_side=32),
+    'official': ModelConfig(LlmConfig(num_layers=2), VitConfig(num_layers=2), VaeConfig())}
+
+
+@dataclass
+class Report:
+    """What was found, as rows and as failures."""
+
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def say(self, what: str, value: str, verdict: str = '') -> None:
+        """Print and keep one row."""
+        self.rows.append((what, value, verdict))
+        print(f'{verdict or "":5}{what}: {value}', flush=True)
+
+    def check(self, what: str, value: float, limit: float, least: bool = False) -> None:
+        """Keep a number that must stay below (or, with ``least``, above) its limit."""
+        good = value >= limit if least else value <= limit
+        word = 'at least' if least else 'at most'
+        self.say(what, f'{value:.3g} ({word} {limit:.3g})', 'ok' if good else 'FAIL')
+        if not good:
+            self.failures.append(what)
+
+    def table(self) -> str:
+        """The rows in Markdown."""
+        lines = [f'| {what} | {value} | {verdict} |' for what, value, verdict in self.rows]
+        return '\n'.join(['| what | value | |', '| --- | --- | --- |', *lines])
+
+
+def check_graphs(report: Report, graphs: GraphRuntime, network: TorchRuntime, precision: str,
+                 bundle: Bundle) -> None:
+    """Every graph against the network at several sizes."""
+    modules = graph_modules(network.network, network.vae)
+    for sizes in ({}, {'context': 256, 'tokens': 1, 'branches': 3},
+                  {'context': 512, 'tokens': 65, 'cells': 16, 'branches': 1}):
+        found = probe(graphs.runner, bundle.specs(), modules, precision, **sizes)
+        for name, error in found.items():
+            report.check(f'graph {name} {sizes or ""}'.strip(), error, TOLERANCES[precision])
+
+
+def filled(runtime: Runtime) -> Session:
+    """Three contexts over a random picture, as drawing with guidance has them."""
+    session = runtime.session(rows=3, capacity=1024)
+    unit, patch = runtime.config.pixels_per_latent_token, runtime.config.vit.patch_size
+    latent = runtime.encode_image(draw(1, 3, 4 * unit, 6 * unit).clamp(-1, 1), None)
+    session.append_latents(0, runtime.embed_latents(latent))
+    session.append_vision(0, runtime.encode_vision(draw(2, 3, 4 * patch, 5 * patch).clamp(-1, 1)))
+    session.share(0, 1)
+    for row in (0, 2):
+        session.append_text(row, list(range(3, 40)))
+    return session
+
+
+def check_talk(report: Report, graphs: Runtime, network: Runtime, precision: str) -> None:
+    """The same words into both: logits, likeliest tokens, and memory of what came before."""
+    ours, theirs = filled(graphs), filled(network)
+    token, errors, same = 1, [], 0
+    for _ in range(TOKENS):
+        found, wanted = ours.step(0, token), theirs.step(0, token)
+        errors.append(relative_error(found, wanted))
+        same += int(found.argmax() == wanted.argmax())
+        token = int(wanted.argmax())
+    report.check(f'logits over {TOKENS} tokens', max(errors), 2 * TOLERANCES[precision])
+    report.say('likeliest token agrees', f'{same} of {TOKENS}')
+    after = []
+    for first in (5, 6):
+        start = ours.cursor(2)
+        ours.step(2, first)
+        after.append(ours.step(2, 7))
+        ours.rewind(2, start)
+    report.check('a step depends on the one before', relative_error(*after), 1e-6, least=True)
+
+
+def check_drawing(report: Report, graphs: Runtime, network: Runtime, precision: str) -> None:
+    """A flow with three branches from the same noise, down to pixels."""
+    grid = (4, 6)
+    drawn = []
+    for runtime in (graphs, network):
+        session = filled(runtime)
+        x = draw(9, grid[0] * grid[1], runtime.config.latent_features).to(runtime.device)
+        for step in range(FLOW_STEPS):
+            full, no_text, no_image = session.velocity((0, 1, 2), x, 1 - step / FLOW_STEPS, grid)
+            x = x - (full + 0.5 * (full - no_text) + 0.1 * (full - no_image)) / FLOW_STEPS
+        drawn.append((x, runtime.decode_tokens(x, grid)))
+    for name, ours, theirs in zip(('latents', 'pixels'), *drawn):
+        report.check(f'{name} after {FLOW_STEPS} flow steps', relative_error(ours, theirs),
+                     4 * TOLERANCES[precision])
+
+
+def measure(report: Report, name: str, runtime: Runtime) -> None:
+    """Milliseconds of what a robot waits for."""
+    session, grid = filled(runtime), (4, 6)
+    x = draw(9, grid[0] * grid[1], runtime.config.latent_features).to(runtime.device)
+    text, start = list(range(3, 131)), session.cursor(2)
+
+    def prefill() -> None:
+        session.append_text(2, text)
+        session.rewind(2, start)
+
+    def decode() -> None:
+        session.step(2, 5)
+        session.rewind(2, start)
+
+    for what, run in (('prefill of 130 tokens', prefill), ('one token', decode),
+                      ('flow step, 3 branches, 24 tokens',
+                       lambda: session.velocity((0, 1, 2), x, 0.5, grid)),
+                      ('decode a map', lambda: runtime.decode_tokens(x, grid))):
+        middle, slow = milliseconds(run, runtime.device)
+        report.say(f'{name}: {what}', f'{middle:.2f} ms median, {slow:.2f} ms p95')
+
+
+def milliseconds(run: Callable[[], Any], device: torch.device) -> tuple[float, float]:
+    """Median and 95th percentile over repeated calls, after warming up."""
+    taken = []
+    for number in range(WARM + REPEATS):
+        started = time.perf_counter()
+        run()
+        if device.type == 'cuda':
+            torch.cuda.synchronize()
+        if number >= WARM:
+            taken.append((time.perf_counter() - started) * 1e3)
+    taken.sort()
+    return taken[len(taken) // 2], taken[int(len(taken) * 0.95)]
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    """Seeded noise, drawn on the CPU."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(SEED + seed))
+
+
+def network_of(options: argparse.Namespace, device: str) -> TorchRuntime:
+    """The network in PyTorch: a checkpoint, or random weights large enough to matter."""
+    dtype = PRECISIONS[options.precision]
+    if options.model:
+        read = read_model_folder(options.model, options.base or None, device=device, dtype=dtype)
+        return TorchRuntime(read.network, read.vae, specials=read.specials,
+                            vocabulary=read.vocabulary)
+    torch.manual_seed(SEED)
+    config = RANDOM[options.random]
+    with torch.device(device):
+        network, vae = Cooper(config).to(dtype).initialise(0.05), AutoEncoder(config.vae)
+        torch.nn.init.normal_(network.llm2vae.weight, std=0.05)
+    return TorchRuntime(network, vae, specials=SpecialTokens(0, 1, 2, 3),
+                        vocabulary=config.llm.vocab_size, device=device, dtype=dtype)
+
+
+def exported(network: TorchRuntime, folder: Path, precision: str, report: Report) -> Bundle:
+    """Graphs of the network, exported unless they are there."""
+    started = time.monotonic()
+    model = weights_digest((network.network, network.vae))
+    target = folder / 'graphs' / bundle_name(model, precision)
+    if (target / DESCRIPTION).is_file():
+        return Bundle.load(target)
+    made = export_bundle(network.network.cpu(), network.vae.cpu(), target, model=model,
+                         specials=network.specials, vocabulary=network.vocabulary,
+                         precision=precision)
+    network.network.to(network.device)
+    network.vae.to(network.device)
+    report.say('export of all graphs', f'{time.monotonic() - started:.1f} s')
+    return made
+
+
+def compiled(bundle: Bundle, folder: Path, report: Report) -> GraphRuntime:
+    """Engines for the GPU of this machine, built unless they are there, and loaded."""
+    plan, cache = Plan(bundle, require_flavour()), EngineCache(folder)
+    arch = gpu_architecture()
+    for job in plan.jobs([arch]):
+        started = time.monotonic()
+        path = plan.build(job, cache)
+        report.say(f'engine {job.spec.name}', f'{path.stat().st_size / 2**20:.1f} MiB, '
+                   f'{time.monotonic() - started:.1f} s here')
+    runtime = load_tensorrt_runtime(plan, cache)
+    assert isinstance(runtime.runner, TensorRtRunner)
+    memory = runtime.runner.memory()
+    report.say('device memory of engines', f'{sum(memory.weights.values()) / 2**20:.0f} MiB of '
+               f'weights, {memory.scratch / 2**20:.0f} MiB of scratch')
+    return runtime
+
+
+def run(options: argparse.Namespace, report: Report) -> None:
+    """All checks."""
+    for fact in doctor.facts():
+        report.say(fact.what, fact.value)
+    report.say('case', f'{options.model or options.random + " random"}, {options.precision}, '
+               f'{options.runtime}, seed {SEED}, torch {torch.__version__}, '
+               f'{platform.machine()}')
+    device = 'cuda' if options.runtime == 'tensorrt' else 'cpu'
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise NotReady('compiled engines run on a GPU, and there is none',
+                       remedy='use --runtime onnx for the same checks without one')
+    network = network_of(options, device)
+    bundle = exported(network, options.cache, options.precision, report)
+    graphs = (compiled(bundle, options.cache, report) if device == 'cuda'
+              else load_onnx_runtime(bundle))
+    check_graphs(report, graphs, network, options.precision, bundle)
+    check_talk(report, graphs, network, options.precision)
+    check_drawing(report, graphs, network, options.precision)
+    measure(report, 'torch', network)
+    measure(report, options.runtime, graphs)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Parse, run, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--model', default='', help='model folder; random weights if absent')
+    parser.add_argument('--base', default='', help='folder with configs and autoencoder')
+    parser.add_argument('--random', default='small', choices=RANDOM)
+    parser.add_argument('--precision', default='', choices=('', *PRECISIONS))
+    parser.add_argument('--runtime', default='tensorrt', choices=('tensorrt', 'onnx'))
+    parser.add_argument('--cache', type=Path, default=default_cache())
+    parser.add_argument('--json', type=Path, help='write the rows here too')
+    options, report = parser.parse_args(words), Report()
+    options.precision = options.precision or ('bf16' if options.runtime == 'tensorrt' else 'fp32')
+    try:
+        run(options, report)
+    except CooperError as error:
+        print(f'cannot go on: {error}', file=sys.stderr)
+        report.failures.append(str(error))
+        return 2 if error.code.name in ('NOT_READY', 'BAD_OPTION') else 1
+    finally:
+        if options.json:
+            options.json.write_text(json.dumps({'rows': report.rows,
+                                                'failures': report.failures}, indent=1))
+    print(f'\n{report.table()}\n\n{len(report.failures)} failures {report.failures or ""}')
+    return int(bool(report.failures))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,294 @@
+"""What this machine has, what a checkpoint needs, and what therefore fits. Loads no weights.
+
+Probes that could crash (TensorRT on a machine with half a driver does) run in a process of their
+own. Nothing here raises: what cannot be found out is a finding too.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator, Sequence
+
+import torch
+from torch import nn
+
+from cooper_ros.model.config import ModelConfig
+from cooper_ros.model.network import Cooper
+from cooper_ros.model.vae import AutoEncoder
+
+GIB = 1 << 30
+PROBE_SECONDS = 60
+# torch_tensorrt -> what it was built against, read from its wheels.
+PINS = {'2.8': ('2.8', '10.12'), '2.9': ('2.9', '10.13'), '2.10': ('2.10', '10.14'),
+        '2.11': ('2.11', '10.15'), '2.12': ('2.12', '10.16'), '2.13': ('2.13', '11.0'),
+        '2.14': ('2.14', '11.1')}
+# Bytes per weight of the decoder's linear layers; int4 has one bfloat16 scale per 128 weights.
+PRECISIONS = {'bf16': 2.0, 'fp8': 1.0, 'int8': 1.0, 'int4': 0.5 + 2 / 128}
+FP8_FROM = (8, 9)  # compute capability
+EVERYTHING, COMPILED, TALK_ONLY = 'everything', 'everything, compiled', 'understanding only'
+# What this version can run; the others are arithmetic for planning.
+READY = (('bf16', EVERYTHING), ('bf16', COMPILED))
+_CUDA_BYTES = 0.8 * GIB  # context and libraries
+_FLOW_BYTES, _VAE_BYTES = 1.7 * GIB, 3.0 * GIB  # at 1024 x 1024 pixels, three branches; estimates
+_PROBE = """
+import json
+from cooper_ros.runtime.engines.flavour import find_flavour
+found = find_flavour()
+print(json.dumps(found and [found.name, found.version, found.architectures()]))
+"""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing found out.
+
+    Attributes:
+        what: its name.
+        value: what was found.
+        good: None where it is neither good nor bad.
+        next: what the reader can do about it.
+    """
+
+    what: str
+    value: str
+    good: bool | None = None
+    next: str = ''
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one way of running a checkpoint takes of the device's memory.
+
+    Attributes:
+        precision: of the decoder's linear layers; the rest stays bfloat16.
+        use: everything, everything compiled (the understanding expert exists twice), or
+            understanding only (text answers, no maps).
+        weights: bytes.
+        working: bytes of cache, activations and libraries; an estimate.
+    """
+
+    precision: str
+    use: str
+    weights: int
+    working: int
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return self.weights + self.working
+
+    def fits(self, memory: int) -> bool:
+        """Whether it fits a device with this many bytes free."""
+        return self.total <= memory
+
+
+def facts() -> Iterator[Fact]:
+    """Everything about the machine that decides how a checkpoint can run."""
+    yield driver()
+    yield cuda()
+    yield gpu()
+    yield tensorrt()
+    yield torch_tensorrt()
+    yield onnxruntime()
+    yield memory()
+
+
+def driver() -> Fact:
+    """The NVIDIA driver, or the Jetson release that brings it."""
+    tegra = Path('/etc/nv_tegra_release')
+    if tegra.is_file():
+        return Fact('driver', tegra.read_text().splitlines()[0].lstrip('# '), True)
+    tool = shutil.which('nvidia-smi')
+    if not tool:
+        return Fact('driver', 'no nvidia-smi', None, 'install the NVIDIA driver if this machine '
+                    'has a GPU')
+    said = _run([tool, '--query-gpu=driver_version', '--format=csv,noheader'])
+    return Fact('driver', said.strip() or 'nvidia-smi fails', bool(said.strip()),
+                '' if said.strip() else 'run nvidia-smi and read what it says')
+
+
+def cuda() -> Fact:
+    """The CUDA that torch was built with."""
+    built = torch.version.cuda
+    if built is None:
+        return Fact('CUDA', f'torch {torch.__version__} is a build for CPUs', None,
+                    'install a CUDA build of torch if this machine has a GPU')
+    usable = torch.cuda.is_available()
+    return Fact('CUDA', f'{built}, {"usable" if usable else "not usable"}', usable,
+                '' if usable else 'driver and torch build do not match: see docs/jetson.md')
+
+
+def gpu() -> Fact:
+    """The GPU, its architecture and its memory."""
+    if not torch.cuda.is_available():
+        return Fact('GPU', 'none', None, 'checkpoints of nano size run on the CPU')
+    entry = torch.cuda.get_device_properties(0)
+    free, total = torch.cuda.mem_get_info()
+    return Fact('GPU', f'{entry.name}, SM{entry.major}{entry.minor}, {total / GIB:.1f} GiB, '
+                f'{free / GIB:.1f} GiB free', True)
+
+
+def tensorrt() -> Fact:
+    """Which TensorRT can be used, asked in another process because a broken one may crash."""
+    said = _run([sys.executable, '-c', _PROBE])
+    found = json.loads(said.splitlines()[-1]) if said.strip() else None
+    if not found:
+        return Fact('TensorRT', 'none', None, 'JetPack brings it; elsewhere: pip install -r '
+                    'requirements/trt.txt')
+    name, version, archs = found
+    return Fact('TensorRT', f'{name} {version}, builds for {", ".join(archs) or "no GPU here"}',
+                bool(archs))
+
+
+def torch_tensorrt() -> Fact:
+    """Torch-TensorRT, from its metadata only: importing it needs a GPU."""
+    version = _version('torch_tensorrt') or _version('torch_tensorrt_rtx')
+    if version is None:
+        return Fact('Torch-TensorRT', 'not installed', None)
+    wanted = pins(version)
+    here = _series(torch.__version__)
+    if wanted and wanted[0] != here:
+        return Fact('Torch-TensorRT', f'{version}, made for torch {wanted[0]}, not {here}', False,
+                    'install the pair that belongs together, see docs/jetson.md')
+    return Fact('Torch-TensorRT', version, True)
+
+
+def pins(version: str) -> tuple[str, str] | None:
+    """Series of torch and TensorRT that a Torch-TensorRT belongs to; None when unknown."""
+    return PINS.get(_series(version))
+
+
+def onnxruntime() -> Fact:
+    """onnxruntime, for runtime: onnx."""
+    version = _version('onnxruntime')
+    return Fact('onnxruntime', version or 'not installed', None if version is None else True)
+
+
+def memory() -> Fact:
+    """Host memory, which building needs most of."""
+    total = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return Fact('host memory', f'{total / GIB:.1f} GiB, {platform.machine()}, '
+                f'{os.cpu_count()} cores', total >= 4 * GIB)
+
+
+def needs(config: ModelConfig, *, context: int = 8192, side: int = 512) -> list[Need]:
+    """Memory of every precision and use.
+
+    Args:
+        config: sizes of the network.
+        context: tokens in the cache, of each of its three rows.
+        side: pixels of the largest picture side.
+    """
+    linear, rest, talk_linear, talk_rest, vae = _parameters(config)
+    llm = config.llm
+    cache = 2 * llm.num_layers * llm.num_kv_heads * llm.head_dim * 2 * context
+    area = (side / 1024)**2
+    drawing = int(3 * cache + area * (_FLOW_BYTES + _VAE_BYTES) + _CUDA_BYTES)
+    talking = int(cache + _CUDA_BYTES)
+    found = []
+    for precision, size in PRECISIONS.items():
+        everything = int(linear * size + 2 * (rest + vae))
+        again = int(talk_linear * size)  # flow has its own copy of the understanding expert
+        found += [Need(precision, EVERYTHING, everything, drawing),
+                  Need(precision, COMPILED, everything + again, drawing),
+                  Need(precision, TALK_ONLY, int(talk_linear * size + 2 * talk_rest), talking)]
+    return found
+
+
+def _parameters(config: ModelConfig) -> tuple[int, int, int, int, int]:
+    """Counts: linear of both experts, other; linear of understanding, other of it; VAE."""
+    with torch.device('meta'):
+        network, vae = Cooper(config), AutoEncoder(config.vae)
+    layers = network.language_model.model.layers
+    linear = {name: module.weight.numel() for name, module in layers.named_modules()
+              if isinstance(module, nn.Linear)}
+    gen_all = sum(value.numel() for name, value in network.named_parameters()
+                  if '_moe_gen' in name)
+    everything = sum(value.numel() for value in network.parameters())
+    flow_parts = sum(value.numel() for name in ('vae2llm', 'llm2vae', 'time_embedder',
+                                                'latent_pos_embed')
+                     for value in getattr(network, name).parameters())
+    total = sum(linear.values())
+    talk = sum(count for name, count in linear.items() if '_moe_gen' not in name)
+    return (total, everything - total, talk, everything - gen_all - flow_parts - talk,
+            sum(value.numel() for value in vae.parameters()))
+
+
+def can_run(need: Need, capability: tuple[int, int] | None, free: int) -> str:
+    """Why a way of running is out of reach; empty when it is not.
+
+    Args:
+        need: the way.
+        capability: compute capability of the GPU; None for a CPU.
+        free: bytes of memory that it may take.
+    """
+    if need.precision == 'fp8' and (capability is None or capability < FP8_FROM):
+        return 'no fp8 on this device'
+    if not need.fits(free):
+        return f'{(need.total - free) / GIB:.1f} GiB too much'
+    return ''
+
+
+def advice(found: Sequence[Need], capability: tuple[int, int] | None, free: int) -> str:
+    """What to do next, in one or two sentences."""
+    possible = [need for need in found if not can_run(need, capability, free)]
+    ready = [need for need in possible if _is_ready(need)]
+    said = _fitting(_best(ready), free) if ready else (
+        f'nothing that this version runs fits {free / GIB:.1f} GiB: use a smaller checkpoint, '
+        'such as cooper-nano')
+    if possible and _best(possible) not in ready:
+        said += f'. Not part of this version: {_fitting(_best(possible), free)}'
+    return said
+
+
+def _is_ready(need: Need) -> bool:
+    return (need.precision, need.use) in READY
+
+
+def _best(possible: Sequence[Need]) -> Need:
+    """Maps before text only, one copy of the weights before two, more precise before less."""
+    return min(possible, key=lambda need: (need.use == TALK_ONLY, need.use == COMPILED,
+                                           list(PRECISIONS).index(need.precision)))
+
+
+def _fitting(need: Need, free: int) -> str:
+    verb = 'fits' if _is_ready(need) else 'would fit'
+    return (f'{need.use} in {need.precision} {verb}: about {need.total / GIB:.1f} of '
+            f'{free / GIB:.1f} GiB')
+
+
+def free_memory() -> tuple[tuple[int, int] | None, int]:
+    """Compute capability and free bytes of the device a checkpoint would run on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_capability(), torch.cuda.mem_get_info()[0]
+    return None, os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+
+
+def _run(command: list[str]) -> str:
+    """What a command says; nothing when it fails, crashes or takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return ''
+    return done.stdout if done.returncode == 0 else ''
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _series(version: str) -> str:
+    """``2.13`` of ``2.13.0+cpu``."""
+    return '.'.join(re.findall(r'\d+', version)[:2])

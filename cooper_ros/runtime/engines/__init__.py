@@ -1,0 +1,1 @@
+"""Compiled engines: built with TensorRT, kept with proof of what they are, checked before use."""

@@ -1,0 +1,221 @@
+"""From an ONNX graph to a compiled engine; needs no GPU where the flavour builds ahead of time."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Mapping
+
+from cooper_ros.errors import EngineBuild
+from cooper_ros.runtime.engines.cache import BuiltEngine
+from cooper_ros.runtime.engines.flavour import Flavour
+from cooper_ros.runtime.engines.key import BuildOptions
+from cooper_ros.runtime.files import write_whole
+from cooper_ros.runtime.graphs.spec import GraphSpec, Limits, Span, TensorSpec, profiles_of
+
+MIB = 1 << 20
+_TYPES = {'FLOAT': 'float32', 'HALF': 'float16', 'BF16': 'bfloat16', 'INT64': 'int64',
+          'INT32': 'int32', 'BOOL': 'bool'}
+Told = Callable[[str, float], None]  # phase, fraction done 0..1
+
+
+@dataclass
+class Phases:
+    """Nested phases of a build as one fraction."""
+
+    told: Told
+    open: list[list[Any]] = field(default_factory=list)  # [name, steps done, steps]
+    best: float = 0.0
+
+    def start(self, name: str, steps: int) -> None:
+        """A phase begins inside the innermost open one."""
+        self.open.append([name, 0, max(steps, 1)])
+
+    def step(self, name: str, step: int) -> None:
+        """A phase has finished a step."""
+        for phase in self.open:
+            if phase[0] == name:
+                phase[1] = step + 1
+        self.best = max(self.best, self.fraction())  # phases overlap; a bar never goes back
+        self.told(self.open[-1][0] if self.open else name, self.best)
+
+    def finish(self, name: str) -> None:
+        """A phase ends."""
+        self.open = [phase for phase in self.open if phase[0] != name]
+
+    def fraction(self) -> float:
+        """How much is done, 0..1; inner phases fill the current step of outer ones."""
+        share, done = 1.0, 0.0
+        for _, at, steps in self.open:
+            done += share * min(at / steps, 1.0)
+            share /= steps
+        return min(done, 1.0)
+
+
+def build_engine(flavour: Flavour, spec: GraphSpec, onnx_file: Path, *, arch: str,
+                 precision: str, limits: Limits, options: BuildOptions = BuildOptions(),
+                 timing_cache: Path | None = None,
+                 told: Told = lambda phase, fraction: None) -> BuiltEngine:
+    """Compile one graph.
+
+    Args:
+        flavour: which TensorRT.
+        spec: what the graph takes and gives; the parsed file must agree.
+        onnx_file: exported graph, weights beside it.
+        arch: architecture, as ``SM89``.
+        precision: number type of the graph.
+        limits: sizes the engine must serve.
+        options: see :class:`BuildOptions`.
+        timing_cache: file of kernel timings, for the flavour that measures kernels.
+        told: called with the phase and the fraction done.
+
+    Raises:
+        BadOption: the flavour cannot build for this architecture.
+        EngineBuild: TensorRT refused; its own words are in the message.
+    """
+    flavour.check_architecture(arch)
+    started = time.monotonic()
+    log = _Log(flavour.module)
+    builder = flavour.module.Builder(log.handle)
+    network, parser = _parsed(flavour.module, builder, log, onnx_file)
+    interface = _checked_interface(network, spec, precision, onnx_file)
+    config = _configured(flavour, builder, spec, arch, limits, options)
+    _remember_timings(flavour, config, timing_cache)
+    config.progress_monitor = _monitor(flavour.module, Phases(told))
+    content = builder.build_serialized_network(network, config)
+    del parser  # it owns what the network was made from until the build is over
+    if content is None:
+        raise EngineBuild(f'TensorRT could not build graph {spec.name} for {arch}',
+                          value=log.last_words(), remedy='see the log; smaller sizes or fewer '
+                          'MiB of workspace need less memory')
+    told('done', 1.0)
+    _keep_timings(flavour, config, timing_cache)
+    return BuiltEngine(memoryview(content), interface, {
+        'seconds': round(time.monotonic() - started, 2), 'limits': limits.to_dict(),
+        'options': asdict(options), 'layers': network.num_layers,
+        'builder': f'{platform.machine()}, {os.cpu_count()} cores'})
+
+
+def _checked_interface(network: Any, spec: GraphSpec, precision: str, path: Path
+                       ) -> list[list[Any]]:
+    """What TensorRT has read, after comparing it with the description of the graph."""
+    interface = network_interface(network)
+    if interface != spec.interface(precision):
+        raise EngineBuild(f'TensorRT reads another interface from {path.name}', value=interface,
+                          limit=spec.interface(precision),
+                          remedy='export again with `cooper engine build`')
+    return interface
+
+
+def network_interface(network: Any) -> list[list[Any]]:
+    """Names, directions, shapes and types of a TensorRT network, as plain values."""
+    tensors = [(network.get_input(i), 'input') for i in range(network.num_inputs)]
+    tensors += [(network.get_output(i), 'output') for i in range(network.num_outputs)]
+    return [[tensor.name, way, list(tensor.shape), type_name(tensor.dtype)]
+            for tensor, way in tensors]
+
+
+def type_name(dtype: Any) -> str:
+    """Torch's name of a TensorRT number type."""
+    return _TYPES.get(dtype.name, dtype.name)
+
+
+def _parsed(module: Any, builder: Any, log: _Log, path: Path) -> tuple[Any, Any]:
+    flags = module.NetworkDefinitionCreationFlag.__members__
+    bits = 1 << int(flags['STRONGLY_TYPED'])
+    if 'EXPLICIT_BATCH' in flags:
+        bits |= 1 << int(flags['EXPLICIT_BATCH'])
+    network = builder.create_network(bits)
+    parser = module.OnnxParser(network, log.handle)
+    if not parser.parse_from_file(str(path)):
+        errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        raise EngineBuild(f'TensorRT cannot read {path.name}', value='; '.join(errors)[:400],
+                          remedy='export again with `cooper engine build`')
+    return network, parser
+
+
+def _configured(flavour: Flavour, builder: Any, spec: GraphSpec, arch: str, limits: Limits,
+                options: BuildOptions) -> Any:
+    module, config = flavour.module, builder.create_builder_config()
+    for spans in profiles_of(spec, limits, decode=options.decode_profile):
+        profile = builder.create_optimization_profile()
+        for entry in spec.inputs:
+            _set_shape(profile, entry, spans)
+        if config.add_optimization_profile(profile) < 0:
+            raise EngineBuild(f'TensorRT refuses the sizes of graph {spec.name}',
+                              value={name: asdict(span) for name, span in spans.items()})
+    if flavour.ahead_of_time:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(module.ComputeCapability, arch), 0)
+    if options.workspace_mib:
+        config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE,
+                                     options.workspace_mib * MIB)
+    if options.weight_streaming:
+        config.set_flag(module.BuilderFlag.WEIGHT_STREAMING)
+    return config
+
+
+def _set_shape(profile: Any, entry: TensorSpec, spans: Mapping[str, Span]) -> None:
+    if -1 not in entry.pattern():
+        return
+    shapes = [entry.sizes({symbol: getattr(span, which) for symbol, span in spans.items()})
+              for which in ('low', 'usual', 'high')]
+    profile.set_shape(entry.name, *shapes)
+
+
+def _remember_timings(flavour: Flavour, config: Any, path: Path | None) -> None:
+    if path is None or flavour.ahead_of_time:
+        return
+    known = path.read_bytes() if path.exists() else b''
+    if not config.set_timing_cache(config.create_timing_cache(known), False):
+        config.set_timing_cache(config.create_timing_cache(b''), False)  # of another machine
+
+
+def _keep_timings(flavour: Flavour, config: Any, path: Path | None) -> None:
+    if path is not None and not flavour.ahead_of_time:
+        write_whole(path, memoryview(config.get_timing_cache().serialize()))
+
+
+class _Log:
+    """Keeps TensorRT's errors for our message instead of printing them."""
+
+    def __init__(self, module: Any) -> None:
+        lines: list[str] = []
+        errors = (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
+
+        class Handle(module.ILogger):  # type: ignore[name-defined,misc]
+            """What TensorRT calls."""
+
+            def log(self, severity: Any, message: str) -> None:
+                """Keep errors, drop the rest."""
+                if severity in errors:
+                    lines.append(message)
+
+        self.handle, self._lines = Handle(), lines
+
+    def last_words(self) -> str:
+        """The last errors."""
+        return '; '.join(self._lines[-3:])[-600:] or 'nothing'
+
+
+def _monitor(module: Any, phases: Phases) -> Any:
+    class Monitor(module.IProgressMonitor):  # type: ignore[name-defined,misc]
+        """What TensorRT calls."""
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            """A phase begins."""
+            phases.start(name, steps)
+
+        def step_complete(self, name: str, step: int) -> bool:
+            """Go on."""
+            phases.step(name, step)
+            return True
+
+        def phase_finish(self, name: str) -> None:
+            """A phase ends."""
+            phases.finish(name)
+
+    return Monitor()

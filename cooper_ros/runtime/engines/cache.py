@@ -1,0 +1,216 @@
+"""The folder of compiled engines: nothing in it is trusted before it is proved.
+
+An engine is three things: ``NAME.engine``, ``NAME.json`` (its key, interface, size, SHA-256) and
+``NAME.lock``. The JSON file is written last, so an engine without it does not exist.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+from cooper_ros.errors import EngineMismatch
+from cooper_ros.runtime.engines.key import EngineKey
+from cooper_ros.runtime.files import locked, sweep, sync_folder, write_whole
+
+ENGINE, DESCRIPTION, LOCK = '.engine', '.json', '.lock'
+SHOWN = 4  # entries of an interface named in a message
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """What a build hands over.
+
+    Attributes:
+        content: the serialised engine.
+        interface: names, directions, shapes and types of its inputs and outputs.
+        facts: what is good to know later: seconds, limits, options, versions.
+    """
+
+    content: bytes | memoryview
+    interface: list[list[Any]]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An engine in the cache; nothing about it has been proved yet.
+
+    Attributes:
+        name: of its files, without suffix.
+        key: what it says it was built from; None when its description cannot be read.
+        bytes: size on disk.
+        facts: see :class:`BuiltEngine`.
+    """
+
+    name: str
+    key: EngineKey | None
+    bytes: int
+    facts: dict[str, Any]
+
+
+class EngineCache:
+    """Engines in one private folder.
+
+    Args:
+        folder: made when something is first stored, readable by its owner only.
+        rebuild: command shown to the reader where an engine must be built again.
+    """
+
+    def __init__(self, folder: Path, rebuild: str = 'cooper engine build CHECKPOINT') -> None:
+        self.folder, self.rebuild = folder, rebuild
+
+    def store(self, key: EngineKey, build: Callable[[], BuiltEngine], *,
+              force: bool = False) -> Path:
+        """Build an engine and keep it, or find that it is already there and sound.
+
+        Args:
+            key: what is built.
+            build: called under the lock of this engine, at most once.
+            force: build although a sound one exists.
+
+        Returns:
+            the engine file.
+
+        Raises:
+            EngineBuild: raised by ``build``.
+        """
+        with locked(self._file(key.name, LOCK)):
+            sweep(self.folder, key.name)
+            if force or not self._sound(key):
+                self._drop(key.name)
+                self._write(key, build())
+        return self._file(key.name, ENGINE)
+
+    def load(self, key: EngineKey, interface: list[list[Any]]) -> bytes:
+        """Read an engine after proving that it is the one wanted.
+
+        Args:
+            key: what it must have been built from.
+            interface: names, directions, shapes and types it must have.
+
+        Raises:
+            EngineMismatch: it is absent, damaged, or built for something else; both sides and
+                the command to run are named.
+        """
+        described = self._described(key)
+        found = EngineKey.from_dict(described['key'])
+        if found != key:
+            raise self._mismatch('a compiled engine was built for something else',
+                                 '; '.join(found.differences(key)), 'what is asked for')
+        self._compare_interface(described['interface'], interface, key)
+        content = self._file(key.name, ENGINE).read_bytes()
+        if len(content) != described['bytes']:
+            raise self._mismatch(f'compiled engine {key.name} is cut short',
+                                 f'{len(content)} bytes', f"{described['bytes']} bytes")
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != described['sha256']:
+            raise self._mismatch(f'compiled engine {key.name} is damaged', digest[:12],
+                                 described['sha256'][:12])
+        return content
+
+    def entries(self) -> Iterator[Entry]:
+        """Every engine in the folder, in order of names."""
+        for path in sorted(self.folder.glob(f'*{ENGINE}')):
+            try:
+                described = json.loads(path.with_suffix(DESCRIPTION).read_text())
+                key, facts = EngineKey.from_dict(described['key']), described['facts']
+            except (OSError, ValueError, KeyError, TypeError):
+                key, facts = None, {}
+            yield Entry(path.stem, key, path.stat().st_size, facts)
+
+    def check(self, entry: Entry) -> str:
+        """Prove that an engine is what its description says; empty when it is."""
+        if entry.key is None:
+            return 'no readable description beside it; it is never used'
+        if entry.key.name != entry.name:
+            return 'its description belongs to another engine; it is never used'
+        try:
+            self.load(entry.key, self._described(entry.key)['interface'])
+        except EngineMismatch as error:
+            return str(error)
+        return ''
+
+    def remove(self, name: str) -> int:
+        """Remove an engine; returns the bytes that became free."""
+        path = self._file(name, ENGINE)
+        freed = path.stat().st_size if path.exists() else 0
+        with locked(self._file(name, LOCK)):
+            sweep(self.folder, name)
+            self._drop(name)
+        self._file(name, LOCK).unlink(missing_ok=True)
+        return freed
+
+    def _file(self, name: str, suffix: str) -> Path:
+        return self.folder / f'{name}{suffix}'
+
+    def _sound(self, key: EngineKey) -> bool:
+        try:
+            self.load(key, self._described(key)['interface'])
+        except EngineMismatch:
+            return False
+        return True
+
+    def _write(self, key: EngineKey, built: BuiltEngine) -> None:
+        os.chmod(self.folder, 0o700)
+        write_whole(self._file(key.name, ENGINE), built.content)
+        described = {'key': asdict(key), 'interface': built.interface, 'facts': built.facts,
+                     'bytes': len(built.content),
+                     'sha256': hashlib.sha256(built.content).hexdigest()}
+        write_whole(self._file(key.name, DESCRIPTION),
+                    json.dumps(described, indent=1).encode())
+
+    def _drop(self, name: str) -> None:
+        """Remove description first: without it the engine counts as absent."""
+        for suffix in (DESCRIPTION, ENGINE):
+            self._file(name, suffix).unlink(missing_ok=True)
+            sync_folder(self.folder)
+
+    def _described(self, key: EngineKey) -> dict[str, Any]:
+        """The description of an engine whose both files exist.
+
+        Raises:
+            EngineMismatch: there is none, or none that can be read.
+        """
+        description = self._file(key.name, DESCRIPTION)
+        if not description.exists() or not self._file(key.name, ENGINE).exists():
+            raise self._absent(key)
+        try:
+            described = json.loads(description.read_text())
+            EngineKey.from_dict(described['key'])
+            return {name: described[name] for name in ('key', 'interface', 'bytes', 'sha256')}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._mismatch(f'the description of compiled engine {key.name} is damaged',
+                                 type(error).__name__, 'what `cooper engine build` wrote'
+                                 ) from error
+
+    def _absent(self, key: EngineKey) -> EngineMismatch:
+        """No such engine; name how the nearest one differs."""
+        others = [entry.key for entry in self.entries()
+                  if entry.key is not None and entry.key.graph == key.graph]
+        if not others:
+            return self._mismatch(f'no compiled engine for graph {key.graph} in {self.folder}',
+                                  'none', f'{key.graph} in {key.precision} for {key.arch}')
+        nearest = min(others, key=lambda other: len(other.differences(key)))
+        return self._mismatch(f'compiled engine for graph {key.graph} does not fit',
+                              '; '.join(nearest.differences(key)), 'what is asked for')
+
+    def _compare_interface(self, found: list, wanted: list, key: EngineKey) -> None:
+        if found == wanted:
+            return
+        ours, theirs = ([row for row in one if row not in other]
+                        for one, other in ((found, wanted), (wanted, found)))
+        raise self._mismatch(f'compiled engine {key.name} has other inputs or outputs',
+                             _rows(ours), _rows(theirs))
+
+    def _mismatch(self, what: str, found: object, wanted: object) -> EngineMismatch:
+        return EngineMismatch(what, value=found, limit=wanted, remedy=f'run `{self.rebuild}`')
+
+
+def _rows(rows: list[list[Any]]) -> str:
+    shown = ', '.join(f'{name} {shape} {kind}' for name, _, shape, kind in rows[:SHOWN])
+    return shown + (f' and {len(rows) - SHOWN} more' if len(rows) > SHOWN else '') or 'nothing'

@@ -1,0 +1,174 @@
+"""Which engines a checkpoint needs, what they will cost, and building them all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Iterator, Sequence
+
+from cooper_ros.errors import BadOption
+from cooper_ros.runtime.engines.build import Told, build_engine
+from cooper_ros.runtime.engines.cache import EngineCache
+from cooper_ros.runtime.engines.flavour import Flavour, gpu_name
+from cooper_ros.runtime.engines.key import BuildOptions, EngineKey
+from cooper_ros.runtime.files import locked, write_whole
+from cooper_ros.runtime.graphs.bundle import Bundle
+from cooper_ros.runtime.graphs.digest import file_digest, plain_digest
+from cooper_ros.runtime.graphs.spec import CONTEXT, GraphSpec, Limits
+
+# Measured with TensorRT-RTX 1.7.1 on 2 cores (AMD EPYC), tiny to 7B-wide graphs, see docs.
+SECONDS_PER_GRAPH, SECONDS_PER_GB = 1.0, 4.0
+ENGINE_PER_WEIGHTS, ENGINE_OVERHEAD = 1.02, 3 << 20
+HOST_PER_WEIGHTS = 3.0  # builder copies; docs of Torch-TensorRT say 3 to 5
+FINGERPRINTS, GRAPHS = 'fingerprints.json', 'graphs'  # beside the engines in their folder
+_MODEL_FILES = ('*.safetensors', 'llm_config.json', 'vit_config.json', 'cooper.json')
+
+
+def default_cache() -> Path:
+    """Where engines go unless told otherwise: the user's cache folder."""
+    base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(base) / 'cooper_ros' / 'engines'
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one engine will cost: bytes on disk, seconds and bytes of host memory to build."""
+
+    bytes: int
+    seconds: float
+    host_bytes: int
+
+    @classmethod
+    def of(cls, onnx_file: Path) -> Estimate:
+        """From the size of the exported weights."""
+        files = (onnx_file, onnx_file.with_name(onnx_file.name + '.data'))
+        weights = sum(file.stat().st_size for file in files if file.exists())
+        return cls(int(weights * ENGINE_PER_WEIGHTS) + ENGINE_OVERHEAD,
+                   SECONDS_PER_GRAPH + weights / 1e9 * SECONDS_PER_GB,
+                   int(weights * HOST_PER_WEIGHTS))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One engine to be built."""
+
+    spec: GraphSpec
+    arch: str
+    key: EngineKey
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that :func:`build_all` needs.
+
+    Attributes:
+        bundle: exported graphs.
+        flavour: which TensorRT.
+        context: tokens of the longest context.
+        side: pixels of the largest picture side; 0 for what the network can take.
+        options: how they are built.
+    """
+
+    bundle: Bundle
+    flavour: Flavour
+    context: int = CONTEXT
+    side: int = 0
+    options: BuildOptions = BuildOptions()
+
+    @property
+    def limits(self) -> Limits:
+        """Sizes the engines must serve."""
+        return Limits.of(self.bundle.config, context=self.context, side=self.side)
+
+    def key(self, graph: str, arch: str) -> EngineKey:
+        """The key of one engine.
+
+        Raises:
+            BadOption: there is no such graph.
+        """
+        specs = self.bundle.specs()
+        if graph not in specs:
+            raise BadOption('there is no such graph', value=graph, limit=', '.join(specs))
+        return EngineKey.of(specs[graph], model=self.bundle.model, limits=self.limits,
+                            precision=self.bundle.precision, flavour=self.flavour.name,
+                            version=self.flavour.version, gpu=gpu_name(self.flavour), arch=arch,
+                            options=self.options)
+
+    def jobs(self, archs: Sequence[str], graphs: Sequence[str] = ()) -> Iterator[Job]:
+        """Engines to build: every graph (or those named) for every architecture."""
+        for arch in archs:
+            self.flavour.check_architecture(arch)
+            for name in graphs or self.bundle.specs():
+                key = self.key(name, arch)
+                yield Job(self.bundle.specs()[name], arch, key,
+                          Estimate.of(self.bundle.graph(name)))
+
+    def build(self, job: Job, cache: EngineCache, *, force: bool = False,
+              told: Told = lambda phase, fraction: None) -> Path:
+        """Build one engine into the cache, unless a sound one is there.
+
+        Raises:
+            EngineBuild: TensorRT refused.
+        """
+        timings = cache.folder / f'{self.flavour.name}-{self.flavour.version}-{job.arch}.timings'
+        return cache.store(job.key, lambda: build_engine(
+            self.flavour, job.spec, self.bundle.graph(job.spec.name), arch=job.arch,
+            precision=self.bundle.precision, limits=self.limits, options=self.options,
+            timing_cache=timings, told=told), force=force)
+
+
+def rebuild_command(checkpoint: str | Path, plan: Plan, arch: str, cache: Path) -> str:
+    """The command that builds what this plan needs; shown in every mismatch."""
+    options = (('--context', plan.context, CONTEXT), ('--side', plan.side, 0),
+               ('--workspace-mib', plan.options.workspace_mib, 0))
+    words = ['cooper', 'engine', 'build', str(checkpoint), '--arch', arch, '--precision',
+             plan.bundle.precision, '--cache', str(cache)]
+    words += [word for flag, value, usual in options if value != usual
+              for word in (flag, str(value))]
+    words += ['--weight-streaming'] * plan.options.weight_streaming
+    return shlex.join(words + ['--decode-profile'] * plan.options.decode_profile)
+
+
+def model_fingerprint(folders: Sequence[Path], memory: Path,
+                      told: Callable[[Path], None] = lambda path: None) -> str:
+    """Fingerprint of the files of a checkpoint.
+
+    Args:
+        folders: model folder, then base folder if any.
+        memory: file that remembers digests by path, size and time of change, so that 29 GB are
+            read once and not at every start.
+        told: called before a file is read.
+    """
+    with locked(memory.with_suffix('.lock')):
+        known = _remembered(memory)
+        found, kept = {}, {}
+        for path in _model_files(folders):
+            stat = path.stat()
+            sign = f'{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}'
+            if sign not in known:
+                told(path)
+            kept[sign] = found[path.name] = known.get(sign) or file_digest(path)
+        write_whole(memory, json.dumps({**known, **kept}).encode())
+    return plain_digest(found)
+
+
+def _model_files(folders: Sequence[Path]) -> list[Path]:
+    """Files that decide what the network computes; earlier folders hide later ones."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for pattern in _MODEL_FILES:
+            for path in folder.glob(pattern):
+                found.setdefault(path.name, path)
+    return [found[name] for name in sorted(found)]
+
+
+def _remembered(memory: Path) -> dict[str, str]:
+    try:
+        values = json.loads(memory.read_text())
+        return values if isinstance(values, dict) else {}
+    except (OSError, ValueError):
+        return {}

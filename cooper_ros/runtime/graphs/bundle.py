@@ -1,0 +1,176 @@
+"""A folder with all graphs of one checkpoint, and what is needed around them.
+
+``bundle.json`` (sizes, marker ids, number type, fingerprints), six ``.onnx`` files with their
+weights, and ``words.safetensors`` with the word embedding table, which stays outside the graphs.
+The folder appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Callable, Mapping
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cooper_ros.errors import BadCheckpoint
+from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens, VaeConfig, VitConfig
+from cooper_ros.model.network import Cooper
+from cooper_ros.model.vae import AutoEncoder
+from cooper_ros.runtime.files import PART, locked
+from cooper_ros.runtime.graphs.digest import plain_digest, weights_digest
+from cooper_ros.runtime.graphs.export import OPSET, export_graph
+from cooper_ros.runtime.graphs.modules import graph_modules
+from cooper_ros.runtime.graphs.spec import GraphSpec, dtype_of, graph_specs
+
+FORMAT = 1
+DESCRIPTION, WORDS = 'bundle.json', 'words.safetensors'
+Progress = Callable[[str, int, int], None]  # graph, how many are done, how many there are
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An exported checkpoint.
+
+    Attributes:
+        folder: where it lies.
+        config: sizes of the network.
+        specials: marker ids.
+        vocabulary: ids the tokenizer knows.
+        precision: number type of the graphs.
+        model: fingerprint of the weights the graphs were made from.
+    """
+
+    folder: Path
+    config: ModelConfig
+    specials: SpecialTokens
+    vocabulary: int
+    precision: str
+    model: str
+
+    def graph(self, name: str) -> Path:
+        """The ONNX file of a graph."""
+        return self.folder / f'{name}.onnx'
+
+    def specs(self) -> dict[str, GraphSpec]:
+        """What the graphs take and give."""
+        return graph_specs(self.config)
+
+    def words(self) -> Tensor:
+        """The word embedding table ``[V, D]``."""
+        return load_file(str(self.folder / WORDS))['words']
+
+    @classmethod
+    def load(cls, folder: Path) -> Bundle:
+        """Read a folder that :func:`export_bundle` wrote.
+
+        Raises:
+            BadCheckpoint: it is no bundle, of another format, or a file is missing.
+        """
+        remedy = 'export again with `cooper engine build`'
+        try:
+            values = json.loads((folder / DESCRIPTION).read_text())
+            if values['format'] != FORMAT or values['opset'] != OPSET:
+                raise BadCheckpoint('graphs are of another version', remedy=remedy,
+                                    value=f"format {values['format']}, opset {values['opset']}",
+                                    limit=f'format {FORMAT}, opset {OPSET}')
+            made = cls(folder, config_of(values['config']), SpecialTokens(**values['specials']),
+                       values['vocabulary'], values['precision'], values['model'])
+            sizes = dict(values['files'])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadCheckpoint('no exported graphs here', value=folder, remedy=remedy) from error
+        damaged = [name for name, size in sizes.items() if _size(folder / name) != size]
+        if damaged:
+            raise BadCheckpoint('exported graphs are incomplete', value=', '.join(damaged),
+                                remedy=remedy)
+        return made
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
+
+
+def config_of(values: Mapping[str, Any]) -> ModelConfig:
+    """The inverse of :meth:`ModelConfig.to_dict` after a trip through JSON."""
+    vae = {**values['vae'], 'ch_mult': tuple(values['vae']['ch_mult'])}
+    rest = {name: value for name, value in values.items() if name not in ('llm', 'vit', 'vae')}
+    return ModelConfig(LlmConfig(**values['llm']), VitConfig(**values['vit']), VaeConfig(**vae),
+                       **rest)
+
+
+def bundle_name(model: str, precision: str) -> str:
+    """Folder name of the graphs of these weights, on every machine."""
+    return plain_digest([model, precision, FORMAT, OPSET])[:16]
+
+
+def export_bundle(network: Cooper, vae: AutoEncoder, folder: Path, *, specials: SpecialTokens,
+                  vocabulary: int, precision: str, model: str = '',
+                  progress: Progress = lambda graph, done, total: None) -> Bundle:
+    """Export all graphs of a network.
+
+    Args:
+        network, vae: moved to the number type of ``precision`` in place.
+        folder: where to; an earlier bundle there is replaced at the end.
+        specials: marker ids.
+        vocabulary: ids the tokenizer knows.
+        precision: ``fp32``, ``fp16`` or ``bf16``.
+        model: fingerprint of the weights; computed from them where empty.
+        progress: told before each graph, and once when all are done.
+
+    Raises:
+        EngineBuild: a graph could not be exported.
+    """
+    dtype = dtype_of(precision)
+    made = Bundle(folder, network.config, specials,
+                  min(vocabulary, network.config.llm.vocab_size), precision,
+                  model or weights_digest((network, vae)))
+    network.eval().to(dtype)
+    vae.eval().to(dtype)
+    with locked(folder.with_name(f'{folder.name}.lock')):
+        if not _is_there(made):
+            _export(made, network, vae, progress)
+    progress('', len(made.specs()), len(made.specs()))
+    return made
+
+
+def _is_there(made: Bundle) -> bool:
+    """Whether another process has exported the same meanwhile."""
+    try:
+        return Bundle.load(made.folder) == made
+    except BadCheckpoint:
+        return False
+
+
+def _export(made: Bundle, network: Cooper, vae: AutoEncoder, progress: Progress) -> None:
+    """Export into a draft, which becomes the folder at the end; call under the lock."""
+    for left in made.folder.parent.glob(f'{made.folder.name}{PART}*'):  # by a killed process
+        shutil.rmtree(left)
+    draft = made.folder.with_name(f'{made.folder.name}{PART}{os.getpid()}')
+    draft.mkdir(parents=True)
+    modules = graph_modules(network, vae)
+    try:
+        for number, (name, spec) in enumerate(made.specs().items()):
+            progress(name, number, len(modules))
+            export_graph(spec, modules[name], draft / f'{name}.onnx', made.precision)
+        _finish(made, network, draft)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _finish(made: Bundle, network: Cooper, draft: Path) -> None:
+    """Write what stands beside the graphs, then show the folder under its name."""
+    words = network.language_model.model.embed_tokens.weight.detach().contiguous()
+    save_file({'words': words}, str(draft / WORDS))
+    (draft / DESCRIPTION).write_text(json.dumps({
+        'format': FORMAT, 'opset': OPSET, 'precision': made.precision, 'model': made.model,
+        'vocabulary': made.vocabulary, 'specials': asdict(made.specials),
+        'torch': torch.__version__, 'config': made.config.to_dict(),
+        'files': {file.name: file.stat().st_size for file in sorted(draft.iterdir())}},
+        indent=1))
+    shutil.rmtree(made.folder, ignore_errors=True)
+    draft.rename(made.folder)

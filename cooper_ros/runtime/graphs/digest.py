@@ -1,0 +1,45 @@
+"""Fingerprints: what a compiled engine was made from, so that it is never used for another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Iterable
+
+import torch
+from torch import Tensor, nn
+
+CHUNK = 1 << 22
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    total = hashlib.sha256()
+    with path.open('rb') as stream:
+        while block := stream.read(CHUNK):
+            total.update(block)
+    return total.hexdigest()
+
+
+def plain_digest(values: Any) -> str:
+    """SHA-256 of plain values (what JSON can hold), independent of key order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def weights_digest(modules: Iterable[nn.Module]) -> str:
+    """SHA-256 of names, types, shapes and content of all weights, in order of their names."""
+    total = hashlib.sha256()
+    for number, module in enumerate(modules):
+        for name, value in sorted(module.state_dict().items()):
+            total.update(f'{number}/{name}:{value.dtype}:{tuple(value.shape)};'.encode())
+            for part in _parts(value):
+                total.update(part)
+    return total.hexdigest()
+
+
+def _parts(value: Tensor) -> Iterable[memoryview]:
+    """The bytes of a tensor, a piece at a time, so that no second copy of it is made."""
+    flat = value.detach().reshape(-1).view(torch.uint8) if value.numel() else value.new_empty(0)
+    for start in range(0, flat.numel(), CHUNK):
+        yield memoryview(flat[start:start + CHUNK].cpu().numpy())

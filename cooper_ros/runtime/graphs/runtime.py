@@ -1,0 +1,270 @@
+"""The engine's runtime on top of anything that can run graphs by name.
+
+The cache lies here as torch tensors, slot after slot, so that a runner can read a context and
+write behind its end in place. The runner decides how tensors reach the device.
+"""
+
+from __future__ import annotations
+
+from typing import Mapping, Protocol, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cooper_ros.errors import BadOption
+from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens
+from cooper_ros.model.patches import patchify, position_ids, unpatchify
+from cooper_ros.model.tables import rope_angles
+from cooper_ros.runtime.base import Cursor, Session
+from cooper_ros.runtime.cache import KeyValueCache
+from cooper_ros.runtime.graphs.spec import dtype_of, layer_names
+from cooper_ros.runtime.torch_runtime import MARKERS, grid_of, inference
+
+Tensors = Mapping[str, Tensor]
+
+
+class GraphRunner(Protocol):
+    """Runs graphs by name.
+
+    Attributes:
+        device: where inputs are expected and outputs appear.
+        bucket: contexts are padded to multiples of this many slots; 1 for none.
+        most_tokens: longest prefill of one call; longer text is fed in pieces.
+    """
+
+    device: torch.device
+    bucket: int
+    most_tokens: int
+
+    def run(self, graph: str, inputs: Tensors, into: Tensors) -> Tensors:
+        """Run a graph; outputs named in ``into`` are written there, the others returned.
+
+        Raises:
+            BadOption: a size is outside what the graph was made for.
+        """
+
+
+class SlotCache(KeyValueCache):
+    """A cache stored slot by slot: ``slots[kind][layer, row]`` is ``[capacity, Hkv, d]``."""
+
+    def __init__(self, config: LlmConfig, rows: int, capacity: int, device: torch.device,
+                 dtype: torch.dtype) -> None:
+        super().__init__(config, rows, 0, device, dtype)
+        self.capacity = capacity
+        shape = (config.num_layers, rows, capacity, config.num_kv_heads, config.head_dim)
+        self.slots = tuple(torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
+        self.keys, self.values = (store.transpose(2, 3) for store in self.slots)
+
+    def tensors(self, names: tuple[str, str], row: slice, start: int,
+                end: int) -> dict[str, Tensor]:
+        """Views ``[rows, end - start, Hkv, d]`` of all layers under their graph names."""
+        return {name: store[layer, row, start:end]
+                for kind, store in zip(names, self.slots)
+                for layer, name in enumerate(layer_names(kind, len(store)))}
+
+
+class GraphRuntime:
+    """Implements :class:`~cooper_ros.runtime.base.Runtime` with graphs.
+
+    Args:
+        runner: runs them.
+        config: sizes of the network.
+        specials: marker ids.
+        vocabulary: ids the tokenizer knows; logits are cut to them.
+        precision: number type of the graphs.
+        words: word embedding table ``[V, D]``.
+    """
+
+    def __init__(self, runner: GraphRunner, config: ModelConfig, *, specials: SpecialTokens,
+                 vocabulary: int, precision: str, words: Tensor) -> None:
+        self.runner, self.config, self.specials = runner, config, specials
+        self.vocabulary = min(vocabulary, config.llm.vocab_size)
+        self.device, self.dtype = runner.device, dtype_of(precision)
+        self.words = words.to(self.device, self.dtype)
+
+    @inference
+    def session(self, *, rows: int, capacity: int) -> Session:
+        """See :class:`~cooper_ros.runtime.base.Runtime`."""
+        return GraphSession(self, rows, capacity)
+
+    @inference
+    def encode_vision(self, pixels: Tensor) -> Tensor:
+        """See :class:`~cooper_ros.runtime.base.Runtime`."""
+        patch, side = self.config.vit.patch_size, self.config.vit_max_num_patch_per_side
+        ids = position_ids(grid_of(pixels, patch, side), side)
+        return self._one('vision', patches=patchify(pixels.to(self.dtype), patch)[None],
+                         position_ids=ids)[0]
+
+    @inference
+    def encode_image(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
+        """See :class:`~cooper_ros.runtime.base.Runtime`."""
+        grid_of(pixels, self.config.pixels_per_latent_token, self.config.max_latent_size)
+        moments = self._one('vae_encode', pixels=pixels.to(self.dtype)[None])[0]
+        mean, logvar = moments.float().chunk(2)
+        if noise is not None:
+            mean = mean + torch.exp(0.5 * logvar) * noise.to(mean.device)
+        return self.config.vae.scale_factor * (mean - self.config.vae.shift_factor)
+
+    @inference
+    def embed_latents(self, latent: Tensor) -> Tensor:
+        """See :class:`~cooper_ros.runtime.base.Runtime`."""
+        patch = self.config.latent_patch_size
+        grid = grid_of(latent, patch, self.config.max_latent_size)
+        return self.embed_tokens_at(patchify(latent, patch), 0.0, grid)
+
+    @inference
+    def decode_tokens(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """See :class:`~cooper_ros.runtime.base.Runtime`."""
+        latents = unpatchify(tokens.to(self.dtype), grid, self.config.latent_patch_size)
+        return self._one('vae_decode', latents=latents[None])[0].float()
+
+    def embed_tokens_at(self, tokens: Tensor, time: float, grid: tuple[int, int]) -> Tensor:
+        """Latent tokens ``[N, P]`` at one flow time to decoder tokens ``[N, D]``."""
+        return self._one('latents', x=tokens.float(), time=torch.tensor([time]),
+                         position_ids=position_ids(grid, self.config.max_latent_size))
+
+    def embed_text(self, ids: Sequence[int]) -> Tensor:
+        """Ids to decoder tokens ``[1, S, D]``."""
+        return F.embedding(torch.tensor([list(ids)], device=self.device), self.words)
+
+    def markers(self) -> Tensor:
+        """Embedded start and end of image ``[1, 2, D]``."""
+        return self.embed_text((self.specials.start_of_image, self.specials.end_of_image))
+
+    def call(self, graph: str, into: Tensors, **inputs: Tensor) -> Tensors:
+        """Run a graph with inputs moved to the device and made contiguous."""
+        ready = {name: value.to(self.device).contiguous() for name, value in inputs.items()}
+        return self.runner.run(graph, ready, into)
+
+    def _one(self, graph: str, **inputs: Tensor) -> Tensor:
+        (output,) = self.call(graph, {}, **inputs).values()
+        return output
+
+
+class GraphSession:
+    """Contexts of one :class:`GraphRuntime`; implements :class:`~..base.Session`."""
+
+    def __init__(self, runtime: GraphRuntime, rows: int, capacity: int) -> None:
+        self.rows, self.capacity = rows, capacity
+        self._runtime, llm = runtime, runtime.config.llm
+        bucket = runtime.runner.bucket
+        slots = -(-max(capacity, 1) // bucket) * bucket
+        self.cache = SlotCache(llm, rows, slots, runtime.device, runtime.dtype)
+        self.cache.capacity = capacity
+        angles = rope_angles(torch.arange(capacity + 1), llm.head_dim, llm.rope_theta)
+        self._cos, self._sin = (table.to(runtime.device, runtime.dtype) for table in angles)
+        self._branches: tuple[object, dict[str, Tensor]] | None = None
+
+    def cursor(self, row: int) -> Cursor:
+        """See :class:`~cooper_ros.runtime.base.Session`."""
+        return self.cache.cursors[row]
+
+    def rewind(self, row: int, cursor: Cursor) -> None:
+        """See :class:`~cooper_ros.runtime.base.Session`."""
+        self._branches = None
+        self.cache.rewind(row, cursor)
+
+    @inference
+    def share(self, source: int, target: int, *, keep: int = 0) -> None:
+        """See :class:`~cooper_ros.runtime.base.Session`."""
+        self._branches = None
+        self.cache.share(source, target, keep)
+
+    @inference
+    def append_text(self, row: int, ids: Sequence[int]) -> None:
+        """See :class:`~cooper_ros.runtime.base.Session`."""
+        specials = self._runtime.specials
+        whole, most = [specials.bos, *ids, specials.eos], self._runtime.runner.most_tokens
+        self.cache.require(row, len(whole))
+        for start in range(0, len(whole), most):  # causal, so pieces make no difference
+            self._feed_text(row, whole[start:start + most])
+
+    @inference
+    def append_vision(self, row: int, tokens: Tensor) -> None:
+        """See :class:`~cooper_ros.runtime.base.Session`."""
+        self.cache.require(row, len(tokens) + MARKERS)
+        markers = self._runtime.markers()[0]
+        start, end = markers.split(1)
+        embeds = torch.cat([start, tokens.to(markers), end])[None]
+        self._understand(row, embeds, causal=False)
+        self.cache.advance(row, embeds.shape[1], 1)
+
+    @inference
+    def append_latents(self, row: int, tokens: Tensor) -> None:
+        """See :class:`~cooper_ros.runtime.base.Session`.
+
+        The markers are stored before the latents: all of them share one position, and attention
+        does not care for the order of keys.
+        """
+        self.cache.require(row, len(tokens) + MARKERS)
+        start = self.cursor(row).length
+        end = start + len(tokens) + MARKERS
+        into = self.cache.tensors(('new_key', 'new_value'), slice(row, row + 1), start, end)
+        self._flow((row,), tokens[None], into)
+        self.cache.advance(row, len(tokens) + MARKERS, 1)
+        self._branches = None
+
+    @inference
+    def step(self, row: int, token_id: int) -> Tensor:
+        """See :class:`~cooper_ros.runtime.base.Session`."""
+        self.cache.require(row, 1)
+        return self._feed_text(row, [token_id])[0, :self._runtime.vocabulary].float()
+
+    @inference
+    def velocity(self, rows: Sequence[int], x_t: Tensor, t: float,
+                 grid: tuple[int, int]) -> Tensor:
+        """See :class:`~cooper_ros.runtime.base.Session`."""
+        if x_t.shape[0] != grid[0] * grid[1]:
+            raise BadOption('latent tokens do not fill the grid', value=x_t.shape[0],
+                            limit=f'{grid[0]} x {grid[1]}')
+        for row in rows:
+            self.cache.require(row, x_t.shape[0] + MARKERS)
+        tokens = self._runtime.embed_tokens_at(x_t, t, grid)
+        return self._flow(tuple(rows), tokens[None], {})['velocity']
+
+    def _feed_text(self, row: int, ids: Sequence[int]) -> Tensor:
+        """Append ids as given; return logits ``[1, V]`` of what follows the last."""
+        logits = self._understand(row, self._runtime.embed_text(ids), causal=True)
+        self.cache.advance(row, len(ids), len(ids))
+        return logits
+
+    def _understand(self, row: int, embeds: Tensor, causal: bool) -> Tensor:
+        self._branches = None
+        at, tokens, one = self.cursor(row), embeds.shape[1], slice(row, row + 1)
+        cos, sin = (table[at.rope:at.rope + (tokens if causal else 1)].expand(tokens, -1)[None]
+                    for table in (self._cos, self._sin))
+        into = self.cache.tensors(('new_key', 'new_value'), one, at.length, at.length + tokens)
+        out = self._runtime.call(
+            'understand', into, embeds=embeds, cos=cos, sin=sin, used=torch.tensor([at.length]),
+            causal=torch.tensor([causal]),
+            **self.cache.tensors(('key', 'value'), one, 0, self._slots((row,))))
+        return out['logits']
+
+    def _flow(self, rows: tuple[int, ...], tokens: Tensor, into: Tensors) -> Tensors:
+        ends = [self.cursor(row) for row in rows]
+        cos, sin = (torch.stack([table[end.rope:end.rope + 1] for end in ends])
+                    for table in (self._cos, self._sin))
+        return self._runtime.call('flow', into, markers=self._runtime.markers(),
+                                  tokens=tokens.to(self._runtime.dtype), cos=cos, sin=sin,
+                                  used=torch.tensor([end.length for end in ends]),
+                                  **self._contexts(rows))
+
+    def _contexts(self, rows: tuple[int, ...]) -> dict[str, Tensor]:
+        """Contexts of several rows padded to one length; copied once per map, not per step."""
+        slots = self._slots(rows)
+        if len(rows) == 1:
+            return self.cache.tensors(('key', 'value'), slice(rows[0], rows[0] + 1), 0, slots)
+        if self._branches is None or self._branches[0] != rows:
+            picked = list(rows)
+            self._branches = rows, {
+                name: store[layer, picked, :slots]
+                for kind, store in zip(('key', 'value'), self.cache.slots)
+                for layer, name in enumerate(layer_names(kind, len(store)))}
+        return self._branches[1]
+
+    def _slots(self, rows: Sequence[int]) -> int:
+        """Slots to hand over: at least one, rounded up to whole buckets."""
+        longest = max(1, *(self.cursor(row).length for row in rows))
+        bucket = self._runtime.runner.bucket
+        return -(-longest // bucket) * bucket

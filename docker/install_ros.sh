@@ -1,0 +1,19 @@
+#!/bin/bash
+# Install ROS 2 on the Ubuntu of a JetPack image: install_ros.sh humble|jazzy
+set -euo pipefail
+distro=$1
+source=https://github.com/ros-infrastructure/ros-apt-source/releases/download
+version=1.1.0
+. /etc/os-release
+
+apt-get update
+apt-get install -y --no-install-recommends ca-certificates curl
+curl -fsSL -o ros2-apt-source.deb \
+    "$source/$version/ros2-apt-source_$version.${UBUNTU_CODENAME}_all.deb"
+apt-get install -y ./ros2-apt-source.deb
+rm ros2-apt-source.deb
+apt-get update
+apt-get install -y --no-install-recommends \
+    "ros-$distro-ros-base" "ros-$distro-cv-bridge" ros-dev-tools \
+    python3-venv python3-pip python3-opencv python3-pil python3-yaml
+rm -rf /var/lib/apt/lists/*

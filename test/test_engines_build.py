@@ -1,0 +1,117 @@
+"""Real engines, built by the real TensorRT for RTX on a machine without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.exported import half_understand, tiny_bundle
+from support.tiny import tiny_config
+
+from cooper_ros.errors import BadOption, EngineBuild, NotReady
+from cooper_ros.runtime.engines.build import Phases, build_engine
+from cooper_ros.runtime.engines.cache import EngineCache
+from cooper_ros.runtime.engines.flavour import ANY_GPU, RTX, find_flavour, gpu_name
+from cooper_ros.runtime.engines.key import BuildOptions
+from cooper_ros.runtime.engines.plan import Estimate, Plan
+from cooper_ros.runtime.engines.runner import find_tensorrt_runtime, load_tensorrt_runtime
+from cooper_ros.runtime.graphs.spec import Limits, graph_specs
+
+LIMITS = Limits.of(tiny_config(), context=64)
+CASES = [*((name, 'SM89') for name in graph_specs(tiny_config())), ('flow', 'SM86'),
+         ('understand', 'SM120')]
+
+
+def test_the_flavour_here_builds_ahead_of_time() -> None:
+    flavour = find_flavour()
+    assert flavour is not None and flavour.name == RTX and flavour.ahead_of_time
+    assert {'SM86', 'SM89', 'SM120'} <= set(flavour.architectures())
+    assert gpu_name(flavour) == ANY_GPU
+
+
+@pytest.mark.parametrize(('name', 'arch'), CASES)
+def test_every_graph_compiles(name: str, arch: str) -> None:
+    bundle, seen = tiny_bundle(), []
+    built = build_engine(find_flavour(), bundle.specs()[name], bundle.graph(name), arch=arch,
+                         precision='fp32', limits=LIMITS,
+                         told=lambda phase, fraction: seen.append(fraction))
+    weights = sum(path.stat().st_size for path in bundle.folder.glob(f'{name}.onnx*'))
+    assert weights * 0.5 < len(built.content) < weights * 2 + (8 << 20)
+    assert built.interface == bundle.specs()[name].interface('fp32')
+    assert built.facts['limits'] == LIMITS.to_dict() and built.facts['layers'] > 10
+    assert len(seen) > 20 and seen == sorted(seen) and seen[-1] == 1.0 and seen[0] < 0.1
+
+
+def test_half_precision_compiles_with_all_options() -> None:
+    options = BuildOptions(workspace_mib=64, weight_streaming=True, decode_profile=True)
+    spec = tiny_bundle().specs()['understand']
+    built = build_engine(find_flavour(), spec, half_understand(), arch='SM86', precision='fp16',
+                         limits=LIMITS, options=options)
+    assert ['key_00', 'input', [1, -1, 2, 16], 'float16'] in built.interface
+    assert built.facts['options'] == {'workspace_mib': 64, 'weight_streaming': True,
+                                      'decode_profile': True}
+
+
+def test_engines_for_two_architectures_differ() -> None:
+    bundle = tiny_bundle()
+    made = [bytes(build_engine(find_flavour(), bundle.specs()['latents'], bundle.graph('latents'),
+                               arch=arch, precision='fp32', limits=LIMITS).content)
+            for arch in ('SM86', 'SM89')]
+    assert made[0] != made[1]
+
+
+@pytest.mark.parametrize('arch', ['SM87', 'SM110', 'sm89', ''])
+def test_other_architectures_are_refused_with_what_to_do(arch: str) -> None:
+    with pytest.raises(BadOption, match='SM75, SM80, SM86, SM89, SM120, SM121; remedy: build on '
+                                        'the device itself with the TensorRT of its JetPack'):
+        find_flavour().check_architecture(arch)
+
+
+def test_a_graph_of_another_checkpoint_is_refused() -> None:
+    bundle = tiny_bundle()
+    with pytest.raises(EngineBuild, match='reads another interface from vision.onnx'):
+        build_engine(find_flavour(), bundle.specs()['latents'], bundle.graph('vision'),
+                     arch='SM89', precision='fp32', limits=LIMITS)
+    with pytest.raises(EngineBuild, match="'float16'"):
+        build_engine(find_flavour(), bundle.specs()['latents'], bundle.graph('latents'),
+                     arch='SM89', precision='fp16', limits=LIMITS)
+
+
+def test_a_damaged_graph_is_refused_in_tensorrts_words(tmp_path: Path) -> None:
+    path = tmp_path / 'latents.onnx'
+    path.write_bytes(b'no graph')
+    with pytest.raises(EngineBuild, match='TensorRT cannot read latents.onnx; got .+; remedy'):
+        build_engine(find_flavour(), tiny_bundle().specs()['latents'], path, arch='SM89',
+                     precision='fp32', limits=LIMITS)
+
+
+def test_engines_do_not_run_where_there_is_no_gpu(tmp_path: Path) -> None:
+    plan = Plan(tiny_bundle(), find_flavour())
+    with pytest.raises(NotReady, match='run on a GPU, and there is none; remedy: set runtime to'):
+        load_tensorrt_runtime(plan, EngineCache(tmp_path))
+    with pytest.raises(NotReady, match='run on a GPU, and there is none'):
+        find_tensorrt_runtime([tmp_path], 'bf16', tmp_path)
+
+
+def test_estimates_grow_with_weights(tmp_path: Path) -> None:
+    small, large = tmp_path / 'small.onnx', tmp_path / 'large.onnx'
+    for path, size in ((small, 10**6), (large, 10**8)):
+        path.write_bytes(b'graph')
+        path.with_name(path.name + '.data').write_bytes(b'0' * size)
+    less, more = Estimate.of(small), Estimate.of(large)
+    assert less.bytes < more.bytes and less.seconds < more.seconds
+    assert more.host_bytes == pytest.approx(3e8, rel=0.01)
+
+
+def test_a_bar_never_goes_back() -> None:
+    seen: list[float] = []
+    phases = Phases(lambda phase, fraction: seen.append(fraction))
+    phases.start('whole', 2)
+    phases.start('part', 4)
+    for step in range(4):
+        phases.step('part', step)
+    phases.finish('part')
+    phases.step('whole', 0)
+    phases.start('other', 2)
+    phases.step('other', 0)
+    assert seen == [0.125, 0.25, 0.375, 0.5, 0.5, 0.75]

@@ -1,0 +1,245 @@
+"""Compiled engines are trusted only when they are proved to be the ones wanted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Callable
+
+import pytest
+from support.exported import tiny_bundle
+
+from cooper_ros.errors import EngineMismatch, ErrorCode
+from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE, EngineCache
+from cooper_ros.runtime.engines.flavour import require_flavour
+from cooper_ros.runtime.engines.key import BuildOptions, EngineKey
+from cooper_ros.runtime.engines.plan import Plan, model_fingerprint, rebuild_command
+from cooper_ros.runtime.files import PART
+
+REBUILD = 'cooper engine build models/nano --arch SM89'
+GRAPH, ARCH = 'latents', 'SM89'  # the quickest real engine there is
+
+
+@pytest.fixture(scope='module')
+def plan() -> Plan:
+    return Plan(tiny_bundle(), require_flavour(), context=64)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> EngineCache:
+    return EngineCache(tmp_path / 'engines', REBUILD)
+
+
+def build(plan: Plan, cache: EngineCache, arch: str = ARCH, **more: bool) -> Path:
+    (job,) = plan.jobs([arch], [GRAPH])
+    return plan.build(job, cache, **more)
+
+
+def load(plan: Plan, cache: EngineCache, arch: str = ARCH) -> bytes:
+    key = plan.key(GRAPH, arch)
+    return cache.load(key, plan.bundle.specs()[GRAPH].interface('fp32'))
+
+
+def refused(plan: Plan, cache: EngineCache, *words: str) -> str:
+    """The message of a refusal, which always has the code and the command to run."""
+    with pytest.raises(EngineMismatch) as caught:
+        load(plan, cache)
+    message = str(caught.value)
+    assert caught.value.code == ErrorCode.ENGINE_MISMATCH
+    assert message.startswith('ENGINE_MISMATCH: ')
+    assert message.endswith(f'remedy: run `{REBUILD}`')
+    assert all(word in message for word in words), message
+    return message
+
+
+def test_a_stored_engine_is_loaded_and_built_once(plan: Plan, cache: EngineCache) -> None:
+    path = build(plan, cache)
+    assert load(plan, cache) == path.read_bytes()
+    before = path.stat().st_mtime_ns
+    build(plan, cache)
+    assert path.stat().st_mtime_ns == before
+    build(plan, cache, force=True)
+    assert path.stat().st_mtime_ns > before
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    (entry,) = cache.entries()
+    assert entry.key == plan.key(GRAPH, ARCH) and cache.check(entry) == ''
+    assert entry.facts['seconds'] > 0 and entry.facts['limits']['context']['high'] == 64
+
+
+@pytest.mark.parametrize(('damage', 'words'), [
+    (lambda path: path.write_bytes(path.read_bytes()[:-100]), ('is cut short', 'bytes')),
+    (lambda path: path.write_bytes(path.read_bytes()[:-9] + b'tampered!'), ('is damaged',)),
+    (lambda path: path.write_bytes(b''), ('is cut short', 'got 0 bytes')),
+    (lambda path: path.unlink(), ('no compiled engine for graph latents', 'fp32 for SM89')),
+    (lambda path: path.with_suffix(DESCRIPTION).unlink(), ('no compiled engine',)),
+    (lambda path: path.with_suffix(DESCRIPTION).write_text('{"key":'),
+     ('description of compiled engine', 'JSONDecodeError')),
+    (lambda path: path.with_suffix(DESCRIPTION).write_text('[]'), ('TypeError',)),
+], ids=['truncated', 'tampered', 'emptied', 'gone', 'undescribed', 'half described', 'no table'])
+def test_damaged_engines_are_refused_and_built_again(
+        plan: Plan, cache: EngineCache, damage: Callable[[Path], object],
+        words: tuple[str, ...]) -> None:
+    path = build(plan, cache)
+    damage(path)
+    refused(plan, cache, *words)
+    assert all(cache.check(entry) for entry in cache.entries())
+    build(plan, cache)
+    assert load(plan, cache) == path.read_bytes()
+
+
+def test_an_engine_of_another_gpu_is_refused_under_any_name(plan: Plan,
+                                                            cache: EngineCache) -> None:
+    foreign = build(plan, cache, 'SM86')
+    refused(plan, cache, 'got arch SM86, not SM89')
+    name = plan.key(GRAPH, ARCH).name
+    for suffix in (ENGINE, DESCRIPTION):  # someone renames it to what is looked for
+        foreign.with_suffix(suffix).rename(cache.folder / f'{name}{suffix}')
+    refused(plan, cache, 'built for something else; got arch SM86, not SM89')
+    (entry,) = cache.entries()
+    assert 'belongs to another engine' in cache.check(entry)
+
+
+@pytest.mark.parametrize('change', [
+    {'version': '10.3.0'}, {'flavour': 'tensorrt'}, {'model': 'f' * 64}, {'precision': 'bf16'},
+    {'gpu': 'NVIDIA Thor'}, {'profiles': 'e' * 64}, {'options': 'd' * 64}])
+def test_every_part_of_the_key_counts(plan: Plan, cache: EngineCache,
+                                      change: dict[str, str]) -> None:
+    path = build(plan, cache)
+    described = json.loads(path.with_suffix(DESCRIPTION).read_text())
+    described['key'].update(change)
+    path.with_suffix(DESCRIPTION).write_text(json.dumps(described))
+    ((name, value),) = change.items()
+    refused(plan, cache, f'{name} {value[:12] if len(value) == 64 else value}, not ')
+
+
+def test_an_engine_with_other_shapes_is_refused(plan: Plan, cache: EngineCache) -> None:
+    path = build(plan, cache)
+    described = json.loads(path.with_suffix(DESCRIPTION).read_text())
+    described['interface'][0][2] = [-1, 128]
+    path.with_suffix(DESCRIPTION).write_text(json.dumps(described))
+    refused(plan, cache, 'has other inputs or outputs', 'got x [-1, 128] float32',
+            'allowed: x [-1, 64] float32')
+
+
+def test_keys_follow_what_they_are_made_of(plan: Plan) -> None:
+    other = dataclasses.replace
+    plans = [plan, other(plan, context=65), other(plan, side=64),
+             other(plan, options=BuildOptions(workspace_mib=64)),
+             other(plan, options=BuildOptions(weight_streaming=True)),
+             other(plan, options=BuildOptions(decode_profile=True)),
+             other(plan, flavour=other(plan.flavour, version='1.6')),
+             other(plan, bundle=other(plan.bundle, model='0' * 64))]
+    keys = [one.key('understand', arch) for one in plans for arch in ('SM86', 'SM89')]
+    assert len({key.name for key in keys}) == len(set(keys)) == 16
+    assert EngineKey.from_dict(dataclasses.asdict(keys[0])) == keys[0]
+
+
+def test_two_builders_build_once(plan: Plan, cache: EngineCache) -> None:
+    (job,), built = plan.jobs([ARCH], [GRAPH]), []
+    threads = [threading.Thread(target=lambda: plan.build(
+        job, cache, told=lambda phase, fraction: built.append(threading.get_ident())))
+        for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(built)) == 1
+    assert load(plan, cache)
+
+
+KILLED = """
+import os, sys
+sys.path[:0] = [{tests!r}]
+from pathlib import Path
+from cooper_ros.runtime import files
+from cooper_ros.runtime.engines import cache
+from cooper_ros.runtime.engines.flavour import require_flavour
+from cooper_ros.runtime.engines.plan import Plan
+from cooper_ros.runtime.graphs.bundle import Bundle
+
+def stop(*_):
+    print('here', flush=True)
+    sys.stdin.read()
+
+def told(phase, fraction):
+    if {moment!r} == 'compiling' and fraction > 0.3:
+        stop()
+
+real_sync, real_write = os.fsync, cache.write_whole
+if {moment!r} == 'writing':
+    files.os.fsync = lambda handle: (
+        stop() if list(Path({folder!r}).glob('*.part-*')) else real_sync(handle))
+if {moment!r} == 'describing':
+    cache.write_whole = lambda path, content: (
+        stop() if path.suffix == '.json' else real_write(path, content))
+plan = Plan(Bundle.load(Path({bundle!r})), require_flavour(), context=64)
+(job,) = plan.jobs([{arch!r}], [{graph!r}])
+plan.build(job, cache.EngineCache(Path({folder!r})), told=told)
+"""
+
+
+@pytest.mark.parametrize('moment', ['compiling', 'writing', 'describing'])
+def test_a_killed_build_leaves_nothing_that_is_trusted(plan: Plan, cache: EngineCache,
+                                                       moment: str) -> None:
+    code = KILLED.format(tests=str(Path(__file__).parent), moment=moment, arch=ARCH,
+                         bundle=str(plan.bundle.folder), graph=GRAPH, folder=str(cache.folder))
+    child = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, text=True,
+                             stdout=subprocess.PIPE)
+    assert child.stdout.readline() == 'here\n'
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    child.stdin.close()
+    child.stdout.close()
+    refused(plan, cache, 'no compiled engine for graph latents')
+    assert all(cache.check(entry) for entry in cache.entries())
+    left = [path.name for path in cache.folder.iterdir() if PART in path.name]
+    assert bool(left) == (moment == 'writing')
+    path = build(plan, cache)  # the lock died with its holder, and the rest is swept up
+    assert load(plan, cache) == path.read_bytes()
+    assert not [path for path in cache.folder.iterdir() if PART in path.name]
+
+
+def test_removing_frees_the_disk(plan: Plan, cache: EngineCache) -> None:
+    path = build(plan, cache)
+    size = path.stat().st_size
+    assert cache.remove(path.stem) == size
+    assert list(cache.folder.iterdir()) == [] and list(cache.entries()) == []
+    refused(plan, cache, 'no compiled engine')
+
+
+def test_the_command_to_run_repeats_every_choice(plan: Plan) -> None:
+    assert rebuild_command('models/a b', plan, 'SM86', Path('c')) == (
+        "cooper engine build 'models/a b' --arch SM86 --precision fp32 --cache c --context 64")
+    options = BuildOptions(512, True, True)
+    full = rebuild_command('m', dataclasses.replace(plan, side=512, options=options), 'SM86',
+                           Path('c'))
+    assert full.endswith('--context 64 --side 512 --workspace-mib 512 --weight-streaming '
+                         '--decode-profile')
+
+
+def test_a_checkpoint_is_read_once_and_again_when_it_changes(tmp_path: Path) -> None:
+    folder, base = tmp_path / 'model', tmp_path / 'base'
+    for place, name, text in ((folder, 'ema.safetensors', 'a'), (base, 'ae.safetensors', 'b'),
+                              (base, 'ema.safetensors', 'hidden'), (folder, 'notes.txt', 'n')):
+        place.mkdir(exist_ok=True)
+        (place / name).write_text(text)
+    read: list[str] = []
+
+    def fingerprint() -> str:
+        return model_fingerprint([folder, base], tmp_path / 'known.json',
+                                 lambda path: read.append(path.name))
+
+    first = fingerprint()
+    assert read == ['ae.safetensors', 'ema.safetensors']
+    assert fingerprint() == first and len(read) == 2
+    (folder / 'notes.txt').write_text('other')
+    assert fingerprint() == first
+    (folder / 'ema.safetensors').write_text('A')
+    os.utime(folder / 'ema.safetensors', ns=(1, 1))
+    assert fingerprint() != first and read[2:] == ['ema.safetensors']

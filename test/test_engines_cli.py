@@ -1,0 +1,86 @@
+"""``cooper engine``: built, listed, checked and removed from the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from model_folder import write_model_folder
+from support.exported import tiny_bundle
+from typer.testing import CliRunner, Result
+
+from cooper_ros.cli.engine import app
+from cooper_ros.errors import BadOption
+from cooper_ros.runtime.engines.plan import model_fingerprint
+from cooper_ros.runtime.graphs.bundle import DESCRIPTION, bundle_name
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model_folder(tmp_path_factory.mktemp('model'))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, checkpoint: Path) -> Path:
+    """An engine folder that already holds the exported graphs, which take long to make."""
+    folder = tmp_path / 'engines'
+    folder.mkdir()
+    model = model_fingerprint([checkpoint], folder / 'fingerprints.json')
+    target = folder / 'graphs' / bundle_name(model, 'fp32')
+    shutil.copytree(tiny_bundle().folder, target)
+    described = json.loads((target / DESCRIPTION).read_text())
+    (target / DESCRIPTION).write_text(json.dumps({**described, 'model': model}))
+    return folder
+
+
+def run(*words: object, fails: bool = False) -> Result:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert bool(result.exit_code) == fails, result.output
+    return result
+
+
+def build(checkpoint: Path, cache: Path, *words: str) -> str:
+    return run('build', checkpoint, '--cache', cache, '--precision', 'fp32', '--context', 64,
+               '--graph', 'latents', *words).output
+
+
+def test_from_building_to_removing(checkpoint: Path, cache: Path) -> None:
+    said = build(checkpoint, cache, '--arch', 'sm86', '--arch', 'SM89')
+    assert '2 engines with tensorrt-rtx' in said and 'latents SM86: done' in said
+    engines = sorted(cache.glob('*.engine'))
+    assert [path.name.rpartition('-')[0] for path in engines] == ['latents-fp32-SM86',
+                                                                 'latents-fp32-SM89']
+    listed = run('list', '--cache', cache).output
+    assert all(path.stem in listed for path in engines) and '2 engines' in listed
+    assert run('check', '--cache', cache).output.count('ok  ') == 2
+    engines[0].write_bytes(engines[0].read_bytes()[:-1])
+    bad = run('check', '--cache', cache, fails=True).output
+    assert f'BAD {engines[0].stem}: ENGINE_MISMATCH' in bad and 'is cut short' in bad
+    assert 'removed 1 engines' in run('remove', '--stale', '--cache', cache).output
+    assert list(cache.glob('*.engine')) == engines[1:]
+    assert 'removed 1 engines' in run('remove', engines[1].stem, '--cache', cache).output
+    assert list(cache.glob('*.engine')) == []
+
+
+def test_a_dry_run_only_tells_the_cost(checkpoint: Path, cache: Path) -> None:
+    said = build(checkpoint, cache, '--arch', 'SM89', '--dry-run')
+    assert '1 engines' in said and 'MiB on disk' in said and 'host memory' in said
+    assert not list(cache.glob('*.engine'))
+
+
+def test_wrong_words_are_named(checkpoint: Path, cache: Path) -> None:
+    for words, expected in ((['build', checkpoint, '--arch', 'SM87'], 'SM87; allowed: SM75'),
+                            (['build', checkpoint], 'no GPU here to build for'),
+                            (['build', checkpoint, '--arch', 'SM89', '--precision', 'int7'],
+                             'unknown precision; got int7; allowed: fp32, fp16, bf16'),
+                            (['remove'], 'name the engines to remove'),
+                            (['remove', 'nothing'], 'got nothing; allowed: there are none')):
+        error = run(*words, '--cache', cache, fails=True).exception
+        assert isinstance(error, BadOption) and expected in str(error)
+
+
+def test_help_teaches() -> None:
+    assert 'remove --stale' in run('--help').output
+    assert 'No GPU is needed' in run('build', '--help').output

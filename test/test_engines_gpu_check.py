@@ -1,0 +1,68 @@
+"""The script that proves engines on a GPU runs here on onnxruntime: the same checks and code."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from support.exported import exported_runtime, tiny_bundle
+from support.tiny import tiny_runtime
+
+from cooper_ros.runtime.graphs.runtime import GraphRuntime
+from cooper_ros.runtime.onnx_runtime import load_onnx_runtime
+
+SCRIPT = Path(__file__).parents[1] / 'benchmarks' / 'gpu_check.py'
+
+
+@pytest.fixture(scope='module')
+def script() -> ModuleType:
+    import sys
+    spec = importlib.util.spec_from_file_location('gpu_check', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules['gpu_check'] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def graphs() -> GraphRuntime:
+    return load_onnx_runtime(tiny_bundle(), threads=1)
+
+
+def test_good_graphs_pass_every_check(script: ModuleType, graphs: GraphRuntime) -> None:
+    report, network = script.Report(), exported_runtime()
+    script.check_graphs(report, graphs, network, 'fp32', tiny_bundle())
+    script.check_talk(report, graphs, network, 'fp32')
+    script.check_drawing(report, graphs, network, 'fp32')
+    assert report.failures == []
+    verdicts = [verdict for _, _, verdict in report.rows]
+    assert verdicts.count('ok') == 3 * 6 + 2 + 2
+    assert '| likeliest token agrees | 64 of 64 |' in report.table()
+
+
+def test_graphs_of_other_weights_fail(script: ModuleType, graphs: GraphRuntime) -> None:
+    report, network = script.Report(), tiny_runtime(seed=1)
+    script.check_talk(report, graphs, network, 'fp32')
+    script.check_drawing(report, graphs, network, 'fp32')
+    assert report.failures == ['logits over 64 tokens', 'latents after 8 flow steps',
+                               'pixels after 8 flow steps']
+
+
+def test_times_are_measured(script: ModuleType, graphs: GraphRuntime,
+                            monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, 'REPEATS', 2)
+    monkeypatch.setattr(script, 'WARM', 0)
+    report = script.Report()
+    script.measure(report, 'onnx', graphs)
+    assert [what for what, value, _ in report.rows if ' ms median' in value] == [
+        'onnx: prefill of 130 tokens', 'onnx: one token',
+        'onnx: flow step, 3 branches, 24 tokens', 'onnx: decode a map']
+
+
+def test_without_a_gpu_it_says_so(script: ModuleType, tmp_path: Path,
+                                  capsys: pytest.CaptureFixture[str]) -> None:
+    assert script.main(['--cache', str(tmp_path), '--json', str(tmp_path / 'rows.json')]) == 2
+    assert 'run on a GPU, and there is none' in capsys.readouterr().err
+    assert 'there is none' in (tmp_path / 'rows.json').read_text()
