@@ -13,13 +13,13 @@ from typing import Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / 'docs' / 'interfaces.md'
-HEAD = '''# Topics, services, actions, parameters
+HEAD = """# Topics, services, actions, parameters
 
 Made by `scripts/make_docs.py` from a running node, the interface files and the settings; a test
 fails when it is out of date. Names are those of a node called `cooper` with one camera. With
 several cameras (`cameras: ["front", "rear"]`) each has its own image topics (`front/image`) and
 map topics (`/cooper/front/relative_depth`).
-'''
+"""
 MEANING = {
     '/image': 'the camera; best effort unless `image_reliable`',
     '/image/compressed': 'the same as JPEG or PNG; follows a remap of `image`',
@@ -29,7 +29,7 @@ MEANING = {
     '/cooper/answer': 'every answer, stamped like the image it is about',
     '/cooper/relative_depth': '32FC1 in 0..1, 0 near, 1 far, linear along optical Z; never metres',
     '/cooper/relative_depth/colored': 'rgb8 view: red near, violet far',
-    '/cooper/depth/image': '32FC1 metres along optical Z (REP-118); silent while no scale is known',
+    '/cooper/depth/image': '32FC1 metres along optical Z (REP-118); silent while no scale known',
     '/cooper/depth/camera_info': 'intrinsics of `depth/image`',
     '/cooper/segmentation/mask': 'mono8 ids of the legend, 255 where no label fits',
     '/cooper/segmentation/legend': 'what the ids mean; latched',

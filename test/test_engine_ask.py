@@ -12,8 +12,17 @@ from support.tiny import PROMPTS, byte_codec, tiny_engine
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine import talk as talk_module
 from cooper_ros.engine.engine import CooperEngine
-from cooper_ros.engine.events import (Answer, DepthMap, Event, Failure, MapFinished, MapStarted,
-                                      MapStep, SegmentationMap, TextDelta)
+from cooper_ros.engine.events import (
+    Answer,
+    DepthMap,
+    Event,
+    Failure,
+    MapFinished,
+    MapStarted,
+    MapStep,
+    SegmentationMap,
+    TextDelta,
+)
 from cooper_ros.engine.limits import CancelToken
 from cooper_ros.engine.sampling import TextOptions
 from cooper_ros.errors import BadImage, BadOption, ErrorCode

@@ -54,7 +54,7 @@ def test_bad_values_are_named(name: str, value: object, words: str) -> None:
 def test_unknown_setting_lists_the_known() -> None:
     with pytest.raises(BadOption, match='max_turns') as caught:
         CooperConfig.from_mapping({'maxturns': 2})
-    assert "maxturns" in str(caught.value)
+    assert 'maxturns' in str(caught.value)
 
 
 def test_whole_numbers_are_accepted_for_floats() -> None:

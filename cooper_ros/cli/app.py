@@ -33,7 +33,8 @@ Typical use:
   cooper config                              every setting
   ros2 launch cooper_ros cooper.launch.py    the node on a robot
 """
-GROUPS = {'train': ('cooper_ros.training.cli', 'Train a checkpoint.'),
+GROUPS = {'data': ('cooper_ros.training.data_cli', 'Check downloaded data; flag questions.'),
+          'train': ('cooper_ros.training.cli', 'Train a checkpoint.'),
           'evaluate': ('cooper_ros.evaluation.cli', 'Score a checkpoint.'),
           'engine': ('cooper_ros.cli.engine', 'Compile a checkpoint with TensorRT.')}
 EXIT_ERROR, EXIT_INTERRUPTED = 2, 130

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import uuid
 from dataclasses import dataclass
@@ -15,17 +14,31 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine import reasoning, settings
 from cooper_ros.engine.answers import answer_text, has_answer, short_answer
 from cooper_ros.engine.contexts import Reader
-from cooper_ros.engine.events import (DEPTH, SEGMENTATION, Answer, DepthMap, Event, Failure, Map,
-                                      SegmentationMap)
+from cooper_ros.engine.events import (
+    DEPTH,
+    SEGMENTATION,
+    Answer,
+    DepthMap,
+    Event,
+    Failure,
+    Map,
+    SegmentationMap,
+)
 from cooper_ros.engine.limits import CancelToken, Limits
 from cooper_ros.engine.maps import MapMaker
-from cooper_ros.engine.pictures import Picture, PictureLike, PictureReader
+from cooper_ros.engine.pictures import PictureLike, PictureReader
 from cooper_ros.engine.prompts import Prompts, load_prompts
 from cooper_ros.engine.question import clean_question
 from cooper_ros.engine.talk import Steps, Talk
 from cooper_ros.engine.tokens import TextCodec
-from cooper_ros.errors import (Canceled, CooperError, DeadlineExceeded, ErrorCode, NoAnswer,
-                               OutOfMemory)
+from cooper_ros.errors import (
+    Canceled,
+    CooperError,
+    DeadlineExceeded,
+    ErrorCode,
+    NoAnswer,
+    OutOfMemory,
+)
 from cooper_ros.imaging.resize import ImageTransform
 from cooper_ros.runtime.base import Runtime
 from cooper_ros.runtime.card import ModelCard

@@ -1,8 +1,8 @@
 """One request under way: reads pieces, lets the model write and draw, reports every step.
 
 A :class:`Talk` knows how to do the three primitive things (read, write a turn, draw a map); the
-routes in :mod:`cooper_ros.engine.reasoning` say in which order. Everything that exists so far stays
-in ``turns`` and ``maps``, so that a cancelled request can still return its best.
+routes in :mod:`cooper_ros.engine.reasoning` say in which order. Everything that exists so far
+stays in ``turns`` and ``maps``, so that a cancelled request can still return its best.
 """
 
 from __future__ import annotations
@@ -18,8 +18,15 @@ from torch import Tensor
 from cooper_ros.engine import contexts
 from cooper_ros.engine.contexts import Piece, Reader, TextPiece
 from cooper_ros.engine.drawing import DrawOptions
-from cooper_ros.engine.events import (Event, Map, MapFinished, MapStarted, MapStep, TextDelta,
-                                      Timings)
+from cooper_ros.engine.events import (
+    Event,
+    Map,
+    MapFinished,
+    MapStarted,
+    MapStep,
+    TextDelta,
+    Timings,
+)
 from cooper_ros.engine.limits import Limits
 from cooper_ros.engine.maps import MapMaker
 from cooper_ros.engine.pictures import Picture
@@ -107,14 +114,13 @@ class Talk:
         yield MapStarted(self.request_id, self.limits.elapsed(), number, kind, options.steps)
         rows = self._read_branches(branches)
         started = time.monotonic()
-        tokens = self._noise(len(self.maps))
-        grid = self.pictures[-1].grid
-        flow = options.flow(self.reader.session, rows, tokens, grid, self.limits)
-        for step, tokens in enumerate(flow, start=1):
+        drawn, grid = self._noise(len(self.maps)), self.pictures[-1].grid
+        flow = options.flow(self.reader.session, rows, drawn, grid, self.limits)
+        for step, drawn in enumerate(flow, start=1):  # noqa: B007  the last one is the map
             self.flow_steps += 1
             yield MapStep(self.request_id, self.limits.elapsed(), number, kind, step,
                           options.steps)
-        finished = self.maker.finish(kind, tokens, grid)
+        finished = self.maker.finish(kind, drawn, grid)
         self.draw_s += time.monotonic() - started
         self.maps.append(finished)
         yield MapFinished(self.request_id, self.limits.elapsed(), number, finished)

@@ -1,0 +1,128 @@
+"""``cooper evaluate``: scores of a checkpoint, with baselines and intervals."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.errors import BadOption
+
+HELP = """Score a checkpoint.
+
+\b
+  cooper evaluate --suite scenes --seed 0 --count 100                the default way of asking
+  cooper evaluate --suite scenes --mode direct --json direct.json    without maps, kept as JSON
+  cooper evaluate --suite depth FOLDER --sheet depth.png             pictures with measured depth
+  cooper evaluate --suite segmentation FOLDER                        pictures with masks
+  cooper evaluate --suite sibench SIBench.tsv --out answers.jsonl    a benchmark table
+"""
+SUITES = ('scenes', 'depth', 'segmentation', 'sibench', 'mmvp', 'qspatial')
+app = typer.Typer(name='evaluate', help=HELP, rich_markup_mode=None, add_completion=False,
+                  pretty_exceptions_enable=False)
+DEFAULTS = CooperConfig()
+
+
+@app.command()
+def evaluate(
+        place: Annotated[Optional[Path], typer.Argument(help='folder or table; not for scenes')]
+        = None,
+        suite: Annotated[str, typer.Option(help=', '.join(SUITES))] = 'scenes',
+        seed: Annotated[int, typer.Option(help='first scene seed within the split')] = 0,
+        count: Annotated[int, typer.Option(min=1, help='scenes')] = 100,
+        mode: Annotated[str, typer.Option(help='auto, direct, text or maps')] = DEFAULTS.mode,
+        model: Annotated[str, typer.Option(help='model folder')] = DEFAULTS.model_path,
+        split: Annotated[str, typer.Option(help='test, or validation for choosing settings')]
+        = 'test',
+        blind: Annotated[bool, typer.Option(help='also ask with a grey picture')] = True,
+        maps: Annotated[int, typer.Option(help='scenes whose depth and segmentation are drawn '
+                                               'and measured')] = 50,
+        points: Annotated[int, typer.Option(help='grid points of the flow; -1: as the model '
+                                                 'says')] = DEFAULTS.flow_points,
+        threads: Annotated[int, typer.Option(help='CPU threads; 0: torch decides')]
+        = DEFAULTS.threads,
+        limit: Annotated[int, typer.Option(help='first pictures or questions only; 0: all')] = 0,
+        units: Annotated[float, typer.Option(help='depth file numbers per metre; 0: as found')]
+        = 0.0,
+        palette: Annotated[bool, typer.Option(help='mask ids are classes of the model')] = False,
+        images: Annotated[Optional[Path], typer.Option(help='picture folder of a table')] = None,
+        templates: Annotated[Optional[Path], typer.Option(help='prompt texts of qspatial')] = None,
+        out: Annotated[Optional[Path], typer.Option(help='JSON lines; a stopped run goes on')]
+        = None,
+        sheet: Annotated[Optional[Path], typer.Option(help='PNG of the first pictures')] = None,
+        judge_url: Annotated[str, typer.Option(help='OpenAI-compatible judge')] = '',
+        judge_model: Annotated[str, typer.Option(help='its model')] = '',
+        json_file: Annotated[str, typer.Option('--json', help='file for all numbers and rows')]
+        = '') -> None:
+    """Ask every question of simulated rooms, or measure on your own files."""
+    if suite not in SUITES:
+        raise BadOption('no such suite', value=suite, limit=', '.join(SUITES))
+    from cooper_ros.engine.engine import CooperEngine
+    engine = CooperEngine.from_pretrained(model, CooperConfig(
+        model_path=model, mode=mode, flow_points=points, threads=threads))
+    about = {'model': engine.parts.card.name or model, **_machine(engine)}
+    if suite == 'scenes':
+        from cooper_ros.evaluation import scenes_suite
+        results = scenes_suite.run(engine, seed=seed, count=count, mode=mode, split=split,
+                                   blind=blind, map_frames=maps) | about
+        show(results, Console())
+    else:
+        from cooper_ros.evaluation.suites import SuiteOptions
+        results = _on_files(engine, suite, place, SuiteOptions(
+            mode, seed, limit, units, palette, images, templates, out, sheet, judge_url,
+            judge_model), about)
+    if json_file:
+        Path(json_file).write_text(json.dumps(results, indent=1) + '\n', encoding='utf-8')
+
+
+def _on_files(engine: Any, suite: str, place: Path | None, options: Any, about: dict[str, Any]
+              ) -> dict[str, Any]:
+    """Run a suite on the user's files and print its summary."""
+    from cooper_ros.evaluation.suites import run_file_suite
+    if place is None:
+        raise BadOption(f'suite {suite} needs a folder or a table', limit='a path',
+                        remedy=f'cooper evaluate --suite {suite} PATH')
+    footer = f"{about['hardware']}, {about['precision']}, seed {options.seed}"
+    results, text = run_file_suite(engine, suite, place, options, footer)
+    print('\n'.join(text))
+    return results | about
+
+
+def _machine(engine: Any) -> dict[str, Any]:
+    """What every printed number must name: hardware and precision."""
+    runtime = engine.parts.runtime
+    kind = (torch.cuda.get_device_name() if str(runtime.device).startswith('cuda')
+            else f'CPU {platform.machine()}, {os.cpu_count()} cores, '
+                 f'{torch.get_num_threads()} threads')
+    return {'hardware': kind, 'precision': str(runtime.dtype).removeprefix('torch.')}
+
+
+def show(results: dict[str, Any], console: Console) -> None:
+    """Print one table of questions and one line of maps."""
+    table = Table(title=f"{results['model']}, mode {results['mode']}, {results['split']} scenes "
+                        f"{results['seed']}..{results['seed'] + results['scenes'] - 1}, 128x96")
+    for name in ('category', 'n', 'score %', '95 % interval', 'constant %', 'grey picture %',
+                 'draws depth %', 'draws segm. %'):
+        table.add_column(name, justify='left' if name == 'category' else 'right')
+    for name, row in {**results['categories'], 'ALL': results['overall']}.items():
+        low, high = row['interval']
+        blind = '' if row['blind'] is None else f"{100 * row['blind']:.1f}"
+        table.add_row(name, str(row['questions']), f"{100 * row['score']:.1f}",
+                      f'{100 * low:.1f} .. {100 * high:.1f}', f"{100 * row['majority']:.1f}",
+                      blind, f"{100 * row['draws_depth']:.0f}",
+                      f"{100 * row['draws_segmentation']:.0f}")
+    console.print(table)
+    if results['maps']:
+        maps = results['maps']
+        console.print(f"maps of {maps['frames']} scenes, no alignment: "
+                      f"AbsRel {maps['absrel']:.4f}, delta1 {maps['delta1']:.4f}, mIoU {maps['miou']:.4f}")
+    console.print(f"{results['hardware']}, {results['precision']}, median "
+                  f"{results['seconds_per_question']:.2f} s a question")

@@ -1,0 +1,107 @@
+"""A language model as judge, behind an OpenAI-compatible address (reference section 11.3)."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Callable, Sequence
+
+from cooper_ros.engine.answers import answer_text
+
+SYSTEM = ('You decide whether a predicted answer to a question about a picture is correct. '
+          'Synonyms and paraphrases of the ground truth are correct.')
+USER = """Question: {question}
+Ground truth: {truth}
+Predicted answer: {prediction}
+
+Rules:
+1. The prediction must answer this question.
+2. An open answer is correct if it means the same as the ground truth. A definite answer (option,
+   yes or no, number) must equal the ground truth; numbers are compared with their units.
+3. Reply with one word only: True or False."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One answer to be checked.
+
+    Attributes:
+        question: as the policy read it.
+        truth: ground truth.
+        response: the last turn of the rollout.
+    """
+
+    question: str
+    truth: str
+    response: str
+
+
+@dataclass(frozen=True)
+class JudgeSettings:
+    """Where the judge is and how it is asked; values of the published recipe.
+
+    Attributes:
+        url: base address, such as ``http://localhost:8000/v1``.
+        model: name sent with the request.
+        key_variable: environment variable with the key; ``-`` is sent where it is not set.
+        attempts: tries per claim.
+        timeout_s: seconds of one try.
+        threads: claims asked at the same time.
+        max_tokens: longest reply.
+        backoff_s: unit of the pause after a connection or status error: 2^attempt of it.
+    """
+
+    url: str
+    model: str = 'qwen2.5-vl-72b'
+    key_variable: str = 'OPENAI_API_KEY'
+    attempts: int = 5
+    timeout_s: float = 30.0
+    threads: int = 32
+    max_tokens: int = 512
+    backoff_s: float = 1.0
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Asks a chat model; see :class:`JudgeSettings`."""
+
+    settings: JudgeSettings
+    pause: Callable[[float], None] = field(default=time.sleep, repr=False)
+
+    def verdicts(self, claims: Sequence[Claim]) -> list[bool | None]:
+        """Whether each claim is right; None where the judge never said True or False."""
+        with ThreadPoolExecutor(self.settings.threads) as pool:
+            return list(pool.map(self._judge, claims))
+
+    def _judge(self, claim: Claim) -> bool | None:
+        for attempt in range(self.settings.attempts):
+            try:
+                reply = self._ask(claim).strip().lower()
+            except OSError:  # connection, time-out and status errors, all of urllib's
+                if attempt + 1 < self.settings.attempts:
+                    self.pause(self.settings.backoff_s * 2 ** attempt)
+                continue
+            except (ValueError, KeyError, IndexError, TypeError, http.client.HTTPException):
+                continue  # not what a chat server says: at once again, as published
+            if reply in ('true', 'false'):
+                return reply == 'true'
+        return None
+
+    def _ask(self, claim: Claim) -> str:
+        settings = self.settings
+        user = USER.format(question=claim.question, truth=claim.truth,
+                           prediction=answer_text(claim.response))
+        body = {'model': settings.model, 'temperature': 0, 'max_tokens': settings.max_tokens,
+                'messages': [{'role': 'system', 'content': SYSTEM},
+                             {'role': 'user', 'content': user}]}
+        key = os.environ.get(settings.key_variable) or '-'
+        request = urllib.request.Request(
+            settings.url.rstrip('/') + '/chat/completions', json.dumps(body).encode(),
+            {'Content-Type': 'application/json', 'Authorization': f'Bearer {key}'})
+        with urllib.request.urlopen(request, timeout=settings.timeout_s) as reply:
+            return str(json.load(reply)['choices'][0]['message']['content'])

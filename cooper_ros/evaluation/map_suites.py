@@ -1,0 +1,295 @@
+"""``--suite depth DIR`` and ``--suite segmentation DIR``: drawn maps against real truth.
+
+Depth is measured at the truth's own resolution (the published script resized the truth, quirk
+Q20), once as the model means it, where the model folder vouches for metres, and once after the
+usual least-squares fit of scale and shift per picture. Segmentations are compared as regions,
+since drawn colours have no names for most truths; with ``palette`` ids are classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Sequence
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from cooper_ros.engine.engine import CooperEngine
+from cooper_ros.engine.events import DepthMap, SegmentationMap
+from cooper_ros.errors import BadData
+from cooper_ros.evaluation.depth_metrics import (
+    LEAST_METRES,
+    DepthMetrics,
+    depth_metrics,
+    mean_metrics,
+)
+from cooper_ros.evaluation.map_pairs import (
+    DEPTH,
+    SEGMENTATION,
+    MapPair,
+    find_pairs,
+    read_depth,
+    read_ids,
+    read_rgb,
+    units_of,
+)
+from cooper_ros.imaging.colours import colourise
+from cooper_ros.imaging.depth import align_least_squares, relative_from_metres
+from cooper_ros.imaging.segmentation import UNLABELED
+from cooper_ros.imaging.sheet import Panel, sheet
+
+NEAR_M, FAR_M = 1e-3, 80.0
+SHOWN = ('abs_relative_difference', 'delta1_acc', 'silog_rmse')
+ORDER_PAIRS, ORDER_RATIO = 20000, 1.1  # pixel pairs per picture; depths that differ by 10 %
+
+
+@dataclass(frozen=True)
+class DepthRow:
+    """One picture.
+
+    Attributes:
+        name, units, known_from: of the truth; file numbers per metre and why.
+        metric: as drawn, None while the model has no metres.
+        aligned: after the fit.
+        order: share of pixel pairs, at least 10 percent apart, whose order is right.
+        valid: pixels that count.
+    """
+
+    name: str
+    units: float
+    known_from: str
+    metric: DepthMetrics | None
+    aligned: DepthMetrics
+    order: float
+    valid: int
+
+
+@dataclass(frozen=True)
+class SegmentRow:
+    """One picture: overlap of the truth's segments with the drawn ones, each used once, and each
+    truth segment's best overlap weighted by its size (segmentation covering)."""
+
+    name: str
+    miou: float
+    covering: float
+    segments: int
+    drawn: int
+
+
+@dataclass
+class Sheets:
+    """Collects panels of the first pictures."""
+
+    limit: int = 8
+    panels: list[Panel] = field(default_factory=list)
+
+    def add(self, *panels: Panel) -> None:
+        """One picture's panels."""
+        if len(self.panels) < self.limit * len(panels):
+            self.panels += panels
+
+    def draw(self, title: str, footer: str) -> np.ndarray:
+        """All of them, uint8 ``[H, W, 3]``."""
+        return sheet(self.panels, title=title, footer=footer)
+
+
+def measure_depth(engine: CooperEngine, place: Path, *, units: float = 0.0, near_m: float = NEAR_M,
+                  far_m: float = FAR_M, seed: int = 0, limit: int = 0,
+                  sheets: Sheets | None = None) -> list[DepthRow]:
+    """Draw and measure every picture with depth truth.
+
+    Args:
+        engine: draws.
+        place: folder or list.
+        units: file numbers per metre; 0 reads them off ``annotations.json`` or the path.
+        near_m, far_m: truth outside is not counted.
+        seed: of the drawing noise.
+        limit: first pictures only; 0 for all.
+        sheets: collects what can be looked at.
+
+    Raises:
+        BadData: nothing to measure, or a damaged file.
+    """
+    rows = []
+    for pair in tqdm(find_pairs(place, DEPTH)[:limit or None], desc='depth', mininterval=1):
+        scale, known_from = (units, 'given') if units else units_of(pair.target)
+        truth = read_depth(pair.target, scale)
+        drawn = engine.estimate_depth(read_rgb(pair.rgb), seed=seed)
+        rows.append(depth_row(pair.name, drawn, truth, (near_m, far_m), (scale, known_from)))
+        if sheets is not None:
+            sheets.add(*_depth_panels(pair, drawn, truth, rows[-1], far_m))
+    return rows
+
+
+def depth_row(name: str, drawn: DepthMap, truth: np.ndarray, span: tuple[float, float],
+              units: tuple[float, str]) -> DepthRow:
+    """Measure one drawn map against metres ``[H, W]`` (0: unknown)."""
+    near, far = span
+    valid = (truth > near) & (truth < far)
+    if valid.sum() < 2:
+        raise BadData('no valid depth in a truth', value=name, limit=f'{near} .. {far} m',
+                      remedy='check --units')
+    relative = _resized(drawn.relative, truth)
+    fitted = align_least_squares(relative, truth, valid).apply(relative)
+    metric = None
+    if drawn.metres is not None:
+        metric = depth_metrics(_clamped(_resized(drawn.metres, truth), span), truth, valid)
+    return DepthRow(name, *units, metric, depth_metrics(_clamped(fitted, span), truth, valid),
+                    order_accuracy(relative, truth, valid), int(valid.sum()))
+
+
+def order_accuracy(relative: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> float:
+    """Share of random pixel pairs whose nearer one is drawn nearer; 0.5 is guessing.
+
+    Pairs whose true depths differ by less than 10 percent are not counted; NaN without any.
+    """
+    drawn, metres = relative[valid], truth[valid]
+    pairs = np.random.default_rng(0).integers(0, len(metres), (2, ORDER_PAIRS))
+    first, second = metres[pairs]
+    apart = np.maximum(first, second) > ORDER_RATIO * np.minimum(first, second)
+    if not apart.any():
+        return float('nan')
+    a, b = drawn[pairs]
+    right = np.where(a == b, 0.5, (a < b) == (first < second))
+    return float(right[apart].mean())
+
+
+def measure_segmentation(engine: CooperEngine, place: Path, *, palette: bool = False,
+                         ignore: Sequence[int] = (0,), seed: int = 0, limit: int = 0,
+                         sheets: Sheets | None = None) -> tuple[list[SegmentRow], float | None]:
+    """Draw and measure every picture with a mask.
+
+    Args:
+        engine: draws.
+        place: folder or list.
+        palette: ids of the masks are classes of the model's palette.
+        ignore: ids of the truth that are not counted.
+        seed, limit, sheets: as :func:`measure_depth`.
+
+    Returns:
+        rows, and with ``palette`` the mIoU over classes, from the counts of all pictures.
+
+    Raises:
+        BadData: nothing to measure, or ``palette`` with a model that has none.
+    """
+    if palette and not engine.parts.card.palette:
+        raise BadData('this model has no palette', value=engine.parts.card.name or 'model',
+                      remedy='compare regions instead')
+    rows, inside, union = [], np.zeros(256), np.zeros(256)
+    for pair in tqdm(find_pairs(place, SEGMENTATION)[:limit or None], desc='segmentation',
+                     mininterval=1):
+        truth = read_ids(pair.target)
+        drawn = engine.segment(read_rgb(pair.rgb), seed=seed)
+        labels = cv2.resize(drawn.labels, truth.shape[::-1], interpolation=cv2.INTER_NEAREST)
+        counted = ~np.isin(truth, np.array(ignore, np.int64))
+        rows.append(segment_row(pair.name, labels, truth, counted))
+        for number in range(UNLABELED if palette else 0):
+            ours, theirs = (labels == number) & counted, (truth == number) & counted
+            inside[number] += np.sum(ours & theirs)
+            union[number] += np.sum(ours | theirs)
+        if sheets is not None:
+            sheets.add(*_segment_panels(pair, drawn, truth, rows[-1]))
+    present = union > 0
+    return rows, float((inside[present] / union[present]).mean()) if palette else None
+
+
+def segment_row(name: str, labels: np.ndarray, truth: np.ndarray,
+                counted: np.ndarray) -> SegmentRow:
+    """Compare id masks ``[H, W]`` as regions, whatever the ids mean."""
+    if not counted.any():
+        raise BadData('a mask without segments', value=name, remedy='check which ids are ignored')
+    overlap, wanted, drawn = _overlaps(labels[counted], truth[counted])  # [T, D], [T], [D]
+    ious = overlap / (wanted[:, None] + drawn[None] - overlap)
+    best = ious.max(axis=1)
+    return SegmentRow(name, _one_to_one(ious), float((best * wanted).sum() / wanted.sum()),
+                      len(wanted), len(drawn))
+
+
+def _overlaps(labels: np.ndarray, truth: np.ndarray
+              ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    _, ours = np.unique(labels, return_inverse=True)
+    _, theirs = np.unique(truth, return_inverse=True)
+    columns = int(ours.max()) + 1
+    table = np.bincount(theirs * columns + ours, minlength=columns * (int(theirs.max()) + 1))
+    overlap = table.reshape(-1, columns).astype(np.float64)
+    return overlap, overlap.sum(axis=1), overlap.sum(axis=0)
+
+
+def _one_to_one(ious: np.ndarray) -> float:
+    """Mean overlap over truth segments; largest overlaps are matched first, each side once."""
+    left, total = ious.copy(), 0.0
+    for _ in range(min(ious.shape)):
+        place = np.unravel_index(left.argmax(), left.shape)
+        total += float(left[place])
+        left[place[0], :] = left[:, place[1]] = 0.0
+    return total / len(ious)
+
+
+def depth_summary(rows: Sequence[DepthRow]) -> dict[str, Any]:
+    """Means over pictures; ``metric`` only where every picture has it."""
+    metric = [row.metric for row in rows if row.metric is not None]
+    return {'pictures': len(rows),
+            'metric': mean_metrics(metric).as_dict() if len(metric) == len(rows) else None,
+            'aligned': mean_metrics([row.aligned for row in rows]).as_dict(),
+            'order': float(np.nanmean([row.order for row in rows])),
+            'units': sorted({f'{row.units:g} per metre ({row.known_from})' for row in rows})}
+
+
+def segment_summary(rows: Sequence[SegmentRow], classes: float | None) -> dict[str, Any]:
+    """Means over pictures, and the mIoU over classes where ids are classes."""
+    return {'pictures': len(rows), 'class_miou': classes,
+            'region_miou': float(np.mean([row.miou for row in rows])),
+            'covering': float(np.mean([row.covering for row in rows]))}
+
+
+def depth_lines(found: dict[str, Any]) -> list[str]:
+    """A depth summary as text."""
+    rows = [f'depth: {found["pictures"]} pictures, truth in ' + '; '.join(found['units'])]
+    for name in ('metric', 'aligned'):
+        values = found[name]
+        text = 'the model has no metres' if values is None else ', '.join(
+            f'{short} {values[key]:.4f}' for short, key in zip(('AbsRel', 'delta1', 'SILog'),
+                                                               SHOWN))
+        label = 'no alignment' if name == 'metric' else 'scale and shift fitted'
+        rows.append(f'  {label}: {text}')
+    return [*rows, f'  order of pixel pairs right: {100 * found["order"]:.1f} %']
+
+
+def segment_lines(found: dict[str, Any]) -> list[str]:
+    """A segmentation summary as text."""
+    classes = found['class_miou']
+    return [f'segmentation: {found["pictures"]} pictures',
+            f'  regions, each matched once: mIoU {found["region_miou"]:.4f}, covering '
+            f'{found["covering"]:.4f}',
+            *([] if classes is None else [f'  classes of the palette: mIoU {classes:.4f}'])]
+
+
+def _resized(values: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return cv2.resize(values, like.shape[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def _clamped(metres: np.ndarray, span: tuple[float, float]) -> np.ndarray:
+    return np.maximum(np.clip(metres, *span), LEAST_METRES)
+
+
+def _depth_panels(pair: MapPair, drawn: DepthMap, truth: np.ndarray, row: DepthRow,
+                  far_m: float) -> tuple[Panel, ...]:
+    valid = (truth > 0) & (truth < far_m)
+    near, far = float(truth[valid].min()), float(truth[valid].max())
+    shown = colourise(relative_from_metres(truth, near, max(far, near + 1e-3)))
+    shown[~valid] = 0
+    measured = row.aligned
+    return (Panel(read_rgb(pair.rgb), pair.name),
+            Panel(drawn.colour, f'drawn, aligned AbsRel {measured.abs_relative_difference:.3f}'),
+            Panel(shown, f'truth {near:.1f} .. {far:.1f} m, black unknown'))
+
+
+def _segment_panels(pair: MapPair, drawn: SegmentationMap, truth: np.ndarray,
+                    row: SegmentRow) -> tuple[Panel, ...]:
+    colours = np.random.default_rng(1).integers(40, 256, (4096, 3), dtype=np.uint8)
+    colours[0] = 0
+    return (Panel(read_rgb(pair.rgb), pair.name),
+            Panel(drawn.rgb, f'drawn, region mIoU {row.miou:.3f}'),
+            Panel(colours[truth % 4096], f'truth, {row.segments} segments'))

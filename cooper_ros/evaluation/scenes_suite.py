@@ -1,0 +1,155 @@
+"""``--suite scenes``: a checkpoint on simulated rooms it has never seen, with baselines.
+
+Every question goes through the real engine. Two baselines tell what a score is worth: the best
+constant answer of the training split per category, and the same model on a grey picture.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from typing import Any, Iterable, Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from cooper_ros.engine.engine import CooperEngine
+from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer
+from cooper_ros.evaluation.scoring import best_constant, score, wilson
+from cooper_ros.scenes.generate import Sample, generate
+from cooper_ros.scenes.palette import SCENE_PALETTE
+
+GREY = 128
+DELTA1 = 1.25
+
+
+@dataclass
+class Row:
+    """One question and what became of it."""
+
+    category: str
+    kind: str
+    truth: str
+    given: str
+    score: float
+    majority: float
+    blind: float | None
+    maps: tuple[str, ...]
+    seconds: float
+
+
+@dataclass
+class Maps:
+    """Map scores per frame: mean relative error, share within 1.25, and pixel counts per class."""
+
+    absrel: list[float] = field(default_factory=list)
+    delta1: list[float] = field(default_factory=list)
+    inside: np.ndarray = field(default_factory=lambda: np.zeros(len(SCENE_PALETTE)))
+    union: np.ndarray = field(default_factory=lambda: np.zeros(len(SCENE_PALETTE)))
+
+    def add_depth(self, metres: np.ndarray, truth: np.ndarray) -> None:
+        """Compare metres ``[H, W]`` with the truth as they are, without alignment."""
+        ratio = np.maximum(metres / truth, truth / np.maximum(metres, 1e-6))
+        self.absrel.append(float(np.mean(np.abs(metres - truth) / truth)))
+        self.delta1.append(float(np.mean(ratio < DELTA1)))
+
+    def add_labels(self, labels: np.ndarray, truth: np.ndarray) -> None:
+        """Count pixels of every class; the counts of all frames make one mIoU."""
+        for entry in SCENE_PALETTE:
+            found, wanted = labels == entry.id, truth == entry.id
+            self.inside[entry.id] += np.sum(found & wanted)
+            self.union[entry.id] += np.sum(found | wanted)
+
+    def summary(self) -> dict[str, float]:
+        """Means over frames; mIoU over the classes that occur."""
+        if not self.absrel:
+            return {}
+        present = self.union > 0
+        return {'frames': len(self.absrel), 'absrel': float(np.mean(self.absrel)),
+                'delta1': float(np.mean(self.delta1)),
+                'miou': float(np.mean(self.inside[present] / self.union[present]))}
+
+
+def constants(frames: int = 200) -> dict[tuple[str, str], str]:
+    """The best constant answer of every (category, kind), from training scenes."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for sample in generate(0, frames, 'train', per_category=2):
+        for question in sample.questions:
+            found[question.category, question.kind].append(question.answer)
+    return {key: best_constant(key[1], answers) for key, answers in found.items()}
+
+
+def run(engine: CooperEngine, *, seed: int, count: int, mode: str, split: str = 'test',
+        blind: bool = True, map_frames: int = 50, per_category: int = 1) -> dict[str, Any]:
+    """Ask all questions of ``count`` scenes and draw both maps of the first ``map_frames``.
+
+    Args:
+        engine: a loaded engine.
+        seed: first scene seed within the split.
+        count: scenes.
+        mode: reasoning mode.
+        split: ``test``, or ``validation`` for choosing settings.
+        blind: also ask with a grey picture (doubles the time).
+        map_frames: scenes whose maps are drawn and measured.
+        per_category: questions of each category per scene at most.
+
+    Returns:
+        JSON-ready results.
+    """
+    answers, rows, maps = constants(), [], Maps()
+    samples = generate(seed, count, split, per_category=per_category)
+    for number, sample in enumerate(tqdm(samples, total=count, desc=f'scenes, {mode}',
+                                         mininterval=2)):
+        if number < map_frames:
+            _draw(engine, sample, maps)
+        rows += _ask_all(engine, sample, mode, blind, answers)
+    return {'suite': 'scenes', 'split': split, 'seed': seed, 'scenes': count, 'mode': mode,
+            'overall': _summary(rows), 'categories': _by_category(rows), 'maps': maps.summary(),
+            'seconds_per_question': float(np.median([row.seconds for row in rows])),
+            'rows': [asdict(row) for row in rows]}
+
+
+def _draw(engine: CooperEngine, sample: Sample, maps: Maps) -> None:
+    depth = engine.estimate_depth(sample.frame.rgb)
+    if depth.metres is not None:
+        maps.add_depth(depth.metres, sample.frame.depth_m)
+    maps.add_labels(engine.segment(sample.frame.rgb).labels, sample.frame.labels)
+
+
+def _ask_all(engine: CooperEngine, sample: Sample, mode: str, blind: bool,
+             answers: dict[tuple[str, str], str]) -> Iterable[Row]:
+    grey = np.full_like(sample.frame.rgb, GREY)
+    for question in sample.questions:
+        given, drawn, seconds = _ask(engine, sample.frame.rgb, question.question, mode)
+        constant = answers.get((question.category, question.kind), '')
+        unseen = _ask(engine, grey, question.question, mode)[0] if blind else None
+        yield Row(question.category, question.kind, question.answer, given,
+                  score(question.kind, given, question.answer),
+                  score(question.kind, constant, question.answer),
+                  None if unseen is None else score(question.kind, unseen, question.answer),
+                  drawn, seconds)
+
+
+def _ask(engine: CooperEngine, rgb: np.ndarray, question: str,
+         mode: str) -> tuple[str, tuple[str, ...], float]:
+    """Short answer, kinds of maps drawn, seconds; an empty answer when the request failed."""
+    last = list(engine.ask(rgb, question, mode=mode))[-1]
+    if not isinstance(last, Answer):
+        return '', (), last.elapsed
+    return last.short, tuple(drawn.kind for drawn in last.maps), last.timings.total_s
+
+
+def _summary(rows: Sequence[Row]) -> dict[str, Any]:
+    scores = [row.score for row in rows]
+    mean = float(np.mean(scores))
+    blind = [row.blind for row in rows if row.blind is not None]
+    return {'questions': len(rows), 'score': mean, 'interval': wilson(mean, len(rows)),
+            'majority': float(np.mean([row.majority for row in rows])),
+            'blind': float(np.mean(blind)) if blind else None,
+            'draws_depth': float(np.mean([DEPTH in row.maps for row in rows])),
+            'draws_segmentation': float(np.mean([SEGMENTATION in row.maps for row in rows]))}
+
+
+def _by_category(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    names = list(dict.fromkeys(row.category for row in rows))
+    return {name: _summary([row for row in rows if row.category == name]) for name in names}

@@ -1,0 +1,115 @@
+"""Is an answer right? By rules, or by a language model behind an OpenAI-compatible address.
+
+The published recipe asks a judge for every rollout and has no rules (reference section 11.3).
+Here rules are the default: exact, free and the same tomorrow. A judge can be configured; where it
+fails for good, the rules decide and the failure is counted, unless ``published`` asks for the 0
+of the released code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Protocol, Sequence
+
+from cooper_ros.engine.answers import short_answer
+from cooper_ros.errors import BadOption
+from cooper_ros.evaluation.answer_rules import (
+    NUMBER,
+    find_quantity,
+    in_one_unit,
+    kind_of,
+    score,
+)
+from cooper_ros.evaluation.judge import Claim, Judge, JudgeSettings
+
+GRADES = ('threshold', 'mra')
+
+
+class Checker(Protocol):
+    """Scores answers, 0 (wrong) to 1 (right)."""
+
+    def scores(self, claims: Sequence[Claim]) -> list[float]:
+        """One score per claim, in order."""
+
+
+@dataclass(frozen=True)
+class RuleChecker:
+    """Options by letter or text, yes or no, counts exactly, lengths with units.
+
+    Attributes:
+        grade: ``threshold`` makes a number right or wrong, as a reward of 0 or 1 wants it;
+            ``mra`` gives it its mean relative accuracy.
+        tolerance: largest relative error of a right number.
+
+    >>> RuleChecker().scores([Claim('how far, in meters?', '2.0', r'\\boxed{180 cm}')])
+    [1.0]
+    """
+
+    grade: str = 'threshold'
+    tolerance: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.grade not in GRADES:
+            raise BadOption('no such grade', value=self.grade, limit=', '.join(GRADES))
+        if not 0 < self.tolerance < 10:
+            raise BadOption('tolerance is out of range', value=self.tolerance, limit='0 .. 10')
+
+    def scores(self, claims: Sequence[Claim]) -> list[float]:
+        """See :class:`Checker`."""
+        return [self._score(claim) for claim in claims]
+
+    def _score(self, claim: Claim) -> float:
+        kind = kind_of(claim.truth, claim.question)
+        if kind != NUMBER or self.grade == 'mra':
+            return score(claim.response, claim.truth, claim.question, kind)
+        found = find_quantity(short_answer(claim.response))
+        wanted = find_quantity(claim.truth)
+        if found is None or wanted is None:
+            return 0.0
+        number, truth = in_one_unit(found, wanted, claim.question)
+        return float(abs(number - truth) <= self.tolerance * abs(truth))
+
+
+@dataclass
+class JudgeChecker:
+    """Asks a chat model, and the rules where it does not decide.
+
+    Attributes:
+        judge: where and how it is asked.
+        rules: what decides where the judge does not.
+        published: score 0 what the judge failed to judge, instead of asking the rules.
+        failed: claims the judge never answered with True or False.
+    """
+
+    judge: Judge
+    rules: Checker = field(default_factory=RuleChecker)
+    published: bool = False
+    failed: int = 0
+
+    def scores(self, claims: Sequence[Claim]) -> list[float]:
+        """See :class:`Checker`; claims are sent from several threads."""
+        verdicts = self.judge.verdicts(claims)
+        self.failed += sum(verdict is None for verdict in verdicts)
+        spare = [0.0] * len(claims) if self.published else self.rules.scores(claims)
+        return [rule if verdict is None else float(verdict)
+                for verdict, rule in zip(verdicts, spare)]
+
+
+def make_checker(values: Mapping[str, Any]) -> Checker:
+    """Build the checker of a training file: the fields of :class:`RuleChecker`, and for a judge
+    ``judge: {url: ..., model: ..., published: false}``.
+
+    Raises:
+        BadOption: an unknown or missing field.
+    """
+    values = dict(values)
+    judge = values.pop('judge', None)
+    try:
+        rules = RuleChecker(**values)
+        if judge is None:
+            return rules
+        judge = dict(judge)
+        published = bool(judge.pop('published', False))
+        return JudgeChecker(Judge(JudgeSettings(**judge)), rules, published)
+    except TypeError as error:
+        raise BadOption('the checker settings are wrong', value=str(error)) from error

@@ -1,0 +1,55 @@
+"""Checkpoints that survive kill -9 and a full disk: the newest complete one always stays."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cooper_ros.errors import BadCheckpoint, BadData
+
+NAME = 'checkpoint.pt'
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write the state under a temporary name, flush it to the disk, then rename it into place.
+
+    Raises:
+        BadData: the disk is full or not writable; the previous checkpoint is untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f'{NAME}.part'
+    try:
+        with open(temporary, 'wb') as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, folder / NAME)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise BadData('the checkpoint cannot be written', value=f'{folder}: {error}',
+                      remedy='free disk space and start the same command again') from error
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The newest checkpoint of a run, or None if there is none yet.
+
+    Raises:
+        BadCheckpoint: the file is there but unreadable.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:
+        raise BadCheckpoint('the training checkpoint is damaged', value=str(path),
+                            remedy='delete the run folder and start again') from error
+
+
+def run_weights(folder: Path) -> dict[str, torch.Tensor] | None:
+    """Averaged weights of a run folder's newest checkpoint, or None if it is not a run folder."""
+    state = load_checkpoint(folder)
+    return None if state is None else state['ema']

@@ -1,0 +1,76 @@
+"""``cooper train STAGE``: trains, resumes and exports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Callable
+
+import torch
+import typer
+
+from cooper_ros.errors import BadOption
+from cooper_ros.training.settings import STAGES, TrainSettings, load_settings
+from cooper_ros.training.task import Task
+from cooper_ros.training.trainer import Trainer
+
+HELP = """Train a checkpoint, one stage at a time. The same commands train 7B and nano; only the
+YAML differs. A run that was stopped, by whatever, goes on when the same command is given again.
+
+\b
+  cooper train vae   --config config/train/nano_vae.yaml     the autoencoder
+  cooper train joint --config config/train/nano_joint.yaml   drawing and reasoning together
+"""
+app = typer.Typer(name='train', help=HELP, no_args_is_help=True, rich_markup_mode=None,
+                  add_completion=False, pretty_exceptions_enable=False)
+Config = Annotated[Path, typer.Option(help='settings of the run, see config/train')]
+Steps = Annotated[int, typer.Option(help='stop after this step; the schedule stays that of the '
+                                    'whole run; 0: run to the end')]
+Export = Annotated[str, typer.Option(help='model folder to write the averaged weights to when '
+                                     'the run is over')]
+
+
+def make_task(settings: TrainSettings) -> Task:
+    """The task of a stage, with its data opened and its weights in place."""
+    if settings.stage == 'vae':
+        from cooper_ros.training.vae_task import VaeTask
+        return VaeTask(settings)
+    if settings.stage == 'see':
+        from cooper_ros.training.see_task import SeeTask
+        return SeeTask(settings)
+    if settings.stage == 'grpo':
+        from cooper_ros.training.grpo_task import GrpoTask
+        return GrpoTask(settings)
+    if 'sets' in settings.task:  # amg and sft on the published data sets
+        from cooper_ros.training.corpus_task import CorpusTask
+        return CorpusTask(settings)
+    from cooper_ros.training.mixed_task import MixedTask
+    return MixedTask(settings)
+
+
+def run_stage(stage: str, config: Path, steps: int = 0, export: str = '') -> None:
+    """Train one stage to its end (or to ``steps``), then export.
+
+    Raises:
+        BadOption: the YAML is for another stage.
+    """
+    settings = load_settings(config)
+    if settings.stage != stage:
+        raise BadOption('the settings are for another stage', value=settings.stage, limit=stage)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    task = make_task(settings)
+    trainer = Trainer(task, settings)
+    trainer.run(steps or None)
+    if export:
+        task.export(Path(export), trainer.ema.full_state(task.module))
+
+
+def _command(stage: str) -> Callable[..., None]:
+    def run(config: Config, steps: Steps = 0, export: Export = '') -> None:
+        run_stage(stage, config, steps, export)
+    run.__doc__ = f'Run stage {stage}.'
+    return run
+
+
+for _stage in STAGES:
+    app.command(_stage)(_command(_stage))

@@ -1,0 +1,186 @@
+"""From samples of the readers to items of the network, with token counts for packing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from cooper_ros.errors import BadOption
+from cooper_ros.imaging.resize import ImageTransform, encoder_inputs
+from cooper_ros.model.packing import Item, LatentItem, TextItem, VisionItem
+from cooper_ros.training.datasets.catalogue import COOPER, draw_kind
+from cooper_ros.training.datasets.cooper_set import TalkSet
+from cooper_ros.training.datasets.draw import DEPTH, DrawSet, open_set
+from cooper_ros.training.datasets.samples import DrawSample, TalkSample
+from cooper_ros.training.policy import Policy
+
+
+@dataclass(frozen=True)
+class CorpusOptions:
+    """Settings of these stages.
+
+    Attributes:
+        sets: name of a set in the catalogue -> ``{place: folder, weight: share}``.
+        max_tokens: length of a sequence; longer samples are left out.
+        ce_weight, mse_weight: weights of the two losses.
+        timestep_shift: of the drawn flow times.
+        mirror: share of mirrored depth and segmentation samples.
+        map_latents: show the maps of conversations through the VAE too, as the published
+            training did; inference never does (quirk Q7).
+        sample_posterior: sample the VAE, as published, or take its mean.
+        freeze: name prefixes of weights that do not train; published: the vision tower.
+        recompute: trade time for memory.
+        valid: samples of every set that are held out of training, its last ones.
+        preview: draw the first held-out sample of every drawing set at each validation.
+        drawing: drawing settings of previews.
+    """
+
+    sets: Mapping[str, Mapping[str, Any]]
+    max_tokens: int = 10240
+    ce_weight: float = 1.0
+    mse_weight: float = 1.0
+    timestep_shift: float = 1.0
+    mirror: float = 0.5
+    map_latents: bool = True
+    sample_posterior: bool = True
+    freeze: tuple[str, ...] = ('vit_model',)
+    recompute: bool = False
+    valid: int = 8
+    preview: bool = True
+    drawing: Mapping[str, Any] = field(default_factory=dict)
+
+
+def corpus_options(values: Mapping[str, Any]) -> CorpusOptions:
+    """Check the ``task`` part of a training file.
+
+    Raises:
+        BadOption: an unknown or missing setting.
+    """
+    try:
+        options = CorpusOptions(**{name: tuple(value) if isinstance(value, list) else value
+                                   for name, value in values.items()})
+    except TypeError as error:
+        raise BadOption('unknown or missing setting of the stage', value=str(error)) from error
+    for name, entry in options.sets.items():
+        if 'place' not in entry or set(entry) - {'place', 'weight'}:
+            raise BadOption('a set needs place and may have weight', value=f'{name}: {entry}')
+    return options
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One open set as sequences see it.
+
+    Attributes:
+        name: of the set.
+        rows: the data.
+        items: sample number, mirrored or not, random numbers -> items.
+        tokens: tokens of a sample, without decoding more than needed.
+    """
+
+    name: str
+    rows: DrawSet | TalkSet
+    items: Callable[[int, bool, torch.Generator], list[Item]]
+    tokens: Callable[[int], int]
+
+
+@dataclass(frozen=True)
+class ItemMaker:
+    """Turns samples of the readers into items of the network."""
+
+    policy: Policy
+    options: CorpusOptions
+
+    def corpus(self, name: str, place: Path) -> Corpus:
+        """Open a set by its name."""
+        vae, vit = self.rules
+        if name == COOPER:
+            talks = TalkSet(place)
+            return Corpus(name, talks, lambda index, _, noise: self.talk(
+                talks.sample(index), noise), lambda index: self.talk_tokens(talks.sample(index)))
+        drawings = open_set(draw_kind(name), place, vae, vit)
+        return Corpus(name, drawings, lambda index, mirrored, noise: self.drawing(
+            drawings.sample(index, mirrored), noise), lambda index: self.draw_tokens(
+                drawings.kind.kind, drawings.size(index)))
+
+    @property
+    def rules(self) -> tuple[ImageTransform, ImageTransform]:
+        """Resize rules of the VAE and the vision encoder."""
+        card = self.policy.loaded.card
+        return ImageTransform(*card.vae_transform), ImageTransform(*card.vit_transform)
+
+    def drawing(self, sample: DrawSample, noise: torch.Generator) -> list[Item]:
+        """Picture (VAE, ViT), prompt, target (section 10.1)."""
+        return [self.latent(sample.vae, noise), VisionItem(torch.from_numpy(sample.vit)),
+                self.prompt(sample.kind), self.latent(sample.target, noise, loss=True)]
+
+    def talk(self, sample: TalkSample, noise: torch.Generator) -> list[Item]:
+        """System prompt, then the conversation in file order (section 10.2)."""
+        items: list[Item] = [self.text(self.policy.prompts.interleave_system)]
+        for entry, latents in self._shown(sample):
+            if entry.text is not None:
+                items.append(self.text(entry.text, entry.need_loss))
+            elif entry.image is not None:
+                vae, vit = self.rules
+                inputs = encoder_inputs(entry.image, vae, vit)
+                items += [self.latent(inputs.vae, noise)] if latents else []
+                items.append(VisionItem(torch.from_numpy(inputs.vit)))
+        return items
+
+    def _shown(self, sample: TalkSample) -> list[tuple[Any, bool]]:
+        """Entries, and whether a picture is shown through the VAE: maps come after a turn."""
+        written, found = False, []
+        for entry in sample.items:
+            found.append((entry, self.options.map_latents or not written))
+            written = written or entry.need_loss
+        return found
+
+    def talk_tokens(self, sample: TalkSample) -> int:
+        """Tokens of a conversation."""
+        texts = [self.text(self.policy.prompts.interleave_system)]
+        texts += [self.text(entry.text) for entry in sample.items if entry.text is not None]
+        total = sum(len(item.ids) + 2 for item in texts)
+        for entry, latents in self._shown(sample):
+            if entry.image is not None:
+                total += self._picture_tokens(entry.image.shape[1::-1], latents)
+        return total
+
+    def draw_tokens(self, kind: str, size: tuple[int, int]) -> int:
+        """Tokens of a drawing sample whose picture is (width, height)."""
+        target = self._grid(self.rules[0], size, self.policy.loaded.config.pixels_per_latent_token)
+        return self._picture_tokens(size, True) + target + 2 + len(self.prompt(kind).ids) + 2
+
+    def _picture_tokens(self, size: Sequence[int], latents: bool) -> int:
+        config, (vae, vit) = self.policy.loaded.config, self.rules
+        seen = self._grid(vit, size, config.vit.patch_size) + 2
+        return seen + (self._grid(vae, size, config.pixels_per_latent_token) + 2
+                       if latents else 0)
+
+    @staticmethod
+    def _grid(rule: ImageTransform, size: Sequence[int], patch: int) -> int:
+        width, height = rule.size(size[0], size[1])
+        return (width // patch) * (height // patch)
+
+    def prompt(self, kind: str) -> TextItem:
+        """What asks for a map."""
+        prompts = self.policy.prompts
+        return self.text(prompts.depth if kind == DEPTH else prompts.segmentation)
+
+    def text(self, text: str, loss: bool = False) -> TextItem:
+        """A text segment."""
+        return TextItem(self.policy.encode(text), loss)
+
+    @torch.no_grad()
+    def latent(self, pixels: np.ndarray, noise: torch.Generator, loss: bool = False) -> LatentItem:
+        """Pixels ``[3, H, W]`` through the frozen autoencoder."""
+        vae = self.policy.loaded.vae
+        device = next(vae.parameters()).device
+        height, width = (side // vae.config.downsample for side in pixels.shape[1:])
+        drawn = torch.randn(1, vae.config.z_channels, height, width, generator=noise)
+        latent = vae.encode(torch.from_numpy(np.ascontiguousarray(pixels))[None].to(device),
+                            drawn.to(device) if self.options.sample_posterior else None)
+        return LatentItem(latent[0].float().cpu(), loss)

@@ -1,0 +1,160 @@
+"""Stages ``amg`` and ``sft`` on the published data sets (reference sections 9 and 10).
+
+Samples of any shape are packed into sequences of a token limit, one sequence per batch entry of
+the run. Which sets the YAML names decides what is learned: depth and segmentation sets teach to
+draw, the interleaved conversations teach to reason.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.engine.engine import CooperEngine
+from cooper_ros.model.packing import IGNORED, Item, PackedBatch, pack
+from cooper_ros.model.training_forward import forward_train
+from cooper_ros.training.corpus_items import Corpus, ItemMaker, corpus_options
+from cooper_ros.training.datasets.draw import DEPTH, DrawSet
+from cooper_ros.training.datasets.stream import Batches, Draw, Source
+from cooper_ros.training.gradients import with_zero_gradient
+from cooper_ros.training.policy import open_policy
+from cooper_ros.training.settings import TrainSettings
+
+
+class CorpusTask:
+    """See :class:`~cooper_ros.training.task.Task`."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self.settings, self.options = settings, corpus_options(settings.task)
+        self.policy = open_policy(settings.start, settings.vae, self.options.freeze)
+        self.module = self.policy.network
+        self.parts = self.policy.parts()
+        self.maker = ItemMaker(self.policy, self.options)
+        self.corpora = [self.maker.corpus(name, Path(entry['place']))
+                        for name, entry in self.options.sets.items()]
+        self.batches = self._batches()
+
+    def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Losses per token over all sequences of the step.
+
+        With several sequences per step, gradients are taken one sequence after the other.
+        """
+        count = self.settings.batch
+        batches = [self._packed(self.batches.sequence((step - 1) * count + number), generator)
+                   for number in range(count)]
+        totals = mean_over_processes([sum(counted(batch)[term] for batch in batches)
+                                      for term in range(2)])
+        if count == 1:
+            return self._losses(batches[0], totals)
+        sums: dict[str, Tensor] = {}
+        for batch in batches:
+            losses = self._losses(batch, totals)
+            losses['loss'].backward()
+            for name, value in losses.items():
+                sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach()
+        return {**sums, 'loss': with_zero_gradient(self.module, sums['loss'])}
+
+    def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Losses on held-out samples with fixed noise, and drawings of the first of each set."""
+        scores: dict[str, float] = {}
+        for corpus in self.corpora:
+            first = len(corpus.rows) - _held(len(corpus.rows), self.options.valid)
+            values = [self._valid_losses(corpus, index)
+                      for index in range(first, len(corpus.rows))
+                      if corpus.tokens(index) <= self.options.max_tokens]
+            for name in ('ce', 'mse') if values else ():
+                scores[f'valid_{name}_{corpus.name}'] = float(np.mean([v[name] for v in values]))
+        return scores, self._previews() if self.options.preview else {}
+
+    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write a complete model folder."""
+        self.policy.export(folder, weights)
+
+    def _batches(self) -> Batches:
+        sources = [Source(corpus.name, float(entry.get('weight', 1.0)),
+                          len(corpus.rows) - _held(len(corpus.rows), self.options.valid),
+                          corpus.tokens)
+                   for corpus, entry in zip(self.corpora, self.options.sets.values())]
+        rank, world = _place()
+        return Batches(sources, self.options.max_tokens, self.settings.seed, rank, world)
+
+    def _packed(self, draws: Sequence[Draw], generator: torch.Generator) -> PackedBatch:
+        samples = []
+        for draw in draws:
+            mirrored = bool(torch.rand(1, generator=generator) < self.options.mirror)
+            samples.append(self.corpora[draw.source].items(draw.index, mirrored, generator))
+        return self._pack(samples, generator)
+
+    def _pack(self, samples: list[list[Item]], generator: torch.Generator) -> PackedBatch:
+        batch = pack(samples, self.policy.loaded.config, self.policy.loaded.specials,
+                     timestep_shift=self.options.timestep_shift, generator=generator)
+        return batch.to(self.parts.runtime.device)
+
+    def _losses(self, batch: PackedBatch, totals: Sequence[float]) -> dict[str, Tensor]:
+        output = forward_train(self.module, batch, recompute=self.options.recompute)
+        ce = output.ce.sum() / totals[0]
+        mse = output.mse.mean(-1).sum() / totals[1] if output.mse.numel() else 0 * ce
+        return {'loss': self.options.ce_weight * ce + self.options.mse_weight * mse, 'ce': ce,
+                'mse': mse}
+
+    def _valid_losses(self, corpus: Corpus, index: int) -> dict[str, float]:
+        generator = torch.Generator().manual_seed(index)
+        batch = self._pack([corpus.items(index, False, generator)], generator)
+        totals = [max(1.0, count) for count in counted(batch)]
+        return {name: float(value) for name, value in self._losses(batch, totals).items()}
+
+    def _previews(self) -> dict[str, np.ndarray]:
+        engine = CooperEngine(self.parts, CooperConfig().replaced(**self.options.drawing))
+        pictures = {}
+        for corpus in self.corpora:
+            if isinstance(corpus.rows, DrawSet):
+                sample = corpus.rows.sample(len(corpus.rows) - 1)
+                rgb, target = to_uint8(sample.vae), to_uint8(sample.target)
+                drawn = (np.repeat((engine.estimate_depth(rgb).relative * 255).astype(np.uint8)
+                                   [..., None], 3, 2) if sample.kind == DEPTH
+                         else engine.segment(rgb).rgb)
+                pictures[corpus.name] = np.concatenate([rgb, drawn, target], axis=1)
+        return pictures
+
+
+def counted(batch: PackedBatch) -> tuple[int, int]:
+    """Predicted tokens and noised latent tokens of a batch."""
+    return int((batch.labels != IGNORED).sum()), len(batch.layout.mse_index)
+
+
+def to_uint8(pixels: np.ndarray) -> np.ndarray:
+    """float32 ``[3, H, W]`` in -1..1 -> uint8 ``[H, W, 3]``."""
+    planes = np.clip(pixels * 127.5 + 127.5, 0, 255).round().astype(np.uint8)
+    return np.ascontiguousarray(planes.transpose(1, 2, 0))
+
+
+def _held(count: int, wanted: int) -> int:
+    return min(wanted, count // 2)
+
+
+def _place() -> tuple[int, int]:
+    """Rank and number of processes."""
+    dist = torch.distributed
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def mean_over_processes(counts: Sequence[int]) -> list[float]:
+    """Mean of each count over all processes, at least 1.
+
+    Gradients are averaged over processes; with these denominators that makes every loss the mean
+    over all tokens of all processes (reference 9.4), however unequal their sequences are.
+    """
+    world = _place()[1]
+    totals = torch.tensor(counts, dtype=torch.float64)
+    if world > 1:
+        if torch.distributed.get_backend() == 'nccl':
+            totals = totals.cuda()
+        torch.distributed.all_reduce(totals)
+    return [max(1.0, float(total) / world) for total in totals]

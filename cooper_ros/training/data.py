@@ -1,0 +1,108 @@
+"""Generated frames on disk: made once, memory-mapped by every stage that trains on them.
+
+A store holds ``rgb.npy``, ``depth.npy``, ``labels.npy`` and ``questions.jsonl`` (one list per
+frame). It is written under a temporary name and renamed when complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from cooper_ros.scenes.render import HEIGHT, WIDTH, render
+from cooper_ros.scenes.sample import sample_scene
+from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M
+
+STEPS_PER_METRE = 8000  # 8 m just fits 16 bits; one step is 0.125 mm
+
+
+@dataclass(frozen=True)
+class FrameStore:
+    """Frames of one split, in order of their seeds.
+
+    Attributes:
+        rgb: uint8 ``[N, H, W, 3]``.
+        depth: uint16 ``[N, H, W]``, eighths of a millimetre along the optical axis.
+        labels: uint8 ``[N, H, W]``, ids of the scene palette.
+        questions: per frame, a list of questions with their traces, as plain values.
+    """
+
+    rgb: np.ndarray
+    depth: np.ndarray
+    labels: np.ndarray
+    questions: list[list[dict[str, Any]]]
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+    def relative(self, index: int) -> np.ndarray:
+        """Relative depth float32 ``[H, W]``: 0 at the near limit, 1 at the far one."""
+        metres = self.depth[index].astype(np.float32) / STEPS_PER_METRE
+        return np.clip((metres - MIN_DEPTH_M) / (MAX_DEPTH_M - MIN_DEPTH_M), 0, 1)
+
+
+def frame_store(folder: Path | str, split: str, seed: int, count: int, per_category: int,
+                workers: int = 2) -> FrameStore:
+    """Open the store of these frames, making it first if it does not exist.
+
+    Args:
+        folder: where stores lie.
+        split: ``train``, ``validation`` or ``test``.
+        seed: first scene seed within the split.
+        count: frames.
+        per_category: questions per category and frame; 0 for pictures only.
+        workers: processes that draw.
+    """
+    path = Path(folder) / f'{split}_{seed}_{count}_{per_category}'
+    if not path.exists():
+        _make(path, split, seed, count, per_category, workers)
+    arrays = [np.load(path / f'{name}.npy', mmap_mode='r') for name in ('rgb', 'depth', 'labels')]
+    lines = (path / 'questions.jsonl').read_text(encoding='utf-8').splitlines()
+    return FrameStore(*arrays, [json.loads(line) for line in lines])
+
+
+def _make(path: Path, split: str, seed: int, count: int, per_category: int,
+          workers: int) -> None:
+    part = path.with_name(path.name + '.part')
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    shapes = {'rgb': ((HEIGHT, WIDTH, 3), np.uint8), 'depth': ((HEIGHT, WIDTH), np.uint16),
+              'labels': ((HEIGHT, WIDTH), np.uint8)}
+    arrays = {name: np.lib.format.open_memmap(part / f'{name}.npy', 'w+', kind, (count, *shape))
+              for name, (shape, kind) in shapes.items()}
+    jobs = [(split, seed + index, per_category) for index in range(count)]
+    with (multiprocessing.get_context('spawn').Pool(workers) as pool,
+          open(part / 'questions.jsonl', 'w', encoding='utf-8') as lines):
+        drawn = pool.imap(_draw, jobs, chunksize=16)
+        for index, frame in enumerate(tqdm(drawn, total=count, desc=path.name, mininterval=5)):
+            for name, array in arrays.items():
+                array[index] = frame[name]
+            lines.write(json.dumps(frame['questions']) + '\n')
+    for array in arrays.values():
+        array.flush()
+    part.rename(path)
+
+
+def _draw(job: tuple[str, int, int]) -> dict[str, Any]:
+    split, seed, per_category = job
+    scene = sample_scene(seed, split)
+    frame = render(scene)
+    return {'rgb': frame.rgb, 'labels': frame.labels,
+            'depth': np.rint(frame.depth_m * STEPS_PER_METRE).clip(0, 65535).astype(np.uint16),
+            'questions': _questions(scene, frame, per_category)}
+
+
+def _questions(scene: Any, frame: Any, per_category: int) -> list[dict[str, Any]]:
+    if not per_category:
+        return []
+    from cooper_ros.scenes.questions import questions
+    return [dataclasses.asdict(entry)
+            for entry in questions(scene, frame, per_category=per_category)]

@@ -1,0 +1,170 @@
+"""Stage-1 samples: pictures and the maps to be drawn of them (reference sections 8.1, 8.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+from PIL import Image
+
+from cooper_ros.errors import BadData
+from cooper_ros.imaging.depth import depth_set, depth_target, kitti_crop_box
+from cooper_ros.imaging.resize import VAE_TRANSFORM, VIT_TRANSFORM, ImageTransform, to_rgb
+from cooper_ros.training.datasets import hdf5
+from cooper_ros.training.datasets.find import Found, pairs_of_list
+from cooper_ros.training.datasets.layouts import require_folder
+from cooper_ros.training.datasets.samples import DrawSample, Pair
+
+DEPTH, SEGMENTATION = 'depth', 'segmentation'
+
+
+@dataclass(frozen=True)
+class DrawKind:
+    """How one published set is read.
+
+    Attributes:
+        name: key in the catalogue; for depth also the key of ``DEPTH_SETS``.
+        kind: ``depth`` or ``segmentation``.
+        find: finds the pairs in a folder of its layout.
+        lists: names of published lists; one that lies in the folder wins over the layout.
+        published: pictures in the published training (or evaluation) list.
+        remedy: where the data come from.
+    """
+
+    name: str
+    kind: str
+    find: Callable[[Path], Found]
+    lists: tuple[str, ...]
+    published: int
+    remedy: str
+
+    @property
+    def target_key(self) -> str:
+        """Key of the target in a list."""
+        return 'depth_image' if self.kind == DEPTH else 'seg_image'
+
+    def search(self, place: Path) -> Found:
+        """All pairs of a folder or of a ``.jsonl`` list.
+
+        Raises:
+            BadData: nothing is there.
+        """
+        require_folder(place)
+        if place.is_file():
+            return pairs_of_list(place, self.target_key)
+        listing = next((place / name for name in self.lists if (place / name).is_file()), None)
+        return self.find(place) if listing is None else pairs_of_list(listing, self.target_key,
+                                                                      place)
+
+
+@dataclass(frozen=True)
+class DrawSet:
+    """A set opened for training; sample ``i`` is the same every time.
+
+    Attributes:
+        kind: which set.
+        pairs: what was found.
+        vae, vit: resize rules of the model that is trained.
+    """
+
+    kind: DrawKind
+    pairs: list[Pair] = field(repr=False)
+    vae: ImageTransform = VAE_TRANSFORM
+    vit: ImageTransform = VIT_TRANSFORM
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def sample(self, index: int, mirrored: bool = False) -> DrawSample:
+        """Read, crop, perhaps mirror and resize one pair.
+
+        Raises:
+            BadData: a file is unreadable or not what the set says it is.
+        """
+        pair = self.pairs[index]
+        picture, target = read_pair(self.kind, pair)
+        if mirrored:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            target = target.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        drawn = (depth_target(np.asarray(target), self.kind.name, self.vae)
+                 if self.kind.kind == DEPTH else self.vae(target))
+        return DrawSample(self.kind.kind, pair.data_id, self.vae(picture), self.vit(picture),
+                          drawn)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(width, height) a sample is cut to, read from the header alone."""
+        pair = self.pairs[index]
+        if pair.row >= 0:
+            return 640, 480
+        with Image.open(pair.rgb) as picture:
+            size = picture.size
+        if self.kind.kind == DEPTH and depth_set(self.kind.name).kitti_crop:
+            left, top, right, bottom = kitti_crop_box(*size)
+            return right - left, bottom - top
+        return size
+
+
+def open_set(kind: DrawKind, place: Path, vae: ImageTransform = VAE_TRANSFORM,
+             vit: ImageTransform = VIT_TRANSFORM) -> DrawSet:
+    """Open a set for training.
+
+    Raises:
+        BadData: the folder holds no pair.
+    """
+    found = kind.search(place)
+    if not found.pairs:
+        raise BadData(f'no {kind.name} pictures with targets', value=str(place),
+                      remedy=f'cooper data check {kind.name} {place}')
+    return DrawSet(kind, found.pairs, vae, vit)
+
+
+def read_pair(kind: DrawKind, pair: Pair) -> tuple[Image.Image, Image.Image]:
+    """Picture and target as they enter the resize rule, at the size of the files.
+
+    Raises:
+        BadData: unreadable, of different sizes, or the target is no depth or no RGB picture.
+    """
+    picture, target = _read_files(kind, pair)
+    if picture.size != target.size:
+        raise BadData('picture and target differ in size', value=f'{pair.data_id}: {picture.size}',
+                      limit=target.size)
+    if kind.kind == SEGMENTATION:
+        if target.mode not in ('RGB', 'P'):
+            raise BadData('the segmentation has no colours', limit='RGB',
+                          value=f'{pair.data_id}: {target.mode}')
+        return picture, target.convert('RGB')
+    if depth_set(kind.name).kitti_crop:
+        box = kitti_crop_box(*picture.size)
+        picture, target = picture.crop(box), target.crop(box)
+    return picture, target
+
+
+def _read_files(kind: DrawKind, pair: Pair) -> tuple[Image.Image, Image.Image]:
+    if pair.row >= 0:
+        return (Image.fromarray(hdf5.nyu_picture(pair.rgb, pair.row)),
+                Image.fromarray(hdf5.nyu_millimetres(pair.target, pair.row)))
+    picture = to_rgb(open_picture(pair.rgb))
+    if pair.target.suffix == '.hdf5':
+        return picture, Image.fromarray(hdf5.hypersim_millimetres(pair.target))
+    target = open_picture(pair.target)
+    if kind.kind == DEPTH and not target.mode.startswith('I'):
+        raise BadData('not a 16-bit depth picture', value=f'{pair.target.name}: {target.mode}',
+                      limit='16-bit PNG')
+    return picture, target
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Decode a whole file.
+
+    Raises:
+        BadData: missing, truncated or no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadData('the picture cannot be read', value=f'{path}: {error}',
+                      remedy='download the file again') from error

@@ -1,0 +1,88 @@
+"""What the readers give: typed samples, one kind per stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+FLAGS = ('positive', 'negative', 'boundary')
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One picture and the file its target is made from, not read yet.
+
+    Attributes:
+        rgb: the picture.
+        target: the depth or segmentation file.
+        data_id: names it in logs and problems.
+        row: number inside both files, where one file holds many pictures; else -1.
+    """
+
+    rgb: Path
+    target: Path
+    data_id: str
+    row: int = -1
+
+
+@dataclass(frozen=True)
+class DrawSample:
+    """Stage 1: a picture, and the map the model shall draw of it (reference section 10.1).
+
+    Attributes:
+        kind: ``depth`` or ``segmentation``.
+        data_id: where it came from.
+        vae: the picture for the VAE, float32 ``[3, H, W]`` in -1..1.
+        vit: the picture for the vision encoder, float32 ``[3, h, w]`` in -1..1; resized once.
+        target: float32 ``[3, H, W]`` in -1..1; for depth three equal channels.
+    """
+
+    kind: str
+    data_id: str
+    vae: np.ndarray
+    vit: np.ndarray
+    target: np.ndarray
+
+
+@dataclass(frozen=True)
+class TalkItem:
+    """One entry of an interleaved conversation: a text or a picture.
+
+    Attributes:
+        text: the text, or None for a picture.
+        image: uint8 ``[H, W, 3]``, or None for a text.
+        need_loss: whether the model is taught to write this text.
+    """
+
+    text: str | None = None
+    image: np.ndarray | None = None
+    need_loss: bool = False
+
+
+@dataclass(frozen=True)
+class TalkSample:
+    """Stage 2: a conversation in file order, without the system prompt (section 10.2)."""
+
+    data_id: str
+    items: tuple[TalkItem, ...]
+
+
+@dataclass(frozen=True)
+class RlSample:
+    """GRPO: a question to be answered freely (section 11.1).
+
+    Attributes:
+        data_id: names the group of rollouts.
+        question: text given to the policy and to the judge.
+        answer: ground truth.
+        image: uint8 ``[H, W, 3]``.
+        flag: ``positive`` where tools help, ``negative`` where they hurt, else ``boundary``.
+    """
+
+    data_id: str
+    question: str
+    answer: str
+    image: np.ndarray
+    flag: str = 'boundary'

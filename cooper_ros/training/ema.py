@@ -1,0 +1,51 @@
+"""Exponential moving average of the trainable weights, in float32."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """Averages start from the given weights; the early decay is lower, so they catch up."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: value.detach().clone().float()
+                        for name, value in module.named_parameters() if value.requires_grad}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move the averages towards the module's weights; ``step`` counts from 1."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        live = dict(module.named_parameters())
+        torch._foreach_lerp_(list(self.weights.values()),
+                             [live[name].detach().float() for name in self.weights], 1 - decay)
+
+    def full_state(self, module: nn.Module) -> dict[str, Tensor]:
+        """The module's state dict with averaged weights in place of the live ones."""
+        return {**{name: value.detach() for name, value in module.state_dict().items()},
+                **self.weights}
+
+    def swapped(self, module: nn.Module) -> _Swap:
+        """Context in which the module computes with the averaged weights."""
+        return _Swap(self, module)
+
+
+class _Swap:
+    def __init__(self, ema: Ema, module: nn.Module) -> None:
+        self.ema, self.module = ema, module
+
+    def __enter__(self) -> None:
+        self.live = {name: value.detach().clone() for name, value in
+                     self.module.named_parameters() if name in self.ema.weights}
+        self._put(self.ema.weights)
+
+    def __exit__(self, *error: object) -> None:
+        self._put(self.live)
+
+    @torch.no_grad()
+    def _put(self, weights: dict[str, Tensor]) -> None:
+        for name, value in self.module.named_parameters():
+            if name in weights:
+                value.copy_(weights[name])

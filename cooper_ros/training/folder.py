@@ -1,0 +1,86 @@
+"""The model folder of a small checkpoint: prompt texts, tokenizer corpus, card, weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Iterator, Mapping
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from cooper_ros.engine.prompts import Prompts, save_prompts
+from cooper_ros.errors import BadCheckpoint
+from cooper_ros.imaging.segmentation import palette_from_rows
+from cooper_ros.model.config import ModelConfig, VaeConfig
+from cooper_ros.model.vae import AutoEncoder
+from cooper_ros.runtime.card import Drawing, ModelCard
+from cooper_ros.runtime.checkpoint import save_model_folder
+from cooper_ros.scenes.palette import palette_json
+from cooper_ros.scenes.qa import QuestionAnswer
+from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M
+from cooper_ros.training.data import FrameStore
+
+PROMPTS = Prompts(
+    interleave_system='think first. draw depth or segmentation when it helps. then answer.',
+    image_system='both maps are drawn first. answer from them.',
+    think_system='think in words. then answer.',
+    gen_think_system='plan the picture. then draw it.',
+    depth='<depth-estimation>depth of the scene</depth-estimation>',
+    segmentation='<segmentation>objects of the scene</segmentation>',
+    reflection='look at the map. go on.')
+CORPUS_FRAMES = 2000
+
+
+def corpus(store: FrameStore) -> Iterator[str]:
+    """Texts the tokenizer learns from: prompts, questions and traces of the first frames."""
+    yield from vars(PROMPTS).values()
+    for asked in store.questions[:CORPUS_FRAMES]:
+        for question in asked:
+            yield question['question']
+            for trace in QuestionAnswer(**question).traces:
+                yield from trace.turns
+
+
+def load_vae(path: Path) -> AutoEncoder:
+    """The frozen autoencoder of an exported VAE run or a model folder.
+
+    Raises:
+        BadCheckpoint: there is none.
+    """
+    file = path / 'ae.safetensors'
+    if not file.exists():
+        raise BadCheckpoint('there is no autoencoder', value=str(file),
+                            remedy='run stage vae with --export first')
+    weights = load_file(file)
+    vae = AutoEncoder(vae_config(weights))
+    vae.load_state_dict(weights, strict=True)
+    return vae.eval().requires_grad_(False)
+
+
+def vae_config(weights: Mapping[str, Tensor]) -> VaeConfig:
+    """Sizes of an autoencoder from the shapes of its weights."""
+    ch = weights['encoder.conv_in.weight'].shape[0]
+    levels = sum(f'encoder.down.{n}.block.0.conv1.weight' in weights for n in range(16))
+    widths = [weights[f'encoder.down.{n}.block.0.conv1.weight'].shape[0] for n in range(levels)]
+    blocks = sum(f'encoder.down.0.block.{n}.conv1.weight' in weights for n in range(16))
+    return VaeConfig(ch=ch, ch_mult=tuple(width // ch for width in widths), num_res_blocks=blocks,
+                     z_channels=weights['decoder.conv_in.weight'].shape[1])
+
+
+def card(vae_rule: tuple[int, int, int], vit_rule: tuple[int, int, int], points: int = 5,
+         name: str = 'cooper-nano') -> ModelCard:
+    """What a checkpoint trained on our scenes says about itself."""
+    drawing = Drawing(flow_points=points, flow_shift=1.0, cfg_text=1.0, cfg_image=1.0)
+    return ModelCard(name, tuple(vae_rule), tuple(vit_rule), (MIN_DEPTH_M, MAX_DEPTH_M),
+                     palette_from_rows(palette_json()), drawing, max_turn_tokens=96)
+
+
+def write_folder(folder: Path, config: ModelConfig, weights: Mapping[str, Tensor],
+                 vae: AutoEncoder, tokenizer: PreTrainedTokenizerBase, card: ModelCard) -> None:
+    """Write everything but the README; network weights in bfloat16, the autoencoder in float32."""
+    half = {name: value.to(torch.bfloat16) for name, value in weights.items()}
+    save_model_folder(folder, config, network=half, vae=vae.state_dict(), tokenizer=tokenizer,
+                      card=card)
+    save_prompts(folder, PROMPTS)

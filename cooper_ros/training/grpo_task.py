@@ -1,0 +1,212 @@
+"""Stage ``grpo``: sampled answers, the cooperative reward, policy updates (reference section 11).
+
+The network that samples is the network that trains: no second copy, no transfer. Gradients are
+taken group by group inside :meth:`GrpoTask.loss`, so that the activations of one group exist at a
+time; what the loop gets back carries the value and a gradient of zero. Written here rather than
+on trl's GRPOTrainer because that one scores a single text per rollout, not text between pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.engine.engine import CooperEngine
+from cooper_ros.engine.events import Answer, DepthMap
+from cooper_ros.engine.settings import draw_options
+from cooper_ros.errors import BadOption
+from cooper_ros.evaluation.judge import Claim
+from cooper_ros.imaging.sheet import Panel, Passage, sheet
+from cooper_ros.training.checker import make_checker
+from cooper_ros.training.data import frame_store
+from cooper_ros.training.datasets.cooper_set import RlSet
+from cooper_ros.training.datasets.samples import RlSample
+from cooper_ros.training.gradients import with_zero_gradient
+from cooper_ros.training.grpo import grpo_loss, score_group
+from cooper_ros.training.policy import open_policy
+from cooper_ros.training.questions import Flagged, Questions, SceneQuestions, Span, read_flags
+from cooper_ros.training.rewards import RewardOptions, Terms, advantages, group_rewards
+from cooper_ros.training.rollouts import Actor, Group, RolloutOptions
+from cooper_ros.training.settings import TrainSettings
+from cooper_ros.training.task import batch_indices
+
+MODE_OF_STYLE = {'interleaved': 'auto', 'text': 'text', 'maps': 'maps'}
+
+
+@dataclass(frozen=True)
+class GrpoOptions:
+    """Settings of this stage; ``batch`` of the run is the number of groups per step.
+
+    Attributes:
+        rollout: fields of :class:`~..rollouts.RolloutOptions`.
+        reward: fields of :class:`~..rewards.RewardOptions`; the style follows the rollout's.
+        checker: fields of :class:`~..checker.RuleChecker`, and ``judge``.
+        drawing: drawing settings of :class:`~cooper_ros.config.CooperConfig`, such as
+            ``flow_points``.
+        questions: ``RL_data.jsonl`` or a folder with it; empty for the scenes of ``data``.
+        images: folder of its pictures, if not beside it.
+        flags: file of ``cooper data flags``; empty for the flags of the questions.
+        epsilon: clipping range of the ratio.
+        freeze: name prefixes of weights that do not train; published: none but the autoencoder.
+        recompute: trade time for memory.
+        valid_questions: questions of a validation; of a file, its last ones, which do not train.
+    """
+
+    rollout: Mapping[str, Any] = field(default_factory=dict)
+    reward: Mapping[str, Any] = field(default_factory=dict)
+    checker: Mapping[str, Any] = field(default_factory=dict)
+    drawing: Mapping[str, Any] = field(default_factory=dict)
+    questions: str = ''
+    images: str = ''
+    flags: str = ''
+    epsilon: float = 0.2
+    freeze: tuple[str, ...] = ()
+    recompute: bool = False
+    valid_questions: int = 32
+
+
+class GrpoTask:
+    """See :class:`~cooper_ros.training.task.Task`."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self.settings = settings
+        self.options = options = grpo_options(settings.task)
+        self.rollout = RolloutOptions(**options.rollout)
+        self.reward = RewardOptions(**{'style': self.rollout.style, **options.reward})
+        self.checker = make_checker(options.checker)
+        self.config = CooperConfig().replaced(**options.drawing, sample_posterior=False,
+                                              time_budget_s=0.0)
+        self.policy = open_policy(settings.start, settings.vae, options.freeze)
+        self.module = self.policy.network
+        self.train, self.valid = _questions(settings, options)
+        self.parts = self.policy.parts()
+        self.rollout = replace(self.rollout, max_turn_tokens=min(
+            self.rollout.max_turn_tokens, self.parts.card.max_turn_tokens))
+        self.actor = Actor(self.parts, self.rollout, draw_options(self.config, self.parts.card))
+
+    def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Sample, score and learn from one batch of groups."""
+        chosen = batch_indices(len(self.train), self.settings.batch, self.settings.seed, step)
+        rows = [self.train.sample(index) for index in chosen.tolist()]
+        groups = [self.actor.group(row.image, row.question, generator) for row in rows]
+        terms = self._rewards(rows, groups)
+        self.module.train()
+        value, entropy = self._learn(groups, terms)
+        return {'loss': with_zero_gradient(self.module, value), 'entropy': entropy,
+                **_statistics(groups, terms)}
+
+    def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Greedy accuracy and maps per question; the first question as a sheet."""
+        engine = CooperEngine(self.parts, self.config)  # a fresh cache: the weights have moved
+        mode = MODE_OF_STYLE[self.rollout.style]
+        claims, maps, pictures = [], 0, {}
+        for index in range(len(self.valid)):
+            row = self.valid.sample(index)
+            last = list(engine.ask(row.image, row.question, mode=mode,
+                                   max_turns=self.rollout.max_turns))[-1]
+            answer = last if isinstance(last, Answer) else None
+            claims.append(Claim(row.question, row.answer, answer.reasoning[-1] if answer else ''))
+            maps += len(answer.maps) if answer else 0
+            if answer and not pictures:
+                pictures = {'rollout': _sheet(row, answer)}
+        right = self.checker.scores(claims)
+        count = max(1, len(right))
+        return {'valid_accuracy': sum(right) / count, 'valid_maps': maps / count}, pictures
+
+    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write a complete model folder."""
+        self.policy.export(folder, weights)
+
+    def _rewards(self, rows: Sequence[RlSample], groups: Sequence[Group]) -> list[list[Terms]]:
+        claims = [Claim(row.question, row.answer, rollout.texts[-1])
+                  for row, group in zip(rows, groups) for rollout in group.rollouts]
+        right, size = self.checker.scores(claims), self.rollout.group
+        return [group_rewards([rollout.texts for rollout in group.rollouts],
+                              right[number * size:(number + 1) * size], row.flag, self.reward)
+                for number, (row, group) in enumerate(zip(rows, groups))]
+
+    def _learn(self, groups: Sequence[Group], terms: Sequence[Sequence[Terms]]
+               ) -> tuple[Tensor, Tensor]:
+        """Backward passes of all groups with a signal; mean loss and entropy, detached."""
+        total = len(groups) * self.rollout.group
+        loss, entropies = torch.zeros(()), []
+        for group, rewards in zip(groups, terms):
+            gain = advantages([entry.total for entry in rewards])
+            if not any(gain):
+                continue  # all members did equally well: nothing to learn
+            scored = score_group(self.module, group, self.policy.loaded.specials,
+                                 self.policy.loaded.vocabulary, recompute=self.options.recompute,
+                                 temperature=self.rollout.temperature)
+            part = grpo_loss(scored, torch.tensor(gain), self.options.epsilon) / total
+            part.backward()
+            loss = loss + part.detach().cpu()
+            entropies.append(scored.entropy.mean().cpu())
+        return loss, torch.stack(entropies).mean() if entropies else torch.zeros(())
+
+
+def grpo_options(values: Mapping[str, Any]) -> GrpoOptions:
+    """Check the ``task`` part of a training file.
+
+    Raises:
+        BadOption: an unknown setting.
+    """
+    try:
+        return GrpoOptions(**{name: tuple(value) if isinstance(value, list) else value
+                              for name, value in values.items()})
+    except TypeError as error:
+        raise BadOption('unknown setting of stage grpo', value=str(error)) from error
+
+
+def _questions(settings: TrainSettings, options: GrpoOptions) -> tuple[Questions, Questions]:
+    """Questions to train on, and others to validate with."""
+    if options.questions:
+        rows: Questions = RlSet(Path(options.questions),
+                                Path(options.images) if options.images else None)
+        held = min(options.valid_questions, len(rows) // 2)
+        train, valid = Span(rows, 0, len(rows) - held), Span(rows, len(rows) - held, len(rows))
+    else:
+        train, valid = (_scenes(settings, split) for split in ('train', 'validation'))
+        valid = Span(valid, 0, min(options.valid_questions, len(valid)))
+    flags = read_flags(Path(options.flags)) if options.flags else {}
+    return Flagged(train, flags), valid
+
+
+def _scenes(settings: TrainSettings, split: str) -> SceneQuestions:
+    data = settings.data
+    count = data.train if split == 'train' else data.valid
+    store = frame_store(data.folder, split, data.seed, count, data.questions)
+    return SceneQuestions(store, f'{split}/{data.seed}')
+
+
+def _statistics(groups: Sequence[Group], terms: Sequence[Sequence[Terms]]) -> dict[str, Tensor]:
+    """What the published run logs, as means over rollouts."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    flat = [entry for entries in terms for entry in entries]
+    spread = [np.std([entry.total for entry in entries]) for entries in terms]
+    values = {
+        'reward': [entry.total for entry in flat], 'reward_std': spread,
+        'reward_accuracy': [entry.accuracy for entry in flat],
+        'reward_format': [entry.format for entry in flat],
+        'reward_exploration': [entry.exploration for entry in flat],
+        'turns': [len(rollout.turns) for rollout in rollouts],
+        'maps': [len(rollout.maps) for rollout in rollouts],
+        'depth_maps': [sum(isinstance(drawn, DepthMap) for drawn in rollout.maps)
+                       for rollout in rollouts],
+        'tokens': [sum(len(turn.ids) for turn in rollout.turns) for rollout in rollouts],
+        'cut_off': [not rollout.turns[-1].ended for rollout in rollouts]}
+    return {name: torch.tensor(float(np.mean(entries))) for name, entries in values.items()}
+
+
+def _sheet(row: RlSample, answer: Answer) -> np.ndarray:
+    panels = [Panel(row.image, 'picture')]
+    panels += [Panel(drawn.colour if isinstance(drawn, DepthMap) else drawn.rgb, drawn.kind)
+               for drawn in answer.maps]
+    return sheet(panels, [Passage('question', f'{row.question} ({row.answer})'),
+                          *(Passage(f'turn {number}', turn)
+                            for number, turn in enumerate(answer.reasoning, start=1))])

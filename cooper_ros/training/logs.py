@@ -1,0 +1,97 @@
+"""What a run says: a progress bar, ``log.jsonl``, TensorBoard curves and preview pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Mapping
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+LOG_NAME = 'log.jsonl'
+
+
+class RunLog:
+    """Use as a context. Lines beyond the resumed step are dropped, so curves have no overlap."""
+
+    def __init__(self, folder: Path, start: int, steps: int, every: int = 20) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.every = folder, every
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._keep_until(start)
+        self._file = open(folder / LOG_NAME, 'a', encoding='utf-8')
+        self._board = _tensorboard(folder, start)
+        self._bar = tqdm(total=steps, initial=start, unit='step', dynamic_ncols=True,
+                         mininterval=5.0 if not sys.stderr.isatty() else 0.1)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._bar.close()
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def step(self, step: int, values: Mapping[str, float], samples: int) -> None:
+        """Count one optimiser step; the mean of every ``every`` steps becomes a line."""
+        self._bar.update(1)
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+        if step % self.every == 0:
+            means = {name: total / self._counts[name] for name, total in self._sums.items()}
+            rate = self._bar.format_dict['rate'] or 0.0
+            self._bar.set_postfix({'loss': f"{means['loss']:.4f}",
+                                   'samples/s': f'{rate * samples:.1f}'}, refresh=False)
+            self.line(step, means)
+            self._sums, self._counts = {}, {}
+
+    def line(self, step: int, values: Mapping[str, float]) -> None:
+        """Write one line of numbers."""
+        rounded = {name: float(f'{value:.6g}') for name, value in values.items()}
+        line = {'step': step, 'time': round(time.time(), 1), **rounded}
+        self._file.write(json.dumps(line) + '\n')
+        self._file.flush()
+        if self._board is not None:
+            for name, value in rounded.items():
+                self._board.add_scalar(name, value, step)
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Save uint8 ``[H, W, 3]`` pictures people can look at."""
+        for name, picture in pictures.items():
+            path = self.folder / 'previews' / f'{step:07d}_{name}.png'
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(picture).save(path)
+            if self._board is not None:
+                self._board.add_image(name, picture, step, dataformats='HWC')
+
+    def _keep_until(self, start: int) -> None:
+        path = self.folder / LOG_NAME
+        if not path.exists():
+            return
+        kept = [line for line in path.read_text(encoding='utf-8').splitlines()
+                if _step_of(line) is not None and _step_of(line) <= start]
+        path.write_text(''.join(line + '\n' for line in kept), encoding='utf-8')
+
+
+def _step_of(line: str) -> int | None:
+    try:
+        return int(json.loads(line)['step'])
+    except (ValueError, KeyError):
+        return None  # a line cut off by a kill
+
+
+def _tensorboard(folder: Path, start: int) -> object | None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None  # optional: the curves are in log.jsonl too
+    return SummaryWriter(str(folder / 'tensorboard'), purge_step=start + 1)

@@ -1,0 +1,214 @@
+"""Stages ``amg``, ``sft`` and ``joint``: one task, told apart by the recipes in the YAML.
+
+``amg`` is ``{draw: 1}``, ``sft`` the question recipes, ``joint`` all of them at once, which is
+what suits a model small enough to be trained from nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cooper_ros.errors import BadCheckpoint, BadOption
+from cooper_ros.imaging.resize import ImageTransform
+from cooper_ros.model.config import LlmConfig, ModelConfig, VaeConfig, VitConfig
+from cooper_ros.model.network import Cooper
+from cooper_ros.model.packing import PackedBatch
+from cooper_ros.model.training_forward import mean_losses
+from cooper_ros.model.vae import AutoEncoder
+from cooper_ros.training.checkpoints import run_weights
+from cooper_ros.training.data import FrameStore, frame_store
+from cooper_ros.training.folder import PROMPTS, card, corpus, load_vae, write_folder
+from cooper_ros.training.grounding import ground
+from cooper_ros.training.pictures import picture_cache
+from cooper_ros.training.placing import place
+from cooper_ros.training.recipes import RECIPES, Source
+from cooper_ros.training.see_task import balance_eyes, open_eyes
+from cooper_ros.training.settings import TrainSettings
+from cooper_ros.training.task import batch_indices, step_generator
+from cooper_ros.training.tokenizer import build_tokenizer, marker_ids
+from cooper_ros.training.tree import forward_trees, pack_trees
+from cooper_ros.training.vae_task import RGB
+
+LATENT_RECIPES = ('draw', 'auto', 'maps')
+BALANCE_FRAMES = 32
+VALID_LATENTS = 32  # frames; coding pictures is slow on a CPU, and scores come from elsewhere
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How often a recipe is drawn, with how many frames and questions per step.
+
+    Attributes:
+        weight: share of the steps.
+        frames: frames per step.
+        questions: questions per frame.
+    """
+
+    weight: float
+    frames: int
+    questions: int = 1
+
+
+@dataclass(frozen=True)
+class MixOptions:
+    """Settings of these stages.
+
+    Attributes:
+        recipes: which samples are made, by name.
+        vocabulary: tokenizer size.
+        vae_rule, vit_rule: longest side, shortest side and stride of the resize rules.
+        ce_weight, mse_weight: weights of the two losses.
+        timestep_shift: shift of the flow times in training.
+        init_std: spread of fresh weights; about one over the square root of the width, or pictures
+            drown in their position table and nothing is learned from them.
+        copy_experts: start the generation expert from the understanding one (reference 2.1).
+        freeze: name prefixes of weights that do not train.
+        eyes: run folder of stage ``see`` whose vision tower and connector are taken.
+        place: start attention so that it finds the same place, see :mod:`..placing`.
+        ground: start words and attention so that they find pixels, see :mod:`..grounding`.
+        latent_frames: how many frames get latents, for recipes that read or draw them; 0 for all.
+    """
+
+    recipes: Mapping[str, Any]
+    vocabulary: int = 640
+    vae_rule: tuple[int, int, int] = (128, 128, 16)
+    vit_rule: tuple[int, int, int] = (112, 112, 14)
+    ce_weight: float = 1.0
+    mse_weight: float = 1.0
+    timestep_shift: float = 1.0
+    init_std: float = 0.02
+    copy_experts: bool = False
+    freeze: tuple[str, ...] = ()
+    eyes: str = ''
+    place: bool = False
+    ground: bool = False
+    latent_frames: int = 0
+
+
+class MixedTask:
+    """See :class:`~cooper_ros.training.task.Task`."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self.settings = settings
+        self.options = MixOptions(**{name: tuple(value) if isinstance(value, list) else value
+                                     for name, value in settings.task.items()})
+        self.recipes = _recipes(self.options.recipes)
+        data = settings.data
+        train = frame_store(data.folder, 'train', data.seed, data.train, data.questions)
+        valid = frame_store(data.folder, 'validation', data.seed, data.valid, data.questions)
+        self.tokenizer = build_tokenizer(corpus(train), self.options.vocabulary)
+        self.specials = marker_ids(self.tokenizer)
+        self.vae = load_vae(Path(settings.vae)) if settings.vae else None
+        self.config = _model_config(settings.model, self.vae, len(self.tokenizer))
+        self.train, self.valid = (self._source(store, split) for store, split in
+                                  ((train, 'train'), (valid, 'validation')))
+        self.module = self._network()
+
+    def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Cross-entropy and flow loss of one batch of one recipe."""
+        name = self._recipe(generator)
+        batch, branch = self.batch(self.train, name, step, generator)
+        ce, mse = mean_losses(forward_trees(self.module, batch, branch), batch)
+        return {'loss': self.options.ce_weight * ce + self.options.mse_weight * mse,
+                f'ce_{name}': ce, f'mse_{name}': mse}
+
+    def batch(self, source: Source, name: str, step: int, generator: torch.Generator
+              ) -> tuple[PackedBatch, Tensor]:
+        """Trees of one recipe for one step."""
+        recipe = self.recipes[name]
+        usable = source.usable[name]
+        places = batch_indices(len(usable), recipe.frames, self.settings.seed, step)
+        trees = [RECIPES[name](source, usable[place], recipe.questions, generator)
+                 for place in places.tolist()]
+        return pack_trees(trees, self.config, self.specials, generator=generator,
+                          timestep_shift=self.options.timestep_shift)
+
+    def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Losses of every recipe on validation frames, with fixed noise."""
+        scores = {}
+        for name in self.recipes:
+            generator = step_generator(self.settings.seed, 0)
+            batch, branch = self.batch(self.valid, name, 1, generator)
+            with torch.autocast('cpu', torch.bfloat16, enabled=self.settings.optim.bfloat16):
+                ce, mse = mean_losses(forward_trees(self.module, batch, branch), batch)
+            scores |= {f'valid_ce_{name}': float(ce), f'valid_mse_{name}': float(mse)}
+        return scores, {}
+
+    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write a complete model folder."""
+        if self.vae is None:
+            raise BadOption('a model folder needs an autoencoder', value='vae: ""',
+                            remedy='train stage vae first and name its export in the settings')
+        write_folder(folder, self.config, weights, self.vae, self.tokenizer,
+                     card(self.options.vae_rule, self.options.vit_rule))
+
+    def _network(self) -> Cooper:
+        torch.manual_seed(self.settings.seed)
+        network = Cooper(self.config).initialise(self.options.init_std)
+        if self.settings.start:
+            network.load_state_dict(_run(self.settings.start), strict=True)
+        if self.options.eyes:
+            open_eyes(network, _run(self.options.eyes))
+            balance_eyes(network, torch.stack([self.train.cache.pixels(frame, RGB)
+                                               for frame in range(BALANCE_FRAMES)]))
+        if self.options.place:
+            place(network)
+        if self.options.ground:
+            ground(network, self.tokenizer, self.train.store, self.train.cache)
+        if self.options.copy_experts:
+            copy_experts(network)
+        for name, parameter in network.named_parameters():
+            if any(name.startswith(prefix) for prefix in self.options.freeze):
+                parameter.requires_grad_(False)
+        return network
+
+    def _source(self, store: FrameStore, split: str) -> Source:
+        data, options = self.settings.data, self.options
+        folder = Path(data.folder) / f'{split}_{data.seed}_{len(store)}_{data.questions}'
+        count = options.latent_frames or len(store)
+        count = min(count, VALID_LATENTS) if split == 'validation' else count
+        needed = any(name in LATENT_RECIPES for name in self.recipes)
+        cache = picture_cache(store, folder, self.vae if needed else None,
+                              ImageTransform(*options.vae_rule), ImageTransform(*options.vit_rule),
+                              count)
+        return Source(store, cache, PROMPTS, self.tokenizer.encode)
+
+    def _recipe(self, generator: torch.Generator) -> str:
+        names = list(self.recipes)
+        weights = torch.tensor([self.recipes[name].weight for name in names])
+        return names[int(torch.multinomial(weights, 1, generator=generator))]
+
+
+def _run(folder: str) -> dict[str, Tensor]:
+    weights = run_weights(Path(folder))
+    if weights is None:
+        raise BadCheckpoint('no run to start from', value=folder,
+                            remedy='train that stage first')
+    return weights
+
+
+def copy_experts(network: Cooper) -> None:
+    """Give every generation weight the value of its understanding twin."""
+    state = network.state_dict()
+    network.load_state_dict({name: state[name.replace('_moe_gen', '')] for name in state})
+
+
+def _recipes(values: Mapping[str, Any]) -> dict[str, Recipe]:
+    for name in values:
+        if name not in RECIPES:
+            raise BadOption('no such recipe', value=name, limit=', '.join(RECIPES))
+    return {name: Recipe(**entry) for name, entry in values.items()}
+
+
+def _model_config(sizes: Mapping[str, Any], vae: AutoEncoder | None, vocabulary: int
+                  ) -> ModelConfig:
+    llm = LlmConfig(**{**sizes['llm'], 'vocab_size': -(-vocabulary // 64) * 64})
+    return ModelConfig(llm, VitConfig(**sizes['vit']), vae.config if vae else VaeConfig(),
+                       max_latent_size=sizes['max_latent_size'],
+                       vit_max_num_patch_per_side=sizes['vit_side'])

@@ -1,0 +1,125 @@
+"""What the network reads of every training frame, computed once (reference remedy T6).
+
+Latents are stored as means: the autoencoder is frozen, so only its small posterior noise is
+missing. Vision inputs are stored as 8-bit pixels, exactly as the resize rule gives them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cooper_ros.imaging.depth import colourise, picture_from_decoded, relative_from_decoded
+from cooper_ros.imaging.resize import ImageTransform, encoder_inputs, normalise
+from cooper_ros.model.vae import AutoEncoder
+from cooper_ros.scenes.palette import paint
+from cooper_ros.training.data import FrameStore
+from cooper_ros.training.vae_task import DEPTH, LABELS, RGB, picture
+
+KINDS = (RGB, DEPTH, LABELS)
+
+
+@dataclass(frozen=True)
+class PictureCache:
+    """Inputs and targets of frames; the kind index is picture, depth, segmentation.
+
+    Attributes:
+        vision: uint8 ``[N, 3, H, W, 3]``: picture, Spectral depth, palette segmentation.
+        latents: float16 ``[n, 3, C, h, w]``, shifted and scaled means; None without autoencoder.
+        drawn: uint8 ``[n, 2, H, W, 3]``: both maps once through the autoencoder, as blurred as
+            the ones the model will be shown; None without autoencoder.
+    """
+
+    vision: np.ndarray
+    latents: np.ndarray | None = None
+    drawn: np.ndarray | None = None
+
+    def latent(self, frame: int, kind: int) -> Tensor:
+        """Latent ``[C, h, w]`` float32."""
+        return torch.from_numpy(self.latents[frame, kind].astype(np.float32))
+
+    def pixels(self, frame: int, kind: int) -> Tensor:
+        """Vision input ``[3, H, W]`` in -1..1."""
+        view = (self.vision[frame, kind] if kind == RGB or self.drawn is None
+                else self.drawn[frame, kind - 1])
+        return torch.from_numpy(normalise(view))
+
+
+def picture_cache(store: FrameStore, folder: Path, vae: AutoEncoder | None,
+                  vae_rule: ImageTransform, vit_rule: ImageTransform,
+                  latent_frames: int) -> PictureCache:
+    """Open the cache beside a store, making what is missing.
+
+    Args:
+        store: the frames.
+        folder: where the cache lies.
+        vae: autoencoder of the latents; None when no recipe needs them.
+        vae_rule, vit_rule: resize rules of the checkpoint.
+        latent_frames: latents are made for this many frames, from the first on.
+    """
+    vision_path = folder / 'vision.npy'
+    if not vision_path.exists():
+        _save(vision_path, _vision(store, vae_rule, vit_rule))
+    vision = np.load(vision_path, mmap_mode='r')
+    if vae is None:
+        return PictureCache(vision)
+    count = min(latent_frames, len(store))
+    paths = [folder / f'{name}_{_fingerprint(vae)}_{count}.npy' for name in ('latents', 'drawn')]
+    if not paths[1].exists():
+        for path, values in zip(paths, _coded(store, vae, count, vit_rule)):
+            _save(path, values)
+    return PictureCache(vision, *(np.load(path, mmap_mode='r') for path in paths))
+
+
+def _vision(store: FrameStore, vae_rule: ImageTransform, vit_rule: ImageTransform) -> np.ndarray:
+    rows = []
+    for frame in tqdm(range(len(store)), desc='vision inputs', mininterval=5):
+        views = (np.asarray(store.rgb[frame]), colourise(store.relative(frame)),
+                 paint(store.labels[frame]))
+        inputs = [encoder_inputs(view, vae_rule, vit_rule).vit for view in views]
+        rows.append(np.stack([_bytes(pixels) for pixels in inputs]))
+    return np.stack(rows)
+
+
+def _bytes(pixels: np.ndarray) -> np.ndarray:
+    """Undo :func:`normalise`: float ``[3, H, W]`` -> uint8 ``[H, W, 3]``."""
+    return np.rint((pixels.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
+
+
+@torch.no_grad()
+def _coded(store: FrameStore, vae: AutoEncoder, count: int, vit_rule: ImageTransform,
+           batch: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """Latents of all pictures, and the maps decoded from theirs."""
+    latents, drawn = [], []
+    for first in tqdm(range(0, count, batch), desc='latents', mininterval=5):
+        frames = range(first, min(first + batch, count))
+        pixels = torch.stack([picture(store, frame, kind) for frame in frames for kind in KINDS])
+        with torch.autocast('cpu', torch.bfloat16):
+            found = vae.encode(pixels).unflatten(0, (-1, len(KINDS)))
+            decoded = vae.decode(found[:, DEPTH:].flatten(0, 1)).float().unflatten(0, (-1, 2))
+        latents.append(found.half().numpy())
+        drawn += [_shown(*maps, vit_rule) for maps in decoded.numpy()]
+    return np.concatenate(latents), np.stack(drawn)
+
+
+def _shown(depth: np.ndarray, labels: np.ndarray, vit_rule: ImageTransform) -> np.ndarray:
+    """Decoder outputs ``[3, H, W]`` as the vision tower is shown drawn maps."""
+    views = (colourise(relative_from_decoded(depth)), picture_from_decoded(labels))
+    return np.stack([vit_rule.pixels(view) for view in views])
+
+
+def _fingerprint(vae: AutoEncoder) -> str:
+    weights = vae.encoder.conv_out.weight.detach().float().contiguous().numpy().tobytes()
+    return hashlib.sha256(weights).hexdigest()[:12]
+
+
+def _save(path: Path, values: np.ndarray) -> None:
+    part = path.with_suffix('.part.npy')
+    np.save(part, values)
+    part.rename(path)

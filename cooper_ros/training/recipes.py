@@ -1,0 +1,195 @@
+"""What the model reads and writes in each kind of training sample.
+
+The formats are those of inference, one recipe per route of :mod:`cooper_ros.engine.reasoning`:
+
+=============  ============================================================================
+``draw``       [picture: VAE, ViT] then per branch [map prompt] [noised map]
+``describe``   [picture: ViT] [request] [every object: colour, place, distance]
+``probe``      [picture: ViT] then per branch [one lookup] [its answer]
+``auto``       [system] [picture: VAE, ViT] then per branch [question] ([turn] [noised map]
+               [map: ViT] [reflection])* [last turn]
+``direct``     [picture: ViT] then per branch [question] [answer]
+``text``       [think system] [picture: ViT] then per branch [question] [thoughts and answer]
+``maps``       [image system] [picture: VAE, ViT] then per branch [question] ([map prompt]
+               [noised map] [map: ViT])* [``<answer>``] [answer]
+=============  ============================================================================
+
+Only assistant turns and noised maps carry a loss. Drawn maps are shown through the ViT alone, as
+at inference (the published training showed them through the VAE too, quirk Q7).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from cooper_ros.engine.prompts import Prompts
+from cooper_ros.model.packing import Item, LatentItem, TextItem, VisionItem
+from cooper_ros.training.data import STEPS_PER_METRE, FrameStore
+from cooper_ros.training.describe import DESCRIBE, describe_objects
+from cooper_ros.training.pictures import PictureCache
+from cooper_ros.training.probe import probes
+from cooper_ros.training.tree import Tree
+from cooper_ros.training.vae_task import DEPTH, LABELS, RGB
+
+ANSWER_START = '<answer>'
+KIND_OF_TOOL = {'depth': DEPTH, 'segmentation': LABELS}
+Question = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Frames of one split with all that samples are made of.
+
+    Attributes:
+        encode: text to ids.
+    """
+
+    store: FrameStore
+    cache: PictureCache
+    prompts: Prompts
+    encode: Callable[[str], Sequence[int]]
+
+    @functools.cached_property
+    def usable(self) -> dict[str, list[int]]:
+        """Frames each recipe can use: those with questions of the kind it needs."""
+        tools = [[len(question['tools']) for question in asked] for asked in self.store.questions]
+        asked = [frame for frame, counts in enumerate(tools) if counts]
+        coded = range(0 if self.cache.latents is None else len(self.cache.latents))
+        return {'draw': list(coded), 'direct': asked,
+                'describe': list(range(len(self.store))), 'text': asked,
+                'probe': list(range(len(self.store))),
+                'maps': [frame for frame in coded if tools[frame]],
+                'auto': [frame for frame in coded if {0, 1} <= set(tools[frame])]}
+
+    def text(self, text: str, loss: bool = False) -> TextItem:
+        """A text segment."""
+        return TextItem(tuple(self.encode(text)), loss)
+
+    def seen(self, frame: int, kind: int) -> VisionItem:
+        """A picture or map as the vision tower reads it."""
+        return VisionItem(self.cache.pixels(frame, kind))
+
+    def picture(self, frame: int) -> tuple[Item, Item]:
+        """The camera picture, VAE block first."""
+        return LatentItem(self.cache.latent(frame, RGB)), self.seen(frame, RGB)
+
+    def drawn(self, frame: int, kind: int) -> LatentItem:
+        """A map to be drawn."""
+        return LatentItem(self.cache.latent(frame, kind), loss=True)
+
+
+def draw(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
+    """Both maps from their prompts (reference section 10.1)."""
+    prompts = source.prompts
+    return Tree(source.picture(frame), (
+        (source.text(prompts.depth), source.drawn(frame, DEPTH)),
+        (source.text(prompts.segmentation), source.drawn(frame, LABELS))))
+
+
+def auto(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
+    """The interleaved loop: ``count`` questions with one map and half as many without."""
+    asked = source.store.questions[frame]
+    with_map = _choose([q for q in asked if len(q['tools']) == 1], count, draw)
+    without = _choose([q for q in asked if not q['tools']], (count + 1) // 2, draw)
+    branches = [_interleaved(source, frame, question, number == 0)
+                for number, question in enumerate(with_map)]
+    branches += [_interleaved(source, frame, question, False) for question in without]
+    system = source.text(source.prompts.interleave_system)
+    return Tree((system, *source.picture(frame)), tuple(branches))
+
+
+def direct(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
+    """Answers without thinking."""
+    chosen = _by_length(_choose(source.store.questions[frame], count, draw))
+    return Tree((source.seen(frame, RGB),), tuple(
+        (source.text(q['question']), source.text(boxed(q), loss=True)) for q in chosen))
+
+
+def text(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
+    """Thinking in words only."""
+    chosen = _by_length(_choose(source.store.questions[frame], count, draw))
+    system = source.text(source.prompts.think_system)
+    return Tree((system, source.seen(frame, RGB)), tuple(
+        (source.text(q['question']), source.text(reasoned(q), loss=True)) for q in chosen))
+
+
+def maps(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
+    """Both maps always, then the answer."""
+    chosen = _choose(source.store.questions[frame], count, draw)
+    system = source.text(source.prompts.image_system)
+    return Tree((system, *source.picture(frame)), tuple(
+        _both_maps(source, frame, question, number == 0)
+        for number, question in enumerate(chosen)))
+
+
+def describe(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
+    """A list of what is to be seen, the quickest way to connect pixels and words."""
+    listed = describe_objects(np.asarray(source.store.labels[frame]),
+                              source.store.depth[frame].astype(np.float32) / STEPS_PER_METRE)
+    return Tree((source.seen(frame, RGB),),
+                ((source.text(DESCRIBE), source.text(listed, loss=True)),))
+
+
+def probe(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
+    """Single lookups: places, colours, distances."""
+    asked = probes(np.asarray(source.store.labels[frame]),
+                   source.store.depth[frame].astype(np.float32) / STEPS_PER_METRE, count, draw)
+    return Tree((source.seen(frame, RGB),), tuple(
+        (source.text(question), source.text(answer, loss=True)) for question, answer in asked))
+
+
+RECIPES: dict[str, Callable[[Source, int, int, torch.Generator], Tree]] = {
+    'draw': draw, 'describe': describe, 'probe': probe, 'auto': auto, 'direct': direct,
+    'text': text, 'maps': maps}
+
+
+def boxed(question: Question) -> str:
+    """The answer turn without thoughts."""
+    return f'{ANSWER_START}\\boxed{{{question["answer"]}}}</answer>'
+
+
+def reasoned(question: Question) -> str:
+    """Thoughts, then the answer turn."""
+    return f'<think>{question["facts"]}</think>{boxed(question)}'
+
+
+def _interleaved(source: Source, frame: int, question: Question,
+                 with_noise: bool) -> tuple[Item, ...]:
+    from cooper_ros.scenes.qa import QuestionAnswer
+    trace = QuestionAnswer(**question).trace('interleaved')
+    items: list[Item] = [source.text(question['question'])]
+    for turn, tool in zip(trace.turns, trace.tools):
+        kind = KIND_OF_TOOL[tool]
+        items.append(source.text(turn, loss=True))
+        items += [source.drawn(frame, kind)] if with_noise else []
+        items += [source.seen(frame, kind), source.text(source.prompts.reflection)]
+    return (*items, source.text(trace.turns[-1], loss=True))
+
+
+def _both_maps(source: Source, frame: int, question: Question,
+               with_noise: bool) -> tuple[Item, ...]:
+    items: list[Item] = [source.text(question['question'])]
+    for prompt, kind in ((source.prompts.depth, DEPTH), (source.prompts.segmentation, LABELS)):
+        items.append(source.text(prompt))
+        items += [source.drawn(frame, kind)] if with_noise else []
+        items.append(source.seen(frame, kind))
+    answer = boxed(question)[len(ANSWER_START):]
+    return (*items, source.text(ANSWER_START), source.text(answer, loss=True))
+
+
+def _choose(asked: Sequence[Question], count: int, draw: torch.Generator) -> list[Question]:
+    """``count`` questions, different ones as long as there are enough."""
+    order: list[int] = []
+    while asked and len(order) < count:
+        order += torch.randperm(len(asked), generator=draw).tolist()
+    return [dict(asked[place], tools=tuple(asked[place]['tools'])) for place in order[:count]]
+
+
+def _by_length(chosen: list[Question]) -> list[Question]:
+    """Branches of like length meet in one column of the batch, which saves padding."""
+    return sorted(chosen, key=lambda question: len(question['question']) + len(question['facts']))

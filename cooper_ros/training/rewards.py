@@ -1,0 +1,170 @@
+"""The cooperative perception-reasoning reward (reference section 11.3), as pure functions.
+
+A rollout is what the model wrote, turn by turn; prompts, maps and reflection texts are not in it.
+Three terms are added: is the answer right, is the form right, and did the model look when looking
+helps. To change the reward, change :func:`group_rewards`.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from dataclasses import dataclass
+from typing import Sequence
+
+from cooper_ros.errors import BadOption
+
+POSITIVE, NEGATIVE, BOUNDARY = 'positive', 'negative', 'boundary'
+_TOOL_TURN = re.compile(r'<think>.*?</think>\s*(?:<segmentation>.*?</segmentation>'
+                        r'|<depth-estimation>.*?</depth-estimation>)', re.DOTALL)
+_LAST = {'interleaved': re.compile(r'<think>.*?</think>\s*<answer>.*?</answer>', re.DOTALL),
+         'text': re.compile(r'<think>.*?</think>.*', re.DOTALL),
+         'maps': re.compile(r'<answer>.*?</answer>', re.DOTALL)}
+STYLES = tuple(_LAST)
+
+
+@dataclass(frozen=True)
+class RewardOptions:
+    """Weights and thresholds; the defaults are the published interleaved recipe.
+
+    Attributes:
+        style: form of a legal rollout: ``interleaved``; ``text`` for one thinking turn (the
+            published text-only baseline, with ``format_weight`` 0.1); ``maps`` for an answer
+            after maps that were always drawn.
+        format_weight: reward of a legal form.
+        exploration: size of the bonus and of the penalty; 0 switches the term off.
+        threshold: number of rollouts of a group that use tools, from which on tool use counts as
+            common.
+        published: repeat the released code, where an interaction of two rewards hides the first
+            tool turn of every rollout (quirk Q5).
+    """
+
+    style: str = 'interleaved'
+    format_weight: float = 1.0
+    exploration: float = 0.2
+    threshold: int = 3
+    published: bool = False
+
+    def __post_init__(self) -> None:
+        if self.style not in STYLES:
+            raise BadOption('no such reward style', value=self.style, limit=', '.join(STYLES))
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The reward of one rollout, term by term."""
+
+    accuracy: float
+    format: float
+    exploration: float
+
+    @property
+    def total(self) -> float:
+        """Sum of the terms."""
+        return self.accuracy + self.format + self.exploration
+
+
+def is_tool_turn(turn: str) -> bool:
+    """Whether a turn is a thought and one well-formed tool call, and nothing else.
+
+    >>> is_tool_turn('<think>far?</think> <depth-estimation>go</depth-estimation>')
+    True
+    >>> is_tool_turn('<depth-estimation>go</depth-estimation>')
+    False
+    """
+    return _TOOL_TURN.fullmatch(turn.strip()) is not None
+
+
+def format_reward(turns: Sequence[str], style: str = 'interleaved') -> float:
+    """1 if every turn but the last is a tool turn and the last has the legal form, else 0.
+
+    >>> format_reward(['<think>x</think><answer>a</answer>'])
+    1.0
+    >>> format_reward(['<answer>a</answer>']), format_reward(['<answer>a</answer>'], 'maps')
+    (0.0, 1.0)
+    """
+    if not turns:
+        return 0.0
+    looked = all(is_tool_turn(turn) for turn in turns[:-1])
+    return float(looked and _LAST[style].fullmatch(turns[-1].strip()) is not None)
+
+
+def used_tools(turns: Sequence[str], published: bool = False) -> bool:
+    """Whether any turn but the last is a well-formed tool turn.
+
+    With ``published`` the first turn is not seen: the released format reward cuts the shared list
+    and the exploration reward cuts it again, so one-tool rollouts look as if they had none.
+
+    >>> turn = '<think>x</think><segmentation>s</segmentation>'
+    >>> used_tools([turn, 'end']), used_tools([turn, 'end'], published=True)
+    (True, False)
+    """
+    return any(is_tool_turn(turn) for turn in turns[int(published):-1])
+
+
+def exploration_rewards(used: Sequence[bool], flag: str, size: float = 0.2,
+                        threshold: int = 3) -> list[float]:
+    """Bonus while tool use is rare where tools help; penalty once it is common where they hurt.
+
+    Args:
+        used: whether each rollout of one group used a tool.
+        flag: ``positive``, ``negative`` or ``boundary``.
+        size: of bonus and penalty.
+        threshold: rare is fewer, common is more.
+
+    >>> exploration_rewards([True, True, False], 'positive')
+    [0.2, 0.2, 0.0]
+    >>> exploration_rewards([True] * 3, 'positive'), exploration_rewards([True] * 4, 'negative')
+    ([0.0, 0.0, 0.0], [-0.2, -0.2, -0.2, -0.2])
+    """
+    if flag not in (POSITIVE, NEGATIVE, BOUNDARY):
+        raise BadOption('no such flag', value=flag, limit='positive, negative, boundary')
+    count, term = sum(used), 0.0
+    if count < threshold and flag == POSITIVE:
+        term = size
+    elif count > threshold and flag == NEGATIVE:
+        term = -size
+    return [term if tool else 0.0 for tool in used]
+
+
+def group_rewards(group: Sequence[Sequence[str]], accuracy: Sequence[float], flag: str,
+                  options: RewardOptions = RewardOptions()) -> list[Terms]:
+    """Rewards of all rollouts of one question.
+
+    Args:
+        group: turns of every rollout.
+        accuracy: 0..1 each, from a checker.
+        flag: of the question.
+        options: weights.
+    """
+    used = [used_tools(turns, options.published) for turns in group]
+    explored = exploration_rewards(used, flag, options.exploration, options.threshold)
+    return [Terms(right, options.format_weight * format_reward(turns, options.style), extra)
+            for turns, right, extra in zip(group, accuracy, explored)]
+
+
+def advantages(rewards: Sequence[float]) -> list[float]:
+    """How much better each rollout of a group is than its sisters, in standard deviations.
+
+    >>> [round(value, 3) for value in advantages([1.0, 0.0, 0.0, 1.0])]
+    [0.866, -0.866, -0.866, 0.866]
+    >>> advantages([0.5, 0.5])
+    [0.0, 0.0]
+    """
+    if len(rewards) < 2:
+        raise BadOption('a group needs two rollouts', value=len(rewards), limit='>= 2')
+    mean, spread = statistics.fmean(rewards), statistics.stdev(rewards)
+    return [(reward - mean) / (spread + 1e-4) for reward in rewards]
+
+
+def flag_of(with_tools: float, without: float, margin: float = 0.0) -> str:
+    """What to encourage, from the accuracy of both ways of answering.
+
+    The published file came without the rule; its names say this one (reference section 17).
+
+    >>> flag_of(0.75, 0.25), flag_of(0.25, 0.75), flag_of(0.5, 0.5)
+    ('positive', 'negative', 'boundary')
+    """
+    if with_tools - without > margin:
+        return POSITIVE
+    return NEGATIVE if without - with_tools > margin else BOUNDARY

@@ -1,0 +1,141 @@
+"""Settings of one training run, read from YAML; unknown keys are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Mapping
+
+import yaml
+
+from cooper_ros.errors import BadOption
+
+STAGES = ('vae', 'see', 'amg', 'sft', 'joint', 'grpo')
+SCHEDULES = ('constant', 'cosine')
+
+
+@dataclass(frozen=True)
+class Optim:
+    """Optimiser, schedule and averaging (reference section 9.5).
+
+    Attributes:
+        learning_rate: peak, reached after ``warmup`` steps.
+        warmup: steps of linear warm-up.
+        schedule: ``constant`` as published, or ``cosine`` down to a hundredth of the peak.
+        ema: decay of the averaged weights per step, which are the ones shipped.
+        clip: largest norm of the whole gradient.
+        weight_decay: AdamW's, 0 as published.
+        bfloat16: compute under bfloat16 autocast; weights and optimiser stay float32.
+    """
+
+    learning_rate: float = 5e-6
+    warmup: int = 500
+    schedule: str = 'constant'
+    ema: float = 0.995
+    clip: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-15
+    weight_decay: float = 0.0
+    bfloat16: bool = True
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Where samples come from.
+
+    Attributes:
+        folder: generated frames with their pictures, maps and questions, made once and cached.
+        seed: seed of the scenes.
+        train: number of training frames.
+        valid: number of validation frames.
+        questions: questions per frame.
+    """
+
+    folder: str = 'runs/data'
+    seed: int = 1
+    train: int = 2000
+    valid: int = 100
+    questions: int = 8
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One run.
+
+    Attributes:
+        stage: which task is trained.
+        folder: where checkpoints, logs and previews go.
+        steps: optimiser steps.
+        batch: samples (frames) per step.
+        seed: seed of initial weights, order and noise.
+        threads: CPU threads; 0 leaves the choice to torch.
+        start: model folder or run folder the weights come from; empty for fresh weights.
+        vae: model folder (or VAE run) whose autoencoder is used, frozen.
+        checkpoint_every: steps between checkpoints; a killed run loses at most these.
+        preview_every: steps between validations with sample pictures.
+        model: sizes, as in ``llm_config.json``, ``vit_config.json`` and the VAE's fields.
+        task: settings of the stage itself.
+    """
+
+    stage: str
+    folder: str
+    steps: int
+    batch: int = 16
+    seed: int = 1
+    threads: int = 0
+    start: str = ''
+    vae: str = ''
+    checkpoint_every: int = 200
+    preview_every: int = 500
+    optim: Optim = field(default_factory=Optim)
+    data: DataSettings = field(default_factory=DataSettings)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    task: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise BadOption('no such stage', value=self.stage, limit=', '.join(STAGES))
+        if self.optim.schedule not in SCHEDULES:
+            raise BadOption('no such schedule', value=self.optim.schedule,
+                            limit=', '.join(SCHEDULES))
+        for name in ('steps', 'batch', 'checkpoint_every', 'preview_every'):
+            if getattr(self, name) < 1:
+                raise BadOption(f'{name} must be positive', value=getattr(self, name),
+                                limit='>= 1')
+
+
+def build(kind: type, values: Mapping[str, Any]) -> Any:
+    """Build a settings dataclass from a parsed mapping.
+
+    Raises:
+        BadOption: an unknown or missing name.
+    """
+    known = {entry.name for entry in dataclasses.fields(kind)}
+    for name in values:
+        if name not in known:
+            raise BadOption(f'unknown setting of {kind.__name__}', value=name,
+                            limit=', '.join(sorted(known)))
+    parts = {'optim': Optim, 'data': DataSettings}
+    parsed = {name: build(parts[name], value) if name in parts else
+              tuple(value) if isinstance(value, list) else value
+              for name, value in values.items()}
+    try:
+        return kind(**parsed)
+    except TypeError as error:
+        raise BadOption(f'incomplete {kind.__name__}', value=str(error)) from error
+
+
+def load_settings(path: Path | str, changes: Mapping[str, Any] | None = None) -> TrainSettings:
+    """Read a YAML file; ``changes`` (top-level names) win over it.
+
+    Raises:
+        BadOption: the file is missing or not a mapping, or a name or value is wrong.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
+    except (OSError, yaml.YAMLError) as error:
+        raise BadOption('cannot read the training settings', value=f'{path}: {error}') from error
+    if not isinstance(values, dict):
+        raise BadOption('training settings must be a mapping', value=str(path))
+    return build(TrainSettings, {**values, **(changes or {})})

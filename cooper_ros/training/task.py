@@ -1,0 +1,45 @@
+"""What the training loop needs to know about a stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Mapping, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Task(Protocol):
+    """One stage. Everything random must come from the generator of the step, so that a resumed
+    run repeats what the uninterrupted one would have done."""
+
+    module: nn.Module
+
+    def loss(self, step: int, generator: torch.Generator) -> Mapping[str, Tensor]:
+        """Losses of one batch; ``loss`` is the one that is minimised."""
+
+    def validate(self) -> tuple[Mapping[str, float], Mapping[str, np.ndarray]]:
+        """Scores and preview pictures (uint8 ``[H, W, 3]``) on validation frames."""
+
+    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write the averaged weights as part of a model folder."""
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """Random numbers of one step: a function of seed and step alone."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+def batch_indices(count: int, batch: int, seed: int, step: int) -> Tensor:
+    """Which samples step ``step`` (from 1) takes: every sample once per pass, shuffled anew.
+
+    Returns:
+        int64 ``[batch]``; a batch may reach over the border of two passes.
+    """
+    first = (step - 1) * batch
+    passes = range(first // count, (first + batch - 1) // count + 1)
+    order = torch.cat([torch.randperm(count, generator=step_generator(seed, -1 - number))
+                       for number in passes])
+    start = first - passes[0] * count
+    return order[start:start + batch]

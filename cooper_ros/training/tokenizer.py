@@ -1,0 +1,37 @@
+"""A small byte-level tokenizer for small checkpoints, trained on the texts they will meet."""
+
+from __future__ import annotations
+
+from typing import Iterable
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from cooper_ros.model.config import SpecialTokens
+from cooper_ros.runtime.tokenizer import MARKERS
+
+
+def build_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
+    """Train byte-pair merges; any text survives encoding and decoding unchanged.
+
+    Digits stay single, so that 1.83 is written the way it is compared, one digit at a time.
+
+    Args:
+        texts: the corpus.
+        size: ids at most, markers and the 256 bytes included.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=size, special_tokens=list(MARKERS), show_progress=False, min_frequency=2,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=MARKERS[0],
+                                   eos_token=MARKERS[1], clean_up_tokenization_spaces=False)
+
+
+def marker_ids(tokenizer: PreTrainedTokenizerFast) -> SpecialTokens:
+    """Ids of the four markers."""
+    return SpecialTokens(*(tokenizer.convert_tokens_to_ids(marker) for marker in MARKERS))

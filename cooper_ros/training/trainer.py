@@ -1,0 +1,106 @@
+"""The training loop. It knows nothing of the stage it trains."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cooper_ros.errors import BadData
+from cooper_ros.training.checkpoints import load_checkpoint, save_checkpoint
+from cooper_ros.training.ema import Ema
+from cooper_ros.training.logs import RunLog
+from cooper_ros.training.settings import Optim, TrainSettings
+from cooper_ros.training.task import Task, step_generator
+
+FLOOR = 0.01  # of the peak learning rate, where the cosine ends
+
+
+def learning_rate(step: int, steps: int, optim: Optim) -> float:
+    """Learning rate of optimiser step ``step`` (from 1) of ``steps``."""
+    rate = optim.learning_rate * min(1.0, step / max(1, optim.warmup))
+    if optim.schedule == 'constant' or step <= optim.warmup:
+        return rate
+    done = (step - optim.warmup) / max(1, steps - optim.warmup)
+    return rate * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+class Trainer:
+    """Runs a task to its last step, from its newest checkpoint if it has one."""
+
+    def __init__(self, task: Task, settings: TrainSettings) -> None:
+        self.task, self.settings = task, settings
+        self.folder = Path(settings.folder)
+        self.parameters = [p for p in task.module.parameters() if p.requires_grad]
+        optim = settings.optim
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=optim.learning_rate, betas=tuple(optim.betas), eps=optim.eps,
+            weight_decay=optim.weight_decay, fused=True)
+        self.ema = Ema(task.module, optim.ema)
+        self.step = 0
+        self._resume()
+
+    def run(self, until: int | None = None) -> None:
+        """Train up to ``until`` (default: all steps), saving, logging and validating on the way.
+
+        Raises:
+            BadData: the loss is not finite, or the disk is full. The last checkpoint stays good.
+        """
+        settings = self.settings
+        last = min(until or settings.steps, settings.steps)
+        with RunLog(self.folder, self.step, settings.steps) as log:
+            while self.step < last:
+                self.step += 1
+                log.step(self.step, self._one_step(), settings.batch)
+                final = self.step == last
+                if final or self.step % settings.checkpoint_every == 0:
+                    self.save()
+                if final or self.step % settings.preview_every == 0:
+                    self._validate(log)
+
+    def save(self) -> None:
+        """Write everything needed to go on as if nothing had happened."""
+        save_checkpoint(self.folder, {
+            'step': self.step, 'model': self.task.module.state_dict(),
+            'ema': self.ema.full_state(self.task.module), 'ema_names': list(self.ema.weights),
+            'optimiser': self.optimiser.state_dict()})
+
+    def _resume(self) -> None:
+        state = load_checkpoint(self.folder)
+        if state is None:
+            return
+        self.step = state['step']
+        self.task.module.load_state_dict(state['model'], strict=True)
+        self.ema.weights = {name: state['ema'][name].float() for name in state['ema_names']}
+        self.optimiser.load_state_dict(state['optimiser'])
+
+    def _one_step(self) -> dict[str, float]:
+        settings = self.settings
+        rate = learning_rate(self.step, settings.steps, settings.optim)
+        for group in self.optimiser.param_groups:
+            group['lr'] = rate
+        self.task.module.train()
+        with torch.autocast('cpu', torch.bfloat16, enabled=settings.optim.bfloat16):
+            losses = self.task.loss(self.step, step_generator(settings.seed, self.step))
+        losses['loss'].backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, settings.optim.clip)
+        self._check(losses['loss'], norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.ema.update(self.task.module, self.step)
+        return {**{name: float(value.detach()) for name, value in losses.items()},
+                'gradient_norm': float(norm), 'learning_rate': rate}
+
+    def _check(self, loss: Tensor, norm: Tensor) -> None:
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise BadData('the loss or its gradient is not finite', value=f'step {self.step}',
+                          remedy='lower the learning rate; the last checkpoint is intact')
+
+    def _validate(self, log: RunLog) -> None:
+        self.task.module.eval()
+        with torch.no_grad(), self.ema.swapped(self.task.module):
+            scores, pictures = self.task.validate()
+        log.line(self.step, scores)
+        log.pictures(self.step, pictures)

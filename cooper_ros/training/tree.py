@@ -1,0 +1,184 @@
+"""Several conversations about one picture in one sequence: the picture is read once.
+
+A sample is a prefix (system text, picture) and branches that continue it independently. Branches
+see the prefix and themselves, never each other, and each starts at the position where the prefix
+ends; so every token sees exactly what it would see in a sequence of its own, and the losses are
+the same. A picture with twelve questions costs little more than a picture with one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cooper_ros.model.config import ModelConfig, SpecialTokens
+from cooper_ros.model.layout import Piece, rope_positions
+from cooper_ros.model.network import Cooper
+from cooper_ros.model.packing import Item, PackedBatch, pack_batch, piece_of
+from cooper_ros.model.training_forward import TrainOutput, forward_train
+
+
+@dataclass(frozen=True)
+class Tree:
+    """One sample.
+
+    Attributes:
+        prefix: items all branches share.
+        branches: items of every branch; all trees of a batch must have the same kinds of items.
+    """
+
+    prefix: tuple[Item, ...]
+    branches: tuple[tuple[Item, ...], ...]
+
+    @property
+    def items(self) -> list[Item]:
+        """All items, one after the other."""
+        return [*self.prefix, *(item for branch in self.branches for item in branch)]
+
+
+def pack_trees(trees: Sequence[Tree], config: ModelConfig, specials: SpecialTokens, *,
+               timestep_shift: float = 1.0,
+               generator: torch.Generator | None = None) -> tuple[PackedBatch, Tensor]:
+    """Stack trees of one shape; see :func:`~cooper_ros.model.packing.pack_batch`.
+
+    Returns:
+        the batch, and the branch of every token ``[L]`` (0 is the prefix).
+
+    Raises:
+        BadData: the trees differ in more than the length of their texts.
+    """
+    batch = pack_batch([tree.items for tree in trees], config, specials,
+                       timestep_shift=timestep_shift, generator=generator)
+    padded = _padded_pieces(trees, config)
+    branch = _branch_ids(trees[0], padded)  # [L]
+    allowed = (branch[None, :] == 0) | (branch[:, None] == branch[None, :])
+    positions = torch.stack([_positions(tree, padded, config) for tree in trees])
+    return replace(batch, positions=positions, allowed=batch.allowed & allowed), branch
+
+
+def _padded_pieces(trees: Sequence[Tree], config: ModelConfig) -> list[Piece]:
+    columns = zip(*([piece_of(item, config) for item in tree.items] for tree in trees))
+    return [max(column, key=lambda piece: piece.tokens) for column in columns]
+
+
+def _counts(tree: Tree) -> list[int]:
+    return [len(tree.prefix), *(len(branch) for branch in tree.branches)]
+
+
+def _branch_ids(tree: Tree, padded: Sequence[Piece]) -> Tensor:
+    """Branch of every token ``[L]``; 0 is the prefix."""
+    owners = [number for number, count in enumerate(_counts(tree)) for _ in range(count)]
+    return torch.repeat_interleave(torch.tensor(owners),
+                                   torch.tensor([piece.tokens for piece in padded]))
+
+
+def _positions(tree: Tree, padded: Sequence[Piece], config: ModelConfig) -> Tensor:
+    """Rotary positions ``[L]``, padding repeated, every branch starting at the prefix's end."""
+    real = [piece_of(item, config).tokens for item in tree.items]
+    ends, parts, at = 0, [], 0
+    for number, count in enumerate(_counts(tree)):
+        pieces, lengths = padded[at:at + count], real[at:at + count]
+        parts.append(rope_positions(pieces, lengths) + (ends if number else 0))
+        if number == 0:
+            ends = sum(piece.advance(length) for piece, length in zip(pieces, lengths))
+        at += count
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class TreeAttention:
+    """Attention of packed trees that never looks at what the mask hides anyway.
+
+    Branches are stacked like a batch, each with the keys of the prefix and its own. The result
+    is that of the dense mask; the work is ``K * b * (p + b)`` instead of ``(p + K * b)**2`` for a
+    prefix of p and K branches of b tokens.
+
+    Attributes:
+        prefix: places ``[p]`` in compact order.
+        branches: places ``[K, b]``, padded with the branch's first place.
+        inverse: where the rows ``[p + K * b]`` of the stacked result go: ``[L]``.
+        prefix_allowed: bool ``[B or 1, 1, p, p]``.
+        branch_allowed: bool ``[B * K, 1, b, p + b]``.
+    """
+
+    prefix: Tensor
+    branches: Tensor
+    inverse: Tensor
+    prefix_allowed: Tensor
+    branch_allowed: Tensor
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See :class:`~cooper_ros.model.mot.Attend`."""
+        first = _attention(*(part[:, :, self.prefix] for part in (q, k, v)), self.prefix_allowed)
+        count, length = self.branches.shape
+        queries = self._stacked(q)  # [B * K, H, b, d]
+        keys, values = (torch.cat([self._repeated(part), self._stacked(part)], dim=2)
+                        for part in (k, v))  # [B * K, H, p + b, d]
+        rest = _attention(queries, keys, values, self.branch_allowed)
+        rest = rest.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)  # [B, H, K * b, d]
+        return torch.cat([first, rest], dim=2)[:, :, self.inverse]
+
+    def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Nothing outlives the pass."""
+
+    def _stacked(self, part: Tensor) -> Tensor:
+        return part[:, :, self.branches].transpose(1, 2).flatten(0, 1)
+
+    def _repeated(self, part: Tensor) -> Tensor:
+        shared = part[:, None, :, self.prefix]  # [B, 1, H, p, d]
+        return shared.expand(-1, len(self.branches), -1, -1, -1).flatten(0, 1)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
+    """Plain matrix products: on a CPU the fused kernel's backward pass is several times slower
+    for so many short sequences."""
+    groups = q.shape[1] // k.shape[1]
+    rows = q.unflatten(1, (-1, groups)).flatten(2, 3)  # [B, Hkv, G * T, d]
+    scores = rows @ k.transpose(2, 3) * q.shape[-1]**-0.5
+    shape = (groups, q.shape[2])
+    hidden = ~allowed[:, :, None]  # [B, 1, 1, T, S]
+    scores = scores.unflatten(2, shape).masked_fill(hidden, float('-inf'))
+    shares = scores.softmax(-1).to(v.dtype)
+    return (shares.flatten(2, 3) @ v).unflatten(2, shape).flatten(1, 2)
+
+
+def tree_attention(batch: PackedBatch, branch: Tensor) -> TreeAttention:
+    """Plan the attention of a batch of trees.
+
+    Args:
+        batch: what :func:`pack_trees` made.
+        branch: branch of every token ``[L]`` in sequence order, 0 the prefix, 1 to K in order.
+    """
+    compact = batch.layout.inverse  # where a sequence place lies in compact order
+    prefix = (branch == 0).nonzero()[:, 0]
+    places = [(branch == number).nonzero()[:, 0] for number in range(1, int(branch.max()) + 1)]
+    longest = max(map(len, places))
+    real = torch.stack([torch.arange(longest) < len(place) for place in places])  # [K, b]
+    padded = torch.stack([F.pad(place, (0, longest - len(place)), value=int(place[0]))
+                          for place in places])
+    shown = torch.cat([prefix.expand(len(places), -1), padded], dim=1)  # [K, p + b]
+    seen = torch.cat([torch.ones(len(places), len(prefix), dtype=torch.bool), real], dim=1)
+    allowed = batch.allowed.expand(len(batch.text_ids), -1, -1)  # one mask may serve all rows
+    branch_allowed = allowed[:, padded[:, :, None], shown[:, None]] & seen[:, None]
+    return TreeAttention(
+        compact[prefix], compact[padded], _inverse(compact, prefix, padded, real),
+        allowed[:, prefix[:, None], prefix][:, None],
+        branch_allowed.flatten(0, 1)[:, None])
+
+
+def _inverse(compact: Tensor, prefix: Tensor, padded: Tensor, real: Tensor) -> Tensor:
+    """For every compact place, its row in the stacked result."""
+    rows = torch.arange(padded.numel()).view(padded.shape)[real] + len(prefix)
+    inverse = torch.empty(len(compact), dtype=torch.int64)
+    inverse[compact[prefix]] = torch.arange(len(prefix))
+    inverse[compact[padded[real]]] = rows
+    return inverse
+
+
+def forward_trees(network: Cooper, batch: PackedBatch, branch: Tensor) -> TrainOutput:
+    """:func:`~cooper_ros.model.training_forward.forward_train` with :class:`TreeAttention`."""
+    return forward_train(network, batch, attend=tree_attention(batch, branch))

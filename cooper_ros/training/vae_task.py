@@ -1,0 +1,188 @@
+"""Stage ``vae``: the autoencoder of a small checkpoint, trained on the pictures it has to code.
+
+Three kinds of pictures go through one autoencoder, as in the released model: camera frames, depth
+as grey and segmentations in palette colours. The latents' spread is set to what the fixed scale
+factor expects by :func:`rescaled` when the weights are exported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cooper_ros.model.config import VaeConfig
+from cooper_ros.model.vae import AutoEncoder
+from cooper_ros.scenes.palette import paint
+from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M
+from cooper_ros.training.data import FrameStore, frame_store
+from cooper_ros.training.settings import TrainSettings
+from cooper_ros.training.task import batch_indices
+
+RGB, DEPTH, LABELS = range(3)
+
+
+@dataclass(frozen=True)
+class VaeOptions:
+    """Settings of this stage.
+
+    Attributes:
+        crop: (height, width) of training crops; (0, 0) for whole pictures.
+        kl: weight of the divergence from the standard normal, per latent number.
+        depth_focus: metres; near depth counts more, as ``focus / (focus + depth)``, because the
+            depth scores are relative. 0 for equal weights.
+        decoder_only: keep the encoder, and with it every latent a network was trained on; train
+            the decoder further, on maps alone, which are all it has to draw.
+        vae: folder of the ``ae.safetensors`` to start from; empty for fresh weights.
+    """
+
+    crop: tuple[int, int] = (64, 64)
+    kl: float = 1e-4
+    depth_focus: float = 1.0
+    decoder_only: bool = False
+    vae: str = ''
+
+
+class VaeTask:
+    """See :class:`~cooper_ros.training.task.Task`."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self.settings, self.options = settings, VaeOptions(**settings.task)
+        torch.manual_seed(settings.seed)
+        fields = {**settings.model, 'ch_mult': tuple(settings.model['ch_mult'])}
+        self.module: AutoEncoder = AutoEncoder(VaeConfig(**fields))
+        if self.options.vae:
+            self.module.load_state_dict(load_file(Path(self.options.vae) / 'ae.safetensors'))
+        self.module.encoder.requires_grad_(not self.options.decoder_only)
+        data = settings.data
+        self.train = frame_store(data.folder, 'train', data.seed, data.train, 0)
+        self.valid = frame_store(data.folder, 'validation', data.seed, data.valid, 0)
+
+    def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Absolute reconstruction error and divergence of one batch of mixed pictures."""
+        frames = batch_indices(len(self.train), self.settings.batch, self.settings.seed, step)
+        pixels, weight = self._batch(frames.tolist(), generator)
+        mean, logvar = self.module.encoder(pixels).float().chunk(2, dim=1)
+        noise = torch.randn(mean.shape, generator=generator)
+        restored = self.module.decoder(mean + torch.exp(0.5 * logvar) * noise).float()
+        error = ((restored - pixels).abs() * weight).mean()
+        square = F.mse_loss(restored, pixels)
+        divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        return {'loss': error + square + self.options.kl * divergence, 'l1': error, 'mse': square,
+                'kl': divergence, 'sigma': torch.exp(0.5 * logvar).mean() / mean.std()}
+
+    def _batch(self, frames: list[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        first = DEPTH if self.options.decoder_only else RGB
+        kinds = torch.randint(first, 3, (len(frames),), generator=generator).tolist()
+        draws = torch.rand(len(frames), 3, generator=generator).tolist()
+        parts = [self._sample(frame, kind, draw)
+                 for frame, kind, draw in zip(frames, kinds, draws)]
+        pixels, weights = (torch.stack(column) for column in zip(*parts))
+        return pixels, weights
+
+    def _sample(self, frame: int, kind: int, draw: list[float]) -> tuple[Tensor, Tensor]:
+        """One cropped, perhaps mirrored picture ``[3, h, w]`` and its weights ``[1, h, w]``."""
+        pixels, weight = picture(self.train, frame, kind), None
+        weight = self._weight(pixels, kind)
+        height, width = self.options.crop
+        if height:
+            top = int(draw[0] * (pixels.shape[1] - height + 1))
+            left = int(draw[1] * (pixels.shape[2] - width + 1))
+            pixels, weight = (x[:, top:top + height, left:left + width] for x in (pixels, weight))
+        if draw[2] < 0.5:
+            pixels, weight = pixels.flip(2), weight.flip(2)
+        return pixels, weight
+
+    def _weight(self, pixels: Tensor, kind: int) -> Tensor:
+        focus = self.options.depth_focus
+        if kind != DEPTH or not focus:
+            return torch.ones_like(pixels[:1])
+        metres = MIN_DEPTH_M + (pixels[:1] * 0.5 + 0.5) * (MAX_DEPTH_M - MIN_DEPTH_M)
+        return 4 * focus / (focus + metres)
+
+    def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Reconstruction scores with posterior means: they bound what drawing can reach."""
+        scores: dict[str, list[float]] = {'valid_absrel': [], 'valid_pixel_accuracy': [],
+                                          'valid_rgb_l1': []}
+        rows = []
+        for frame in range(min(len(self.valid), 64)):
+            pixels = torch.stack([picture(self.valid, frame, kind) for kind in range(3)])
+            with torch.autocast('cpu', torch.bfloat16, enabled=self.settings.optim.bfloat16):
+                restored = self.module.decode(self.module.encode(pixels)).float().clamp(-1, 1)
+            scores['valid_rgb_l1'].append(float((restored[RGB] - pixels[RGB]).abs().mean()))
+            scores['valid_absrel'].append(_absrel(restored[DEPTH], pixels[DEPTH]))
+            scores['valid_pixel_accuracy'].append(_same_class(restored[LABELS], pixels[LABELS]))
+            if frame < 4:
+                rows.append(torch.cat([*pixels, *restored], dim=2))
+        means = {name: float(np.mean(values)) for name, values in scores.items()}
+        return means, {'reconstructions': to_uint8(torch.cat(rows, dim=1))}
+
+    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
+        """Write ``ae.safetensors`` with latents rescaled to the fixed scale factor."""
+        self.module.load_state_dict(weights)
+        folder.mkdir(parents=True, exist_ok=True)
+        spread = self._latent_std()
+        if self.options.decoder_only:  # the latents must stay as they are
+            spread = torch.full_like(spread, 1 / self.module.config.scale_factor)
+        save_file(rescaled(self.module, spread), folder / 'ae.safetensors')
+
+    @torch.no_grad()
+    def _latent_std(self) -> Tensor:
+        """Spread ``[C]`` of the unscaled posterior means over validation pictures."""
+        pixels = torch.stack([picture(self.valid, frame, kind)
+                              for frame in range(min(len(self.valid), 32)) for kind in range(3)])
+        means = [self.module.encoder(part).chunk(2, dim=1)[0] for part in pixels.split(8)]
+        return torch.cat(means).std(dim=(0, 2, 3))
+
+
+def picture(store: FrameStore, frame: int, kind: int) -> Tensor:
+    """A stored frame as the network codes it: float32 ``[3, H, W]`` in -1..1."""
+    if kind == DEPTH:
+        grey = torch.from_numpy(store.relative(frame))
+        return (grey * 2 - 1).expand(3, -1, -1)
+    rgb = store.rgb[frame] if kind == RGB else paint(store.labels[frame])
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def to_uint8(pixels: Tensor) -> np.ndarray:
+    """``[3, H, W]`` in -1..1 -> uint8 ``[H, W, 3]``."""
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+
+
+def rescaled(vae: AutoEncoder, std: Tensor) -> dict[str, Tensor]:
+    """State dict of the same autoencoder whose latent channels spread as the scale expects.
+
+    The factor is folded into the encoder's last and the decoder's first convolution, so that
+    pictures come back unchanged.
+
+    Args:
+        vae: trained autoencoder.
+        std: spread ``[C]`` of its unscaled latents.
+    """
+    factor = 1 / (vae.config.scale_factor * std)  # [C]
+    state = {name: value.detach().clone() for name, value in vae.state_dict().items()}
+    channels = len(std)
+    for name, shape in (('weight', (-1, 1, 1, 1)), ('bias', (-1,))):
+        state[f'encoder.conv_out.{name}'][:channels] *= factor.view(shape)
+    state['encoder.conv_out.bias'][channels:] += 2 * factor.log()
+    state['decoder.conv_in.weight'] /= factor.view(1, -1, 1, 1)
+    return state
+
+
+def _absrel(restored: Tensor, truth: Tensor) -> float:
+    near, span = MIN_DEPTH_M, MAX_DEPTH_M - MIN_DEPTH_M
+    found, metres = (near + (x.mean(0) * 0.5 + 0.5) * span for x in (restored, truth))
+    return float(((found - metres).abs() / metres).mean())
+
+
+def _same_class(restored: Tensor, truth: Tensor) -> float:
+    palette = torch.tensor(paint(np.arange(11, dtype=np.uint8))).float() / 127.5 - 1  # [K, 3]
+    found, wanted = (torch.cdist(x.flatten(1).T.float(), palette).argmin(1)
+                     for x in (restored, truth))
+    return float((found == wanted).float().mean())

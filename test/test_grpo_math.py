@@ -1,0 +1,198 @@
+"""Rollouts and their log-probabilities, on a tiny network in float32."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import numpy as np
+import pytest
+import torch
+from support.tiny import PROMPTS, SPECIALS, byte_codec, tiny_card, tiny_runtime
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.engine.engine import Parts
+from cooper_ros.engine.limits import Limits
+from cooper_ros.engine.settings import draw_options
+from cooper_ros.model.packing import LatentItem, TextItem, VisionItem, pack
+from cooper_ros.model.training_forward import forward_train
+from cooper_ros.training import rollouts as rollouts_module
+from cooper_ros.training.batched import draw_together
+from cooper_ros.training.grpo import Scored, grpo_loss, score_group
+from cooper_ros.training.rewards import advantages
+from cooper_ros.training.rollouts import Actor, Group, RolloutOptions
+
+IMAGE = np.random.default_rng(5).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+DRAW = b'<think>a</think><depth-estimation>b</depth-estimation>'
+LOOK = b'<think>c</think><segmentation>d</segmentation>'
+ANSWER = b'<think>e</think><answer>f</answer>'
+
+
+def actor(std: float = 0.2, **changes: object) -> Actor:
+    values = dict(group=4, max_turn_tokens=6, temperature=0.7)
+    card = tiny_card()
+    return Actor(Parts(tiny_runtime(std=std), byte_codec(), PROMPTS, card),
+                 RolloutOptions(**{**values, **changes}), draw_options(CooperConfig(), card))
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, scripts: Sequence[Sequence[bytes]]) -> None:
+    """Choose the sampled tokens; everything else, the log-probabilities too, stays real.
+
+    A script without a final ``\\0`` is cut by the length limit.
+    """
+    queues = {row: iter([SPECIALS.eos if byte == 0 else byte for turn in script for byte in turn])
+              for row, script in enumerate(scripts)}
+    sample = rollouts_module._GroupUnderWay._sample
+
+    def choose(self, rows, fed):
+        def multinomial(probabilities, count, generator):
+            return torch.tensor([[next(queues[row])] for row in rows])
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, 'multinomial', multinomial)
+            return sample(self, rows, fed)
+    monkeypatch.setattr(rollouts_module._GroupUnderWay, '_sample', choose)
+
+
+def scripted_group(monkeypatch: pytest.MonkeyPatch) -> tuple[Actor, Group]:
+    """No map, one map, two maps, and a turn that is cut off right after its tool call."""
+    end = b'\0'
+    scripts = [[ANSWER + end], [DRAW + end, ANSWER + end], [LOOK + end, DRAW + end, ANSWER + end],
+               [DRAW + b'!', ANSWER + end]]
+    made = actor(max_turn_tokens=len(DRAW) + 1)
+    scripted(monkeypatch, scripts)
+    return made, made.group(IMAGE, 'how far?', torch.Generator().manual_seed(3))
+
+
+def score(made: Actor, group: Group) -> Scored:
+    return score_group(made.runtime.network, group, SPECIALS, made.runtime.vocabulary,
+                       temperature=made.options.temperature)
+
+
+def test_rollouts_look_and_answer_as_their_turns_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, group = scripted_group(monkeypatch)
+    assert [len(rollout.turns) for rollout in group.rollouts] == [1, 2, 3, 2]
+    assert [[drawn.kind for drawn in rollout.maps] for rollout in group.rollouts] == [
+        [], ['depth'], ['segmentation', 'depth'], ['depth']]
+    assert [type(item) for item in group.rollouts[1].items] == [TextItem, VisionItem, TextItem,
+                                                                TextItem]
+    assert [type(item) for item in group.prefix] == [TextItem, LatentItem, VisionItem, TextItem]
+    assert group.rollouts[1].texts == [DRAW.decode(), ANSWER.decode()]
+    assert [turn.ended for turn in group.rollouts[3].turns] == [False, True]
+
+
+def test_training_log_probs_equal_those_of_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, group = scripted_group(monkeypatch)
+    scored = score(made, group)
+    for number, rollout in enumerate(group.rollouts):
+        decoded = [value for turn in rollout.turns for value in turn.log_probs]
+        trained = scored.log_probs[scored.owner == number].detach()
+        assert len(trained) == len(decoded)
+        assert trained.tolist() == pytest.approx(decoded, abs=2e-4)
+    # the cut-off turn has no end token to score
+    assert len(group.rollouts[3].turns[0].log_probs) == len(DRAW) + 1
+    assert len(group.rollouts[1].turns[0].log_probs) == len(DRAW) + 1
+    spread = scored.log_probs.detach().std()
+    assert spread > 0.5, 'a network without opinions would pass with any mask'
+
+
+def test_sharing_the_prefix_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rollout on its own, as one plain packed sequence."""
+    made, group = scripted_group(monkeypatch)
+    scored = score(made, group)
+    network, temperature = made.runtime.network, made.options.temperature
+    for number, rollout in enumerate(group.rollouts):
+        batch = pack([[*group.prefix, *rollout.items]], network.config, SPECIALS)
+        hidden = forward_train(network, batch).last_hidden[0, batch.layout.ce_index]
+        logits = network.logits(hidden, made.runtime.vocabulary) / temperature
+        alone = torch.log_softmax(logits, -1).gather(1, batch.labels[0][:, None])[:, 0]
+        kept = [flag for turn in rollout.turns for flag in [True] * len(turn.ids) + [turn.ended]]
+        assert torch.allclose(alone[torch.tensor(kept)],
+                              scored.log_probs[scored.owner == number], atol=2e-4)
+
+
+def test_maps_drawn_together_are_those_drawn_alone() -> None:
+    made = actor()
+    group = made.group(IMAGE, 'q', torch.Generator().manual_seed(2))
+    session = made.runtime.session(rows=6, capacity=200)
+    for row in range(6):
+        for item in group.prefix[:row + 1]:
+            if isinstance(item, TextItem):
+                session.append_text(row, item.ids)
+        session.append_text(row, [row, 40])
+    noise, grid = torch.randn(2, 12, 64), (3, 4)
+    together = draw_together(made.runtime, session, made.drawing, [(0, 1, 2), (3, 4, 5)], noise,
+                             grid)
+    for rows, start, found in zip(((0, 1, 2), (3, 4, 5)), noise, together):
+        alone = list(made.drawing.flow(session, rows, start, grid, Limits()))[-1]
+        assert torch.allclose(found, alone, atol=1e-5)
+    assert made.drawing.guides_text and made.drawing.guides_image
+    assert (together[0] - together[1]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize('style, kinds', [
+    ('text', [TextItem, VisionItem, TextItem]),
+    ('maps', [TextItem, LatentItem, VisionItem, TextItem, TextItem, VisionItem, TextItem,
+              VisionItem, TextItem])])
+def test_other_styles_sample_one_turn_and_score_it(style: str, kinds: list[type]) -> None:
+    made = actor(style=style)
+    group = made.group(IMAGE, 'how far?', torch.Generator().manual_seed(1))
+    assert [type(item) for item in group.prefix] == kinds
+    assert all(len(rollout.turns) == 1 for rollout in group.rollouts)
+    assert [len(rollout.maps) for rollout in group.rollouts] == [2 * (style == 'maps')] * 4
+    decoded = [value for rollout in group.rollouts for turn in rollout.turns
+               for value in turn.log_probs]
+    assert score(made, group).log_probs.tolist() == pytest.approx(decoded, abs=2e-4)
+
+
+def test_sampling_repeats_with_its_seed_and_varies_within_a_group() -> None:
+    made = actor(max_turns=1, temperature=1.5)
+    first, again, other = (made.group(IMAGE, 'q', torch.Generator().manual_seed(seed))
+                           for seed in (4, 4, 5))
+    ids = [[rollout.turns[0].ids for rollout in group.rollouts] for group in (first, again, other)]
+    assert ids[0] == ids[1] != ids[2]
+    assert len({tuple(turn) for turn in ids[0]}) > 1
+
+
+def test_sampled_tokens_follow_the_distribution() -> None:
+    """One-token turns: their frequencies are the network's probabilities at the temperature."""
+    made = actor(group=600, max_turns=1, max_turn_tokens=1, temperature=0.5)
+    group = made.group(IMAGE, 'q', torch.Generator().manual_seed(6))
+    turns = [rollout.turns[0] for rollout in group.rollouts]
+    tokens = [turn.ids[0] if turn.ids else SPECIALS.eos for turn in turns]
+    probability = {token: np.exp(turn.log_probs[0]) for token, turn in zip(tokens, turns)}
+    for token, share in probability.items():
+        spread = 4 * np.sqrt(share * (1 - share) / 600) + 1e-3
+        assert abs(tokens.count(token) / 600 - share) < spread
+    assert max(probability.values()) > 0.02
+
+
+def test_loss_gives_each_rollout_the_same_weight_and_clips() -> None:
+    log_probs = torch.tensor([-1.0, -2.0, -3.0, -0.5], requires_grad=True)
+    scored = Scored(log_probs, torch.zeros(4), torch.tensor([0, 0, 0, 1]))
+    grpo_loss(scored, torch.tensor([1.0, -2.0])).backward()
+    assert log_probs.grad.tolist() == pytest.approx([-1 / 3, -1 / 3, -1 / 3, 2.0])
+    old = log_probs.detach() + torch.tensor([-0.5, 0.5, 0.0, 0.5])
+    log_probs.grad = None
+    grpo_loss(scored, torch.tensor([1.0, -2.0]), old=old).backward()
+    # a ratio beyond 1.2 earns no more; one below 0.8 is not pushed down further
+    assert log_probs.grad[0] == 0 and log_probs.grad[3] == 0
+    assert log_probs.grad[1] == pytest.approx(-np.exp(-0.5) / 3)
+
+
+def test_a_toy_reward_is_learned() -> None:
+    """Reward: share of sampled tokens below 100. A wrong sign or a shifted label fails."""
+    torch.manual_seed(0)
+    made = actor(std=0.05, group=16, max_turns=1, max_turn_tokens=4, temperature=1.0)
+    network = made.runtime.network
+    optimiser = torch.optim.Adam([p for name, p in network.named_parameters()
+                                  if not name.startswith('vit_model')], lr=1e-2)
+    history = []
+    for step in range(16):
+        group = made.group(IMAGE, 'q', torch.Generator().manual_seed(step))
+        rewards = [np.mean([token < 100 for token in rollout.turns[0].ids] or [0.0])
+                   for rollout in group.rollouts]
+        history.append(np.mean(rewards))
+        loss = grpo_loss(score(made, group), torch.tensor(advantages(rewards))) / len(rewards)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert np.mean(history[:2]) < 0.55 and np.mean(history[-3:]) > 0.85, history

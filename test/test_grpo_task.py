@@ -1,0 +1,186 @@
+"""Stage grpo on the training loop, and the flags it explores by; a tiny model folder on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Iterator
+
+import numpy as np
+import pytest
+import torch
+from model_folder import write_model_folder
+from PIL import Image
+from support.tiny import tiny_engine
+
+from cooper_ros.engine.engine import CooperEngine
+from cooper_ros.engine.events import Answer
+from cooper_ros.errors import BadData, BadOption
+from cooper_ros.evaluation.judge import Claim
+from cooper_ros.training import grpo_task
+from cooper_ros.training.datasets.cooper_set import RlSet
+from cooper_ros.training.flags import FlagOptions, write_flags
+from cooper_ros.training.grpo_task import GrpoTask
+from cooper_ros.training.questions import read_flags
+from cooper_ros.training.settings import Optim, TrainSettings
+from cooper_ros.training.trainer import Trainer
+
+TASK = {'rollout': {'group': 4, 'max_turns': 1, 'max_turn_tokens': 5}, 'valid_questions': 2,
+        'drawing': {'flow_points': 2, 'cfg_text': 1.0}}
+
+
+def questions(folder: Path, count: int = 6) -> Path:
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(2).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / 'p.png')
+    rows = [{'question': f'how many are there in row {row}?', 'answer': 'yes', 'image': 'p.png',
+             'data_id': f'g{row}', 'flag': 'positive'} for row in range(count)]
+    (folder / 'RL_data.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    return folder
+
+
+def settings(tmp_path: Path, folder: str = 'run', **task: object) -> TrainSettings:
+    model = tmp_path / 'model'
+    if not model.exists():
+        write_model_folder(model)
+        questions(tmp_path / 'set')
+    # the task does not look at the stage's name
+    return TrainSettings('sft', str(tmp_path / folder), steps=3, batch=2, start=str(model),
+                         checkpoint_every=1, preview_every=3,
+                         optim=Optim(1e-3, warmup=1, bfloat16=False),
+                         task={**TASK, 'questions': str(tmp_path / 'set'), **task})
+
+
+class LikesLow:
+    """A checker that likes characters below 'd'; every rollout gets another score."""
+
+    def scores(self, claims: list[Claim]) -> list[float]:
+        return [float(np.mean([letter < 'd' for letter in claim.response] or [0]))
+                for claim in claims]
+
+
+@pytest.fixture
+def likes_low(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpo_task, 'make_checker', lambda values: LikesLow())
+
+
+def weights(task: GrpoTask) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in task.module.state_dict().items()}
+
+
+def test_a_run_learns_logs_and_resumes_as_if_never_stopped(tmp_path: Path,
+                                                           likes_low: None) -> None:
+    task = GrpoTask(settings(tmp_path))
+    before = weights(task)
+    Trainer(task, settings(tmp_path)).run()
+    whole = weights(task)
+    assert any(not torch.equal(before[name], whole[name]) for name in before)
+    assert torch.equal(before['latent_pos_embed.pos_embed'], whole['latent_pos_embed.pos_embed'])
+    stopped = settings(tmp_path, 'stopped')
+    Trainer(GrpoTask(stopped), stopped).run(until=1)
+    again = GrpoTask(stopped)
+    Trainer(again, stopped).run()
+    for name, value in weights(again).items():
+        assert torch.allclose(value, whole[name], atol=1e-6), name
+    lines = [json.loads(line) for line in (tmp_path / 'run/log.jsonl').read_text().splitlines()]
+    assert 'valid_accuracy' in lines[-1] and list((tmp_path / 'run/previews').glob('*.png'))
+
+
+def test_losses_and_statistics_of_one_step(tmp_path: Path, likes_low: None) -> None:
+    task = GrpoTask(settings(tmp_path, freeze=['vit_model', 'language_model.lm_head']))
+    found = task.loss(1, torch.Generator().manual_seed(1))
+    found['loss'].backward()  # what the loop does: adds nothing to the gradients that are there
+    grads = {name: p.grad for name, p in task.module.named_parameters()}
+    assert grads['language_model.lm_head.weight'] is None
+    assert grads['language_model.model.embed_tokens.weight'].abs().sum() > 0
+    assert grads['connector.fc1.weight'].abs().sum() > 0
+    assert found['turns'] == 1 and found['maps'] == 0 and 0 < found['tokens'] <= 5
+    assert found['reward'] == pytest.approx(float(found['reward_accuracy']))
+    assert 0 < found['entropy'] < np.log(260)
+
+
+def test_without_a_signal_nothing_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = settings(tmp_path)  # a random network never says yes: every reward is 0
+    task = GrpoTask(run)
+    before = weights(task)
+    Trainer(task, run).run(until=1)
+    assert all(torch.equal(before[name], value) for name, value in weights(task).items())
+
+
+def test_export_is_a_model_folder(tmp_path: Path) -> None:
+    task = GrpoTask(settings(tmp_path))
+    task.export(tmp_path / 'out', task.module.state_dict())
+    engine = CooperEngine.from_pretrained(tmp_path / 'out')
+    last = list(engine.ask(np.zeros((48, 64, 3), np.uint8), 'q', mode='direct'))[-1]
+    assert isinstance(last, Answer)
+
+
+def test_held_out_questions_do_not_train(tmp_path: Path) -> None:
+    task = GrpoTask(settings(tmp_path))
+    trained = {task.train.sample(index).data_id for index in range(len(task.train))}
+    held = {task.valid.sample(index).data_id for index in range(len(task.valid))}
+    assert trained == {'g0', 'g1', 'g2', 'g3'} and held == {'g4', 'g5'}
+
+
+@pytest.mark.parametrize('wrong', [{'rollout': {'group': 1}}, {'reward': {'style': 'x'}},
+                                   {'tools': True}, {'freeze': ['eyes']}])
+def test_wrong_settings_are_refused(tmp_path: Path, wrong: dict) -> None:
+    with pytest.raises(BadOption):
+        GrpoTask(settings(tmp_path, **wrong))
+
+
+class ByMode:
+    """Right in some modes only, so that flags can be told apart."""
+
+    def __init__(self, right: dict[str, set[str]]) -> None:
+        self.right, self.asked = right, 0
+
+    def scores(self, claims: list[Claim]) -> list[float]:
+        mode = 'with' if self.asked % 2 == 0 else 'without'
+        self.asked += 1
+        return [float(claims[0].question.rstrip('?')[-1] in self.right[mode])] * len(claims)
+
+
+def test_flags_compare_both_ways_and_resume(tmp_path: Path) -> None:
+    rows, out = RlSet(questions(tmp_path / 'set')), tmp_path / 'flags.jsonl'
+    checker = ByMode({'with': {'0', '2'}, 'without': {'1', '2'}})
+    options = FlagOptions(with_mode='text', without_mode='direct')
+    engine = tiny_engine()
+    write_flags(engine, rows, out, options, checker, limit=2)
+    asked = checker.asked
+    counts = write_flags(engine, rows, out, options, checker, limit=4)
+    assert asked == 4 and checker.asked == 8  # the first two were not asked again
+    assert read_flags(out) == {'g0': 'positive', 'g1': 'negative', 'g2': 'boundary',
+                               'g3': 'boundary'}
+    assert counts == {'positive': 1, 'negative': 1, 'boundary': 2}
+    first = json.loads(out.read_text().splitlines()[0])
+    assert (first['with_tools'], first['without_tools']) == (1.0, 0.0)
+
+
+def test_flags_reach_the_reward(tmp_path: Path) -> None:
+    run = settings(tmp_path)
+    (tmp_path / 'flags.jsonl').write_text('{"data_id": "g1", "flag": "negative"}\n')
+    task = GrpoTask(settings(tmp_path, flags=str(tmp_path / 'flags.jsonl')))
+    assert [task.train.sample(index).flag for index in range(3)] == ['positive', 'negative',
+                                                                     'positive']
+    (tmp_path / 'flags.jsonl').write_text('{"data_id": "g1", "flag": "sometimes"}\n')
+    with pytest.raises(BadData):
+        GrpoTask(settings(tmp_path, flags=str(tmp_path / 'flags.jsonl')))
+    assert run.batch == 2
+
+
+def test_the_flags_command(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from cooper_ros.training.data_cli import app
+    outcome = CliRunner().invoke(app, [
+        'flags', '--model', str(write_model_folder(tmp_path / 'model')), '--questions',
+        str(questions(tmp_path / 'set')), '--out', str(tmp_path / 'f.jsonl'), '--limit', '2',
+        '--with-mode', 'text', '--without-mode', 'direct'])
+    assert outcome.exit_code == 0 and '2 boundary' in outcome.output, outcome.output
+
+
+@pytest.fixture(autouse=True)
+def quiet_progress(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv('TQDM_DISABLE', '1')
+    yield

@@ -1,0 +1,197 @@
+"""The reward terms, the answer rules and the judge."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Callable, Iterator
+
+import pytest
+
+from cooper_ros.errors import BadOption
+from cooper_ros.evaluation import answer_rules
+from cooper_ros.evaluation.judge import Claim, Judge, JudgeSettings
+from cooper_ros.training import rewards
+from cooper_ros.training.checker import JudgeChecker, RuleChecker, make_checker
+
+DEPTH = '<think>how far</think>\n<depth-estimation>depth</depth-estimation>'
+SEGMENT = '<think>which</think><segmentation>all</segmentation>'
+LAST = '<think>so</think><answer>\\boxed{a}</answer>'
+
+
+@pytest.mark.parametrize('module', [answer_rules, rewards])
+def test_the_examples_in_the_docstrings_hold(module: object) -> None:
+    outcome = doctest.testmod(module)
+    assert outcome.attempted > 8 and outcome.failed == 0
+
+
+@pytest.mark.parametrize('count', range(9))
+@pytest.mark.parametrize('flag', ['positive', 'negative', 'boundary'])
+def test_exploration_for_every_count_and_flag(count: int, flag: str) -> None:
+    group = [[DEPTH, LAST]] * count + [[LAST]] * (8 - count)
+    found = rewards.group_rewards(group, [0.0] * 8, flag)
+    term = {'positive': 0.2 if count < 3 else 0.0, 'negative': -0.2 if count > 3 else 0.0,
+            'boundary': 0.0}[flag]
+    assert [entry.exploration for entry in found] == [term] * count + [0.0] * (8 - count)
+    assert all(entry.format == 1.0 for entry in found)
+
+
+def test_published_exploration_sees_only_the_second_tool_turn() -> None:
+    literal = rewards.RewardOptions(published=True)
+    group = [[DEPTH, LAST], [DEPTH, SEGMENT, LAST], ['not a turn', SEGMENT, LAST], [LAST]]
+    found = rewards.group_rewards(group, [0.0] * 4, 'positive', literal)
+    assert [entry.exploration for entry in found] == [0.0, 0.2, 0.2, 0.0]
+    assert rewards.group_rewards(group, [0.0] * 4, 'positive')[0].exploration == 0.0  # 3 used
+
+
+@pytest.mark.parametrize('turns, legal', [
+    ([LAST], True), ([DEPTH, LAST], True), ([DEPTH, SEGMENT, LAST], True),
+    ([DEPTH], False), ([LAST, LAST], False), ([DEPTH + 'more', LAST], False), ([], False),
+    (['<depth-estimation>x</depth-estimation>', LAST], False),
+    (['<think>a</think><answer>x'], False)])
+def test_format_of_interleaved_rollouts(turns: list[str], legal: bool) -> None:
+    assert rewards.format_reward(turns) == float(legal)
+
+
+def test_the_sum_and_the_text_only_weights() -> None:
+    full = rewards.group_rewards([[DEPTH, LAST]], [1.0], 'positive')[0]
+    assert full.total == pytest.approx(2.2)
+    text = rewards.RewardOptions(style='text', format_weight=0.1, exploration=0.0)
+    assert rewards.group_rewards([['<think>x</think> b']], [1.0], 'positive', text)[0].total == 1.1
+    with pytest.raises(BadOption):
+        rewards.RewardOptions(style='rhyme')
+
+
+def test_advantages_sum_to_zero_and_use_the_sample_deviation() -> None:
+    found = rewards.advantages([2.2, 1.0, 0.0, 1.0])
+    assert sum(found) == pytest.approx(0, abs=1e-9)
+    assert found[0] == pytest.approx((2.2 - 1.05) / (0.9 + 1e-4))
+    with pytest.raises(BadOption):
+        rewards.advantages([1.0])
+
+
+@pytest.mark.parametrize('truth, response, question, wanted', [
+    ('b', '<answer>\\boxed{B}</answer>', 'which? (a) can (b) box', 1),
+    ('b', '<answer>the box</answer>', 'which? (a) can (b) box', 1),
+    ('b', '<answer>can</answer>', 'which? (a) can (b) box', 0),
+    ('yes', '<answer>Yes, it is.</answer>', '', 1), ('no', '<answer>yes</answer>', '', 0),
+    ('2.0', '<answer>\\boxed{2.4}</answer>', 'how far in meters?', 1),
+    ('2.0', '<answer>\\boxed{2.6}</answer>', 'how far in meters?', 0),
+    ('2.0', '<answer>240 cm</answer>', 'how far in meters?', 1),
+    ('2.0 m', '<answer>8 feet</answer>', '', 1), ('30 cm', '<answer>30 m</answer>', '', 0),
+    ('4', '<answer>\\boxed{4}</answer>', 'how many?', 1),
+    ('4', '<answer>four</answer>', 'how many?', 1), ('4', '<answer>5</answer>', 'how many?', 0),
+    ('20', '<answer>22</answer>', 'how tall in centimeters?', 1),
+    ('behind the sofa', '<answer>Behind sofa.</answer>', '', 1),
+    ('2.0', '<answer>far</answer>', '', 0), ('2.0', '', '', 0)])
+def test_rules(truth: str, response: str, question: str, wanted: int) -> None:
+    assert RuleChecker().scores([Claim(question, truth, response)]) == [float(wanted)]
+
+
+def test_rules_can_grade_by_relative_accuracy() -> None:
+    claim = Claim('how far in meters?', '1.0', '<answer>1.24</answer>')
+    assert RuleChecker(grade='mra').scores([claim]) == [0.6]
+
+
+Reply = tuple[int, str]
+
+
+class Server:
+    """A chat server on this machine that answers with a script and remembers what it was asked."""
+
+    def __init__(self, script: Callable[[int, dict], Reply]) -> None:
+        asked = self.asked = []  # type: list[dict]
+        lock = threading.Lock()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+                with lock:
+                    asked.append({'path': self.path, 'key': self.headers['Authorization'], **body})
+                    status, text = script(len(asked), body)
+                data = text.encode() if status == -1 else json.dumps(
+                    {'choices': [{'message': {'content': text}}]}).encode()
+                self.send_response(200 if status == -1 else status)
+                self.send_header('Content-Length', str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = HTTPServer(('127.0.0.1', 0), Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f'http://127.0.0.1:{self.server.server_port}/v1/'
+
+
+@pytest.fixture
+def judge() -> Iterator[Callable[[Callable[[int, dict], Reply]], Server]]:
+    made = []
+
+    def make(script: Callable[[int, dict], Reply]) -> Server:
+        made.append(Server(script))
+        return made[-1]
+    yield make
+    for entry in made:
+        entry.server.shutdown()
+        entry.server.server_close()
+
+
+RIGHT = Claim('q?', 'the red box', '<think>hm</think><answer>\\boxed{crimson cube}</answer>')
+WRONG = Claim('q?', 'the red box', '<answer>blue can</answer>')
+
+
+def test_judge_is_asked_as_published(judge: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('OPENAI_API_KEY', 'sesame')
+    server = judge(lambda _, body: (200, ' True\n' if 'crimson' in str(body) else 'false'))
+    checker = JudgeChecker(Judge(JudgeSettings(server.url)))
+    assert checker.scores([RIGHT, WRONG] * 20) == [1.0, 0.0] * 20
+    sent = server.asked[0]
+    assert (sent['path'], sent['key']) == ('/v1/chat/completions', 'Bearer sesame')
+    assert (sent['temperature'], sent['max_tokens'], sent['model']) == (0, 512, 'qwen2.5-vl-72b')
+    assert [message['role'] for message in sent['messages']] == ['system', 'user']
+    assert '<think>' not in sent['messages'][1]['content']
+
+
+def test_status_errors_back_off_and_other_replies_do_not(judge: Callable) -> None:
+    script = {1: (500, 'x'), 2: (429, 'x'), 3: (200, 'maybe'), 4: (-1, 'not json'),
+              5: (200, 'TRUE')}
+    server = judge(lambda number, _: script[number])
+    pauses: list[float] = []
+    checker = JudgeChecker(Judge(JudgeSettings(server.url, backoff_s=0.5), pauses.append))
+    assert checker.scores([RIGHT]) == [1.0]
+    assert len(server.asked) == 5 and pauses == [0.5, 1.0] and checker.failed == 0
+
+
+@pytest.mark.parametrize('published, wanted', [(False, 1.0), (True, 0.0)])
+def test_a_judge_that_never_decides_leaves_it_to_the_rules(
+        judge: Callable, published: bool, wanted: float) -> None:
+    server = judge(lambda *_: (200, 'I cannot say'))
+    checker = JudgeChecker(Judge(JudgeSettings(server.url)), published=published)
+    claim = Claim('how many?', '4', '<answer>4</answer>')
+    assert checker.scores([claim]) == [wanted]
+    assert len(server.asked) == 5 and checker.failed == 1
+
+
+def test_a_dead_address_is_tried_five_times(judge: Callable) -> None:
+    server = judge(lambda *_: (200, 'True'))
+    url = server.url
+    server.server.shutdown()
+    server.server.server_close()
+    pauses: list[float] = []
+    checker = JudgeChecker(Judge(JudgeSettings(url), pauses.append))
+    assert checker.scores([Claim('how many?', '4', '<answer>5</answer>')]) == [0.0]
+    assert pauses == [1.0, 2.0, 4.0, 8.0] and checker.failed == 1
+
+
+def test_checker_settings_are_checked() -> None:
+    assert isinstance(make_checker({'grade': 'mra', 'judge': {'url': 'http://x'}}), JudgeChecker)
+    assert make_checker({'tolerance': 0.1}) == RuleChecker(tolerance=0.1)
+    for wrong in ({'tolerence': 0.1}, {'judge': {'address': 'x'}}, {'grade': 'school'}):
+        with pytest.raises(BadOption):
+            make_checker(wrong)

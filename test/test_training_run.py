@@ -1,0 +1,315 @@
+"""Training: trees equal single conversations and the engine's own reading; runs survive kills."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from cooper_ros.errors import BadData, BadOption
+from cooper_ros.model.network import Cooper
+from cooper_ros.model.packing import TextItem
+from cooper_ros.model.training_forward import forward_train
+from cooper_ros.runtime.torch_runtime import TorchRuntime
+from cooper_ros.training.mixed_task import MixedTask, copy_experts
+from cooper_ros.training.placing import place, place_code
+from cooper_ros.training.recipes import RECIPES
+from cooper_ros.training.settings import TrainSettings, build, load_settings
+from cooper_ros.training.task import batch_indices, step_generator
+from cooper_ros.training.tokenizer import build_tokenizer
+from cooper_ros.training.trainer import Trainer, learning_rate
+from cooper_ros.training.tree import Tree, forward_trees, pack_trees
+from cooper_ros.training.vae_task import VaeTask, picture, rescaled
+
+OPTIM = {'learning_rate': 2e-3, 'warmup': 2, 'schedule': 'cosine', 'ema': 0.9, 'eps': 1e-8,
+         'bfloat16': False}
+RECIPE = {'frames': 2, 'questions': 2}
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Sixteen training scenes on disk, shared by all tests of the file."""
+    return {'folder': str(tmp_path_factory.mktemp('data')), 'seed': 0, 'train': 16, 'valid': 4,
+            'questions': 1}
+
+
+@pytest.fixture(scope='module')
+def vae_folder(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported, hardly trained autoencoder."""
+    folder = tmp_path_factory.mktemp('vae')
+    task = VaeTask(vae_settings(data, folder / 'run'))
+    task.export(folder, task.module.state_dict())
+    return folder
+
+
+def vae_settings(data: dict[str, Any], folder: Path, **changes: Any) -> TrainSettings:
+    values = {'stage': 'vae', 'folder': str(folder), 'steps': 6, 'batch': 2, 'optim': OPTIM,
+              'checkpoint_every': 2, 'preview_every': 100,
+              'data': {**data, 'questions': 0},
+              'model': {'ch': 32, 'ch_mult': [1, 1, 1, 1], 'num_res_blocks': 1},
+              'task': {'crop': [32, 32]}, **changes}
+    return build(TrainSettings, values)
+
+
+def mixed_values(data: dict[str, Any], vae: Path, folder: Path, **changes: Any) -> dict[str, Any]:
+    return {'stage': 'joint', 'folder': str(folder), 'vae': str(vae), 'steps': 6, 'batch': 2,
+            'optim': OPTIM, 'checkpoint_every': 2, 'preview_every': 100, 'data': data,
+            'model': {'llm': {'hidden_size': 32, 'intermediate_size': 48, 'num_layers': 2,
+                              'num_heads': 4, 'num_kv_heads': 2},
+                      'vit': {'hidden_size': 32, 'intermediate_size': 48, 'num_layers': 1,
+                              'num_heads': 2, 'patch_size': 14, 'image_size': 112},
+                      'max_latent_size': 8, 'vit_side': 8},
+            'task': {'vocabulary': 400, 'recipes': {
+                name: {'weight': 1.0, **RECIPE} for name in RECIPES}}, **changes}
+
+
+@pytest.fixture(scope='module')
+def task(data: dict[str, Any], vae_folder: Path, tmp_path_factory: pytest.TempPathFactory
+         ) -> MixedTask:
+    """A tiny task with noisy weights, so that every part matters."""
+    values = mixed_values(data, vae_folder, tmp_path_factory.mktemp('task'))
+    task = MixedTask(build(TrainSettings, values))
+    torch.manual_seed(0)
+    for parameter in task.module.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return task
+
+
+@pytest.mark.parametrize('name', list(RECIPES))
+def test_a_tree_is_its_conversations(task: MixedTask, name: str) -> None:
+    """Losses and gradients of a batch of trees equal those of every branch on its own."""
+    frames = task.train.usable[name][:2]
+    trees = [RECIPES[name](task.train, frame, 3, step_generator(0, 1)) for frame in frames]
+    batch, branch = pack_trees(trees, task.config, task.specials, generator=step_generator(0, 2))
+    together = forward_trees(task.module, batch, branch)
+    dense = forward_train(task.module, batch)
+    torch.testing.assert_close(together.ce, dense.ce, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(together.mse, dense.mse, atol=1e-4, rtol=1e-4)
+    if any(isinstance(item, TextItem) and item.loss for item in trees[0].items):
+        alone = [single_ce(task, Tree(tree.prefix, (part,)))
+                 for tree in trees for part in tree.branches]
+        torch.testing.assert_close(together.ce.sum(), torch.stack(alone).sum(), rtol=1e-4,
+                                   atol=1e-3)
+
+
+def single_ce(task: MixedTask, tree: Tree) -> torch.Tensor:
+    batch, _ = pack_trees([tree], task.config, task.specials, generator=step_generator(0, 3))
+    return forward_train(task.module, batch).ce.sum()
+
+
+def test_training_reads_what_the_engine_reads(task: MixedTask) -> None:
+    """The loss of an interleaved trace equals the log-probabilities the runtime's cache gives."""
+    frame = task.train.usable['auto'][0]
+    tree = RECIPES['auto'](task.train, frame, 1, step_generator(0, 1))
+    part = tuple(item for item in tree.branches[0] if not (
+        hasattr(item, 'latent') and item.loss))  # the noised map is never written to the cache
+    expected = single_ce(task, Tree(tree.prefix, (part,)))
+    runtime = TorchRuntime(task.module, task.vae, specials=task.specials,
+                           vocabulary=task.config.llm.vocab_size)
+    session = runtime.session(rows=1, capacity=1024)
+    total = 0.0
+    for item in (*tree.prefix, *part):
+        if isinstance(item, TextItem):
+            total += read_text(session, item, task) if item.loss else 0.0
+            session.append_text(0, item.ids)
+        elif hasattr(item, 'pixels'):
+            session.append_vision(0, runtime.encode_vision(item.pixels))
+        else:
+            session.append_latents(0, runtime.embed_latents(item.latent))
+    task.module.train()
+    assert total == pytest.approx(float(expected), rel=1e-4)
+
+
+def read_text(session: Any, item: TextItem, task: MixedTask) -> float:
+    """Minus log-probability of a turn, token by token, leaving the cache as it was."""
+    cursor, total = session.cursor(0), 0.0
+    for fed, wanted in zip((task.specials.bos, *item.ids), (*item.ids, task.specials.eos)):
+        total -= float(torch.log_softmax(session.step(0, fed).double(), -1)[wanted])
+    session.rewind(0, cursor)
+    return total
+
+
+def test_two_steps_reduce_the_loss(data: dict[str, Any], vae_folder: Path,
+                                   tmp_path: Path) -> None:
+    task = MixedTask(build(TrainSettings, mixed_values(data, vae_folder, tmp_path)))
+    before = task.validate()[0]
+    Trainer(task, task.settings).run()
+    after = task.validate()[0]
+    assert sum(after.values()) < sum(before.values())
+
+
+@pytest.mark.parametrize('stage', ['vae', 'joint'])
+def test_a_resumed_run_is_the_uninterrupted_one(stage: str, data: dict[str, Any],
+                                                vae_folder: Path, tmp_path: Path) -> None:
+    whole, halves = (start(stage, data, vae_folder, tmp_path / name) for name in ('one', 'two'))
+    whole.run()
+    halves.run(3)
+    (tmp_path / 'two' / 'log.jsonl').open('a').write('{"step": 4, "lo')  # cut off by the kill
+    (tmp_path / 'two' / 'checkpoint.pt.part').write_bytes(b'half a checkpoint')
+    again = start(stage, data, vae_folder, tmp_path / 'two')
+    assert again.step == 3
+    again.run()
+    for name, value in whole.task.module.state_dict().items():
+        torch.testing.assert_close(value, again.task.module.state_dict()[name], rtol=0, atol=0)
+    for name, value in whole.ema.weights.items():
+        torch.testing.assert_close(value, again.ema.weights[name], rtol=0, atol=0)
+
+
+def start(stage: str, data: dict[str, Any], vae: Path, folder: Path) -> Trainer:
+    if stage == 'vae':
+        settings = vae_settings(data, folder)
+        return Trainer(VaeTask(settings), settings)
+    settings = build(TrainSettings, mixed_values(data, vae, folder))
+    return Trainer(MixedTask(settings), settings)
+
+
+def test_kill_nine_loses_one_interval(data: dict[str, Any], vae_folder: Path,
+                                      tmp_path: Path) -> None:
+    """The real command, killed for real, goes on where its last checkpoint was."""
+    values = dataclasses.asdict(vae_settings(data, tmp_path / 'run', steps=100000))
+    config = tmp_path / 'vae.yaml'
+    config.write_text(yaml.safe_dump(json.loads(json.dumps(values))))
+    command = [sys.executable, '-m', 'cooper_ros.cli', 'train', 'vae', '--config', str(config)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | {
+        'OMP_NUM_THREADS': '1'})
+    deadline = time.monotonic() + 120
+    while not (tmp_path / 'run' / 'checkpoint.pt').exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    settings = vae_settings(data, tmp_path / 'run', steps=100000)
+    trainer = Trainer(VaeTask(settings), settings)
+    assert trainer.step > 0 and trainer.step % 2 == 0
+    trainer.run(trainer.step + 1)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(data: dict[str, Any], tmp_path: Path) -> None:
+    settings = vae_settings(data, tmp_path)
+    trainer = Trainer(VaeTask(settings), settings)
+    trainer.run(2)
+    trainer.task.module.decoder.conv_out.bias.data.fill_(float('nan'))
+    with pytest.raises(BadData, match='not finite'):
+        trainer.run(3)
+    assert Trainer(VaeTask(settings), settings).step == 2
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(data: dict[str, Any], tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = vae_settings(data, tmp_path)
+    trainer = Trainer(VaeTask(settings), settings)
+    trainer.run(2)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(torch, 'save', full)
+    with pytest.raises(BadData, match='disk space'):
+        trainer.save()
+    assert Trainer(VaeTask(settings), settings).step == 2
+
+
+def test_rescaling_keeps_the_pictures(data: dict[str, Any], tmp_path: Path) -> None:
+    task = VaeTask(vae_settings(data, tmp_path))
+    pixels = torch.stack([picture(task.valid, 0, kind) for kind in range(3)])
+    with torch.no_grad():
+        before = task.module.decode(task.module.encode(pixels))
+        std = task._latent_std()
+        task.module.load_state_dict(rescaled(task.module, std))
+        after = task.module.decode(task.module.encode(pixels))
+        spread = task._latent_std() * task.module.config.scale_factor
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(spread, torch.ones_like(spread), atol=1e-3, rtol=1e-3)
+
+
+def test_experts_are_copied(task: MixedTask) -> None:
+    import copy
+    network = copy.deepcopy(task.module)
+    copy_experts(network)
+    state = network.state_dict()
+    pairs = [name for name in state if '_moe_gen' in name]
+    assert pairs and all(torch.equal(state[name], state[name.replace('_moe_gen', '')])
+                         for name in pairs)
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(st.text(st.characters(exclude_categories=['Cs'])))
+def test_any_text_survives_the_tokenizer(text: str) -> None:
+    assert TOKENIZER.decode(TOKENIZER.encode(text, add_special_tokens=False)) == text
+
+
+TOKENIZER = build_tokenizer(['the red box is 1.83 m away', '<think>red ball</think>'] * 4, 300)
+
+
+def test_digits_stay_single() -> None:
+    assert len(TOKENIZER.encode('1.83', add_special_tokens=False)) == 4
+
+
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 9))
+def test_every_pass_takes_every_sample_once(count: int, batch: int, seed: int) -> None:
+    steps = 2 * count
+    drawn = torch.cat([batch_indices(count, batch, seed, step) for step in range(1, steps + 1)])
+    assert len(drawn) == steps * batch
+    for number in range(len(drawn) // count):
+        assert sorted(drawn[number * count:(number + 1) * count].tolist()) == list(range(count))
+
+
+def test_the_learning_rate_rises_and_falls(data: dict[str, Any], tmp_path: Path) -> None:
+    optim = vae_settings(data, tmp_path).optim
+    rates = [learning_rate(step, 10, optim) for step in range(1, 11)]
+    assert rates[1] == optim.learning_rate == max(rates)
+    assert rates[2:] == sorted(rates[2:], reverse=True) and rates[-1] < 0.02 * rates[1]
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    ('stage: cooking\nfolder: x\nsteps: 1', 'cooking'),
+    ('stage: vae\nfolder: x\nsteps: 0', 'steps'),
+    ('stage: vae\nfolder: x\nsteps: 1\nspeed: 3', 'speed'), ('- a', 'mapping'),
+    ('stage: vae', 'incomplete')])
+def test_wrong_settings_are_named(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / 'x.yaml'
+    path.write_text(text)
+    with pytest.raises(BadOption, match=message):
+        load_settings(path)
+
+
+@pytest.mark.parametrize('path', sorted(Path('config/train').glob('*.yaml')), ids=str)
+def test_shipped_settings_are_readable(path: Path) -> None:
+    assert load_settings(path).steps > 0
+
+
+def test_a_placed_start_attends_to_the_same_place(task: MixedTask) -> None:
+    """Heads that read the place code see the same place of another block, however far apart."""
+    network = Cooper(dataclasses.replace(task.config, llm=dataclasses.replace(
+        task.config.llm, hidden_size=192, num_heads=6, num_kv_heads=2))).initialise(0.07)
+    place(network)
+    table = network.vit_pos_embed.pos_embed
+    attention = network.language_model.model.layers[2].self_attn
+    head = network.config.llm.head_dim
+    query, key = (F.normalize(F.linear(table, projection.weight[:head]), dim=-1)
+                  for projection in (attention.q_proj, attention.k_proj))
+    assert torch.equal((query @ key.T).argmax(-1), torch.arange(len(table)))
+
+
+def test_a_placed_start_keeps_places_free_of_content(task: MixedTask) -> None:
+    network = Cooper(task.config).initialise(0.07)
+    place(network)
+    directions, _ = place_code(network.vit_pos_embed.pos_embed)
+    content = [network.connector.fc2.weight, network.vae2llm.weight,
+               network.language_model.model.embed_tokens.weight.T,
+               network.language_model.model.layers[0].mlp.down_proj.weight]
+    assert max(float((directions @ weight).abs().max()) for weight in content) < 1e-5
