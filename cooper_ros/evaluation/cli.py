@@ -123,6 +123,7 @@ def show(results: dict[str, Any], console: Console) -> None:
     if results['maps']:
         maps = results['maps']
         console.print(f"maps of {maps['frames']} scenes, no alignment: "
-                      f"AbsRel {maps['absrel']:.4f}, delta1 {maps['delta1']:.4f}, mIoU {maps['miou']:.4f}")
+                      f"AbsRel {maps['absrel']:.4f}, delta1 {maps['delta1']:.4f}, "
+                      f"mIoU {maps['miou']:.4f}")
     console.print(f"{results['hardware']}, {results['precision']}, median "
                   f"{results['seconds_per_question']:.2f} s a question")

@@ -7,7 +7,8 @@ not find them, and for thousands of steps a small model draws the same map for e
 
 So the directions that tell places apart are kept free of content when training starts, in every
 layer, and the first key head with its queries reads them alone. The head uses slowly turning
-pairs of rotary dimensions, so that the text between two blocks does not blur it. Nothing is frozen.
+pairs of rotary dimensions, so that the text between two blocks does not blur it. Nothing is
+frozen.
 """
 
 from __future__ import annotations
