@@ -298,7 +298,7 @@ def test_a_placed_start_attends_to_the_same_place(task: MixedTask) -> None:
         task.config.llm, hidden_size=192, num_heads=6, num_kv_heads=2))).initialise(0.07)
     place(network)
     table = network.vit_pos_embed.pos_embed
-    attention = network.language_model.model.layers[2].self_attn
+    attention = network.language_model.model.layers[-1].self_attn
     head = network.config.llm.head_dim
     query, key = (F.normalize(F.linear(table, projection.weight[:head]), dim=-1)
                   for projection in (attention.q_proj, attention.k_proj))
