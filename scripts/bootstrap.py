@@ -273,9 +273,11 @@ def build_interfaces() -> None:
 def install_product() -> None:
     """Install cooper_ros in place, so that `.venv/bin/cooper` runs this very source."""
     files = [ROOT / name for name in ('setup.py', 'setup.cfg', 'package.xml')]
-    made = step('product', read(*files), 'cooper_ros')
+    made = step('product', read(*files, Path(__file__).resolve()), 'cooper_ros')
     if made.due:
-        pip('--quiet', '--no-deps', '--no-build-isolation', '--editable', ROOT)
+        # The old way of editing in place would obey colcon's script folder in setup.cfg.
+        pip('--quiet', '--no-deps', '--no-build-isolation', '--use-pep517', '--editable', ROOT)
+        run(VENV / 'bin' / 'cooper', '--version')
         made.done()
 
 
