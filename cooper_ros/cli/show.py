@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import (
@@ -59,7 +60,7 @@ class Printer:
             if event.turn != self._turn:
                 self._turn = event.turn
                 self.console.print(f'\n[dim]turn {event.turn}[/]')
-            self.console.print(escape(event.text), end='', style='dim', highlight=False)
+            self.console.print(Text(event.text), end='', style='dim', highlight=False)
         elif isinstance(event, MapStarted):
             self.console.print(f'\n[cyan]drawing {event.kind}[/], {event.steps} steps ', end='')
         elif isinstance(event, MapStep):

@@ -25,6 +25,7 @@ from rclpy.task import Future
 from rclpy.time import Time
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 from std_msgs.msg import String
 
 from cooper_interfaces.action import SpatialReason
@@ -138,7 +139,7 @@ class DemoClient(Node):
                 self._turn = said.turn
                 self.console.print(f'  [dim]turn {said.turn}:[/] ', end='')
             shown = ''.join(letter if letter.isprintable() else ' ' for letter in said.text)
-            self.console.print(escape(shown), end='', style='dim', highlight=False)
+            self.console.print(Text(shown), end='', style='dim', highlight=False)
         elif said.kind == Kind.MAP_STARTED:
             self.console.print(f'\n  [cyan]drawing {said.map_kind}[/] ', end='')
         elif said.kind == Kind.MAP_STEP:
