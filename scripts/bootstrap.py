@@ -23,7 +23,7 @@ STAMPS = VENV / '.stamps'
 BUILD = ROOT / 'build' / 'bare'
 REQUIREMENTS = ROOT / 'requirements'
 CONSTRAINTS = REQUIREMENTS / 'constraints.txt'
-GROUPS = ('base.txt', 'graphs.txt', 'trt.txt', 'ros.txt', 'train.txt', 'test.txt')
+GROUPS = ('base.txt', 'graphs.txt', 'quant.txt', 'trt.txt', 'ros.txt', 'train.txt', 'test.txt')
 LEAST_CMAKE = (3, 22)
 
 ROS_SOURCED = """\

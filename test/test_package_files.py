@@ -23,7 +23,7 @@ PYTHON_PACKAGES = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'p
                    'PIL': 'python3-pil'}
 ROS = {'rclpy', 'cv_bridge', 'launch', 'launch_ros', 'cooper_interfaces'}
 OPTIONAL = {'diagnostic_updater'}
-GROUPS = ('torch', 'base', 'graphs', 'ros', 'train', 'test')
+GROUPS = ('torch', 'base', 'graphs', 'quant', 'ros', 'train', 'test')
 PIN = re.compile(r"([A-Za-z0-9_.-]+)(\[\w+\])?==([^;\s]+)(; python_version (?:>=|<) '3\.11')?\Z")
 
 

@@ -14,6 +14,7 @@ from cooper_ros.cli.conformance import conformance
 from cooper_ros.cli.demo import FORWARD, demo
 from cooper_ros.cli.doctor import doctor
 from cooper_ros.cli.import_prompts import import_prompts
+from cooper_ros.cli.quantize import quantize
 from cooper_ros.cli.replay import replay
 from cooper_ros.cli.scenes import app as scenes
 from cooper_ros.cli.settings import config
@@ -88,7 +89,8 @@ def _forward(group: str, module: str) -> None:
 
 
 for _name, _command in (('ask', ask), ('replay', replay), ('doctor', doctor), ('config', config),
-                        ('import-prompts', import_prompts), ('conformance', conformance)):
+                        ('import-prompts', import_prompts), ('conformance', conformance),
+                        ('quantize', quantize)):
     app.command(_name)(_command)
 app.command('demo', add_help_option=False, context_settings=FORWARD)(demo)
 app.add_typer(scenes, name='scenes')

@@ -18,6 +18,25 @@ CARD_FILE = 'cooper.json'
 RULE_KEYS = ('max_image_size', 'min_image_size', 'image_stride')
 DEPTH_KEYS = ('min_m', 'max_m')
 RENORM_CHOICES = (GLOBAL, CHANNEL, TEXT_CHANNEL)
+INT8, INT4 = 'int8', 'int4'
+QUANTISED_FORMATS = (INT8, INT4)
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """How the linear layers of both experts are stored.
+
+    Attributes:
+        format: one of ``QUANTISED_FORMATS``.
+        group: inputs that share one scale; 0 when a whole output channel does.
+    """
+
+    format: str
+    group: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the card."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -46,6 +65,7 @@ class ModelCard:
         palette: classes and colours of segmentations; empty when colours have no names.
         drawing: flow and guidance.
         max_turn_tokens: longest turn the model was trained to write.
+        quantization: how linear layers are stored; None when they are plain numbers.
     """
 
     name: str = ''
@@ -55,6 +75,7 @@ class ModelCard:
     palette: tuple[Label, ...] = ()
     drawing: Drawing = Drawing()
     max_turn_tokens: int = 4096
+    quantization: Quantisation | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ModelCard:
@@ -63,7 +84,8 @@ class ModelCard:
         Raises:
             BadCheckpoint: an entry is unknown, of the wrong type or out of range.
         """
-        known = ('name', 'transforms', 'depth', 'palette', 'drawing', 'max_turn_tokens')
+        known = ('name', 'transforms', 'depth', 'palette', 'drawing', 'max_turn_tokens',
+                 'quantization')
         _check_keys('', values, known)
         transforms = values.get('transforms') or {}
         _check_keys('transforms', transforms, ('vae', 'vit'))
@@ -73,7 +95,8 @@ class ModelCard:
             _rule(transforms, 'vit', cls.vit_transform),
             None if depth is None else _depth_range(depth),
             palette_from_rows(values.get('palette') or ()), _drawing(values.get('drawing') or {}),
-            _positive(_typed(values, 'max_turn_tokens', cls.max_turn_tokens), 'max_turn_tokens'))
+            _positive(_typed(values, 'max_turn_tokens', cls.max_turn_tokens), 'max_turn_tokens'),
+            _quantisation(values.get('quantization')))
 
     def to_json(self) -> dict[str, Any]:
         """The inverse of :meth:`from_json`."""
@@ -83,7 +106,22 @@ class ModelCard:
                    for entry in self.palette]
         depth = self.depth_range_m and dict(zip(DEPTH_KEYS, self.depth_range_m))
         return {'name': self.name, 'transforms': rules, 'depth': depth, 'palette': palette,
-                'drawing': asdict(self.drawing), 'max_turn_tokens': self.max_turn_tokens}
+                'drawing': asdict(self.drawing), 'max_turn_tokens': self.max_turn_tokens,
+                **({'quantization': self.quantization.to_json()} if self.quantization else {})}
+
+
+def _quantisation(values: Any) -> Quantisation | None:
+    if values is None:
+        return None
+    _check_keys('quantization', values, ('format', 'group'))
+    found, group = values.get('format'), values.get('group', 0)
+    fits = type(group) is int and (group >= 2 if found == INT4 else group == 0)
+    if found not in QUANTISED_FORMATS or not fits:
+        raise BadCheckpoint(f'{CARD_FILE} declares a quantisation that cannot be read',
+                            value=f'format {found}, group {group}',
+                            limit='int8 with group 0, int4 with the group size of its scales',
+                            remedy='quantise the checkpoint again')
+    return Quantisation(found, group)
 
 
 def read_card(folder: Path) -> ModelCard:

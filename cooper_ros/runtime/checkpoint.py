@@ -24,6 +24,7 @@ from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens, VaeCo
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.card import CARD_FILE, ModelCard, read_card, read_json
+from cooper_ros.runtime.quantised import with_scales
 from cooper_ros.runtime.tokenizer import find_tokenizer, special_tokens
 from cooper_ros.runtime.weights import (
     NETWORK_FILES,
@@ -81,10 +82,11 @@ def read_model_folder(path: str | Path, base: str | Path | None = None, *,
             raise BadCheckpoint('there is no such model folder', value=str(folder),
                                 limit='a folder', remedy='check model_path and base_path')
     tokenizer, specials = _vocabulary(folders, specials)
-    weights, vae_files = network_weights(folders[0]), vae_weights(folders)
+    card = read_card(folders[0])
+    weights = with_scales(network_weights(folders[0]), card.quantization)
+    vae_files = vae_weights(folders)
     config = _model_config(folders, weights, vae_files)
     _check_ids(tokenizer, specials, config.llm.vocab_size)
-    card = read_card(folders[0])
     network = _loaded(lambda: Cooper(config), weights, device, dtype)
     vae = _loaded(lambda: AutoEncoder(config.vae), vae_files, device, dtype)
     return LoadedModel(network, vae, config, specials,

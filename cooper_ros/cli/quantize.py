@@ -1,0 +1,40 @@
+"""``cooper quantize``: a checkpoint with smaller numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def quantize(
+        checkpoint: Annotated[Path, typer.Argument(help='model folder with plain weights')],
+        out: Annotated[Path, typer.Option(help='the new model folder')],
+        to: Annotated[str, typer.Option(help='int8: one scale per output channel. int4: one '
+                                             'scale per group of up to 128 inputs')] = 'int8',
+        force: Annotated[bool, typer.Option('--force', help='replace the model folder --out')
+                         ] = False) -> None:
+    """Write a copy of a checkpoint whose linear layers have int8 or int4 weights.
+
+    Both experts are quantised; embeddings, vocabulary head, norms, image encoders and connector
+    stay as they are. The copy loads like any other model folder, needs torchao
+    (requirements/quant.txt), and appears complete or not at all. Weights are read one by one, so
+    the memory needed is that of one 2 GiB file of the copy. In memory int4 takes one byte per
+    weight, like int8; it is smaller on disk only.
+
+    \b
+    Examples:
+      cooper quantize models/cooper-nano --to int8 --out models/cooper-nano-int8
+      cooper ask room.jpg "What is closest?" --model-path models/cooper-nano-int8
+    """
+    from rich.progress import Progress
+
+    from cooper_ros.runtime.quantise import quantise_folder
+    with Progress() as bar:
+        task = bar.add_task(f'quantising to {to}', total=None)
+        how = quantise_folder(checkpoint, out, to, force=force, progress=lambda done, total:
+                              bar.update(task, completed=done, total=total))
+    size = sum(path.stat().st_size for path in out.glob('*.safetensors'))
+    group = f', group {how.group}' if how.group else ''
+    print(f'wrote {out}: {how.format}{group}, {size / 1024**2:.1f} MiB of weights')

@@ -1,0 +1,149 @@
+"""Quantised checkpoints: round trip, error per layer, strictness and refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from model_folder import write_model_folder
+from safetensors.torch import load_file, save_file
+from support.tiny import tiny_runtime
+
+from cooper_ros.cli import main
+from cooper_ros.config import CooperConfig
+from cooper_ros.engine.engine import CooperEngine
+from cooper_ros.errors import BadCheckpoint, BadOption
+from cooper_ros.runtime.card import Quantisation, read_card
+from cooper_ros.runtime.checkpoint import read_model_folder
+from cooper_ros.runtime.quantise import INDEX_FILE, quantise_folder
+from cooper_ros.runtime.quantised import choose_group, is_quantised, quantise, restore
+
+FORMATS = {'int8': (Quantisation('int8'), 127.5), 'int4': (Quantisation('int4', 64), 7.5)}
+KEY = 'language_model.model.layers.1.self_attn.q_proj_moe_gen.weight'
+FIRST = 'model-00001.safetensors'
+
+
+@pytest.fixture(scope='module')
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model_folder(tmp_path_factory.mktemp('plain') / 'tiny')
+
+
+@pytest.fixture(scope='module')
+def made(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp('made')
+    for name in FORMATS:
+        quantise_folder(plain, root / name, name)
+    return {name: root / name for name in FORMATS}
+
+
+@pytest.mark.parametrize('name', FORMATS)
+def test_every_layer_is_within_half_a_step_and_the_rest_is_untouched(
+        made: dict[str, Path], name: str) -> None:
+    how, steps = FORMATS[name]
+    loaded = read_model_folder(made[name])
+    assert loaded.card.quantization == how
+    count = 0
+    for key, truth in tiny_runtime().network.state_dict().items():
+        found = loaded.network.state_dict()[key]
+        if not is_quantised(key):
+            assert torch.equal(found, truth), key
+            continue
+        count += 1
+        groups = truth.unflatten(1, (-1, how.group or truth.shape[1]))
+        bound = groups.abs().amax(-1, keepdim=True) / steps * 0.501
+        error = (found.dequantize().view_as(groups) - groups).abs()
+        assert (error <= bound).all() and error.max() > 0, key
+    assert count == 2 * 2 * 7  # layers, experts, projections
+
+
+@pytest.mark.parametrize('name', FORMATS)
+def test_a_quantised_folder_answers_close_to_the_original(made: dict[str, Path],
+                                                          name: str, plain: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    config = CooperConfig(device='cpu', dtype='float32')
+    one, other = (CooperEngine.from_pretrained(path, config).estimate_depth(picture).relative
+                  for path in (plain, made[name]))
+    assert one.shape == other.shape and np.isfinite(other).all()
+    assert not np.array_equal(one, other)
+
+
+def test_int4_is_packed_on_disk(made: dict[str, Path]) -> None:
+    stored = load_file(made['int4'] / FIRST)
+    rows, columns = tiny_runtime().network.state_dict()[KEY].shape
+    assert stored[KEY].dtype == torch.uint8 and stored[KEY].shape == (rows, columns // 2)
+
+
+def test_bfloat16_computes_in_bfloat16() -> None:
+    weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    tensor = restore(*quantise(weight, Quantisation('int8')), Quantisation('int8'),
+                     torch.bfloat16)
+    x = torch.randn(2, 64, dtype=torch.bfloat16)
+    assert torch.nn.functional.linear(x, tensor).dtype == torch.bfloat16
+
+
+def test_shards_are_indexed_and_load_the_same(plain: Path, tmp_path: Path,
+                                              made: dict[str, Path]) -> None:
+    seen: list[tuple[int, int]] = []
+    quantise_folder(plain, tmp_path / 'q', 'int4', shard_bytes=50_000,
+                    progress=lambda *told: seen.append(told))
+    names = set(json.loads((tmp_path / 'q' / INDEX_FILE).read_text())['weight_map'].values())
+    assert len(names) > 2 and seen[-1][0] == seen[-1][1]
+    one, other = (read_model_folder(path).network.state_dict()[KEY].dequantize()
+                  for path in (tmp_path / 'q', made['int4']))
+    assert torch.equal(one, other)
+
+
+def _broken(made: dict[str, Path], tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    folder = Path(shutil.copytree(made['int4'], tmp_path / 'q'))
+    return folder, load_file(folder / FIRST)
+
+
+def test_a_missing_scale_is_named(made: dict[str, Path], tmp_path: Path) -> None:
+    folder, tensors = _broken(made, tmp_path)
+    del tensors[KEY + '_scale']
+    save_file(tensors, folder / FIRST)
+    with pytest.raises(BadCheckpoint, match=f'has no scale; got {KEY}_scale: missing'):
+        read_model_folder(folder)
+
+
+@pytest.mark.parametrize(('declared', 'message'), [
+    ({'format': 'int4', 'group': 32}, 'do not fit the declared group size'),
+    ({'format': 'int4', 'group': 0}, 'cannot be read; got format int4, group 0'),
+    ({'format': 'int3', 'group': 0}, 'cannot be read; got format int3'),
+    (None, 'does not fit the network')])
+def test_a_wrong_declaration_is_refused(made: dict[str, Path], tmp_path: Path,
+                                        declared: object, message: str) -> None:
+    folder, _ = _broken(made, tmp_path)
+    card = json.loads((folder / 'cooper.json').read_text())
+    (folder / 'cooper.json').write_text(json.dumps({**card, 'quantization': declared}))
+    with pytest.raises(BadCheckpoint, match=message):
+        read_model_folder(folder)
+
+
+def test_what_cannot_be_done_is_refused(plain: Path, made: dict[str, Path],
+                                        tmp_path: Path) -> None:
+    with pytest.raises(BadOption, match='unknown format of weights; got fp7'):
+        quantise_folder(plain, tmp_path / 'q', 'fp7')
+    with pytest.raises(BadOption, match='would replace the old one'):
+        quantise_folder(plain, plain, 'int8', force=True)
+    with pytest.raises(BadCheckpoint, match='quantised already'):
+        quantise_folder(made['int8'], tmp_path / 'q', 'int8')
+    with pytest.raises(BadOption, match='no group size divides'):
+        choose_group({40})
+    assert choose_group({3584, 18944}) == 128 and choose_group({64, 128}) == 64
+
+
+def test_the_command_writes_once_and_again_with_force(
+        plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ['quantize', str(plain), '--to', 'int8', '--out', str(tmp_path / 'q')]
+    for extra, status in (([], 0), ([], 2), (['--force'], 0)):
+        with pytest.raises(SystemExit) as end:
+            main([*words, *extra])
+        assert end.value.code == status
+    assert 'the output exists' in capsys.readouterr().err
+    assert read_card(tmp_path / 'q').quantization == Quantisation('int8')
+    assert [path.name for path in tmp_path.iterdir()] == ['q']
