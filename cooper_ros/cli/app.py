@@ -10,6 +10,7 @@ from typing import Annotated, Sequence
 import typer
 
 from cooper_ros.cli.ask import ask
+from cooper_ros.cli.compare import compare
 from cooper_ros.cli.conformance import conformance
 from cooper_ros.cli.demo import FORWARD, demo
 from cooper_ros.cli.doctor import doctor
@@ -90,7 +91,7 @@ def _forward(group: str, module: str) -> None:
 
 for _name, _command in (('ask', ask), ('replay', replay), ('doctor', doctor), ('config', config),
                         ('import-prompts', import_prompts), ('conformance', conformance),
-                        ('quantize', quantize)):
+                        ('quantize', quantize), ('compare', compare)):
     app.command(_name)(_command)
 app.command('demo', add_help_option=False, context_settings=FORWARD)(demo)
 app.add_typer(scenes, name='scenes')

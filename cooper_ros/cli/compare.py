@@ -1,0 +1,57 @@
+"""``cooper compare``: two checkpoints, question by question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from cooper_ros.config import CooperConfig
+
+DEFAULTS = CooperConfig()
+
+
+def compare(
+        first: Annotated[Path, typer.Argument(help='model folder, usually the original')],
+        second: Annotated[Path, typer.Argument(help='model folder, usually the quantised one')],
+        seed: Annotated[int, typer.Option(help='first scene of the test split')] = 0,
+        count: Annotated[int, typer.Option(min=1, help='scenes')] = 5,
+        mode: Annotated[str, typer.Option(help='auto, direct, text or maps')] = DEFAULTS.mode,
+        json: Annotated[Optional[Path], typer.Option(help='write the rows as JSON')] = None
+        ) -> None:
+    """Ask two checkpoints the same questions and show every difference.
+
+    Both stay in memory. Columns: both answers, whether they agree, the largest difference of the
+    logits of the first generated token, the first generated token that differs, and the mean
+    difference of each map.
+
+    Example: `cooper compare models/cooper-nano models/cooper-nano-int8 --mode direct`
+    """
+    from dataclasses import asdict
+    from json import dumps
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from cooper_ros.cli.show import facts, load_engine
+    from cooper_ros.evaluation import parity
+    console = Console()
+    engines = [load_engine(DEFAULTS.replaced(model_path=str(path), mode=mode), console)
+               for path in (first, second)]
+    table = Table('scene', 'question', 'first', 'second', 'agree', 'logits', 'token', 'maps')
+    rows = []
+    with console.status('asking') as status:
+        for row in parity.compare(*engines, seed=seed, count=count):
+            rows.append(row)
+            status.update(f'scene {row.scene + 1 - seed} of {count}')
+            maps = 'not the same' if row.maps is None else ' '.join(f'{m:.4f}' for m in row.maps)
+            table.add_row(str(row.scene), row.question, row.first, row.second,
+                          'yes' if row.agree else 'NO', f'{row.logits:.3g}',
+                          '' if row.differs_at is None else str(row.differs_at), maps)
+    about = {**facts(engines[0]), 'mode': mode, 'seed': seed, 'scenes': count}
+    console.print(table)
+    console.print(f'{sum(row.agree for row in rows)} of {len(rows)} answers agree; {about}')
+    if json is not None:
+        json.write_text(dumps({**about, 'rows': [asdict(row) for row in rows]}, indent=2) + '\n',
+                        encoding='utf-8')
