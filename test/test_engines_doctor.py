@@ -32,7 +32,7 @@ def test_weights_of_the_published_size(precision: str, use: str, gib: float) -> 
     (ORIN, 58, 'everything in bf16 fits: about 30.7 of 58.0 GiB'),
     (ADA, 23, 'nothing that this version runs fits 23.0 GiB: use a smaller checkpoint, such as '
      'cooper-nano. Not part of this version: everything in fp8 would fit: about 18.5 of 23.0'),
-    (ORIN, 23, 'everything in int8 would fit'), (ORIN, 13, 'everything in int4 would fit'),
+    (ORIN, 23, 'everything in int8 fits'), (ORIN, 13, 'everything in int4 would fit'),
     (ORIN, 10, 'understanding only in int4 would fit: about 7.2'),
     (ORIN, 6, 'use a smaller checkpoint, such as cooper-nano')])
 def test_advice_takes_the_best_that_fits(capability: tuple[int, int], free: int,

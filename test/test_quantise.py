@@ -17,6 +17,7 @@ from cooper_ros.cli import main
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.errors import BadCheckpoint, BadOption
+from cooper_ros.evaluation.parity import compare, first_difference
 from cooper_ros.runtime.card import Quantisation, read_card
 from cooper_ros.runtime.checkpoint import read_model_folder
 from cooper_ros.runtime.quantise import INDEX_FILE, quantise_folder
@@ -147,3 +148,23 @@ def test_the_command_writes_once_and_again_with_force(
     assert 'the output exists' in capsys.readouterr().err
     assert read_card(tmp_path / 'q').quantization == Quantisation('int8')
     assert [path.name for path in tmp_path.iterdir()] == ['q']
+
+
+def test_nano_in_int8_is_compared_question_by_question(tmp_path: Path) -> None:
+    nano = Path(__file__).parent.parent / 'models' / 'cooper-nano'
+    quantise_folder(nano, tmp_path / 'q', 'int8')
+    config = CooperConfig(device='cpu', dtype='float32', mode='direct')
+    plain, small = (CooperEngine.from_pretrained(path, config)
+                    for path in (nano, tmp_path / 'q'))
+    rows = list(compare(plain, small, count=2))
+    assert sum(row.agree for row in rows) >= 0.8 * len(rows) > 10
+    assert all(0 < row.logits < 0.5 for row in rows)
+    assert all(row.differs_at is not None for row in rows if not row.agree)
+    same = list(compare(plain, plain, count=1))
+    assert all(row.agree and row.logits == 0 and row.differs_at is None for row in same)
+
+
+def test_the_first_difference_is_counted_without_the_begin_marker() -> None:
+    assert first_difference([1, 5, 6], [1, 5, 7]) == 1
+    assert first_difference([1, 5], [1, 5, 7]) == 1
+    assert first_difference([1, 5], [1, 5]) is None

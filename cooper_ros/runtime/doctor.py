@@ -36,7 +36,7 @@ PRECISIONS = {'bf16': 2.0, 'fp8': 1.0, 'int8': 1.0, 'int4': 0.5 + 2 / 128}
 FP8_FROM = (8, 9)  # compute capability
 EVERYTHING, COMPILED, TALK_ONLY = 'everything', 'everything, compiled', 'understanding only'
 # What this version can run; the others are arithmetic for planning.
-READY = (('bf16', EVERYTHING), ('bf16', COMPILED))
+READY = (('bf16', EVERYTHING), ('bf16', COMPILED), ('int8', EVERYTHING))
 _CUDA_BYTES = 0.8 * GIB  # context and libraries
 _FLOW_BYTES, _VAE_BYTES = 1.7 * GIB, 3.0 * GIB  # at 1024 x 1024 pixels, three branches; estimates
 _PROBE = """
