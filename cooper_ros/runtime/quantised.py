@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Iterator
+from typing import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -76,6 +76,10 @@ class QuantisedWeights(Weights):
     """Tensors of a quantised network: scales are folded into the weights they belong to."""
 
     how: Quantisation | None = None
+
+    def part(self, wanted: Callable[[str], bool]) -> Weights:
+        """The tensors whose keys are wanted, with their scales."""
+        return super().part(lambda key: wanted(key.removesuffix(SCALE)))
 
     def tensors(self, device: torch.device | str,
                 dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterator, Mapping, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -48,6 +48,12 @@ class Weights:
                                 remedy='copy the file again')
         return self.shapes[key]
 
+    def part(self, wanted: Callable[[str], bool]) -> Weights:
+        """The tensors whose keys are wanted."""
+        return replace(self, shapes={key: shape for key, shape in self.shapes.items()
+                                     if wanted(key)},
+                       files={key: path for key, path in self.files.items() if wanted(key)})
+
     def tensors(self, device: torch.device | str,
                 dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
         """Read tensors one by one, each already where and what it shall be."""
@@ -84,14 +90,24 @@ def vae_weights(folders: Sequence[Path]) -> Weights:
 
 
 def load_strictly(module: nn.Module, weights: Weights, device: torch.device | str,
-                  dtype: torch.dtype | None) -> None:
+                  dtype: torch.dtype | None, now: Callable[[str], bool] = lambda key: True
+                  ) -> None:
     """Put weights into a module built on the meta device, without a second copy.
+
+    All names and shapes are checked; what is not wanted ``now`` stays on the meta device.
 
     Raises:
         BadCheckpoint: naming every kind of misfit: missing, extra and misshapen tensors.
     """
     _check_fit({key: tuple(value.shape) for key, value in module.state_dict().items()}, weights)
-    module.load_state_dict(dict(weights.tensors(device, dtype)), strict=True, assign=True)
+    for key, value in weights.part(now).tensors(device, dtype):
+        assign(module, key, value)
+
+
+def assign(module: nn.Module, key: str, value: Tensor) -> None:
+    """Make ``value`` the weight of that name, without a copy."""
+    place, _, name = key.rpartition('.')
+    module.get_submodule(place).load_state_dict({name: value}, strict=False, assign=True)
 
 
 def _check_fit(expected: Mapping[str, tuple[int, ...]], weights: Weights) -> None:
