@@ -26,7 +26,7 @@ from cooper_ros.runtime.weights import Weights
 NOW = CooperConfig(device='cpu', dtype='float32')
 LATER = NOW.replaced(load_drawing='first_map')
 PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-KINDS = ('plain', 'sharded', 'int8', 'int4')
+KINDS = ('plain', 'sharded', 'int8', 'int4', 'fp8')
 DRAWING = ('vae.', 'vae2llm.', 'llm2vae.', 'time_embedder.', 'latent_pos_embed.')
 GEN_KEY = 'language_model.model.layers.1.mlp_moe_gen.up_proj.weight'
 
@@ -35,7 +35,7 @@ GEN_KEY = 'language_model.model.layers.1.mlp_moe_gen.up_proj.weight'
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp('folders')
     plain = write_model_folder(root / 'plain')
-    for name in ('int8', 'int4'):
+    for name in ('int8', 'int4', 'fp8'):
         quantise_folder(plain, root / name, name, shard_bytes=50_000)
     _shard(Path(shutil.copytree(plain, root / 'sharded')))
     return {name: root / name for name in KINDS}

@@ -11,11 +11,13 @@ import typer
 def quantize(
         checkpoint: Annotated[Path, typer.Argument(help='model folder with plain weights')],
         out: Annotated[Path, typer.Option(help='the new model folder')],
-        to: Annotated[str, typer.Option(help='int8: one scale per output channel. int4: one '
-                                             'scale per group of up to 128 inputs')] = 'int8',
+        to: Annotated[str, typer.Option(help='int8: one scale per output channel. fp8: the '
+                                             'same in float8 (e4m3); runs on GPUs of SM89 or '
+                                             'newer, and slowly on CPUs. int4: one scale per '
+                                             'group of up to 128 inputs')] = 'int8',
         force: Annotated[bool, typer.Option('--force', help='replace the model folder --out')
                          ] = False) -> None:
-    """Write a copy of a checkpoint whose linear layers have int8 or int4 weights.
+    """Write a copy of a checkpoint whose linear layers have int8, fp8 or int4 weights.
 
     Both experts are quantised; embeddings, vocabulary head, norms, image encoders and connector
     stay as they are. The copy loads like any other model folder, needs torchao

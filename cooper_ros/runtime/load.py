@@ -73,8 +73,9 @@ def load_runtime(folder: str | Path, config: CooperConfig) -> LoadedRuntime:
 
 def _defers_drawing(config: CooperConfig) -> bool:
     if config.load_drawing == 'first_map' and config.runtime not in ('auto', 'torch'):
-        raise BadOption('graphs hold all weights from the start', value=f'runtime {config.runtime}, '
-                        f'load_drawing {config.load_drawing}', limit='runtime torch',
+        raise BadOption('graphs hold all weights from the start',
+                        value=f'runtime {config.runtime}, load_drawing {config.load_drawing}',
+                        limit='runtime torch',
                         remedy='set load_drawing to start, or runtime to torch')
     return config.load_drawing == 'first_map'
 

@@ -58,7 +58,8 @@ class TorchRuntime:
 
     def __init__(self, network: Cooper, vae: AutoEncoder, *, specials: SpecialTokens,
                  vocabulary: int, later: DeferredWeights | None = None,
-                 device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
+                 device: torch.device | str | None = None,
+                 dtype: torch.dtype | None = None) -> None:
         self.network = network.to(device=device, dtype=dtype).eval()
         self.vae = vae.to(device=device, dtype=dtype).eval()
         self.config = network.config

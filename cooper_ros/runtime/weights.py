@@ -26,10 +26,12 @@ class Weights:
     Attributes:
         shapes: of every tensor by key.
         files: the file that holds it.
+        types: its number type as safetensors calls it, such as ``BF16``.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     files: Mapping[str, Path]
+    types: Mapping[str, str]
 
     @property
     def name(self) -> str:
@@ -150,15 +152,17 @@ def _indexed(folder: Path) -> list[Path]:
 def _read_headers(paths: Sequence[Path], *, is_vae: bool) -> Weights:
     shapes: dict[str, tuple[int, ...]] = {}
     files: dict[str, Path] = {}
+    types: dict[str, str] = {}
     for path in paths:
         try:
             with safe_open(path, framework='pt') as file:
                 for key in file.keys():
                     if is_vae or not key.startswith(VAE_PREFIXES):
-                        shapes[key] = tuple(file.get_slice(key).get_shape())
+                        header = file.get_slice(key)
+                        shapes[key], types[key] = tuple(header.get_shape()), header.get_dtype()
                         files[key] = path
         except (OSError, SafetensorError) as error:
             raise BadCheckpoint(f'{path.name} is damaged', value=f'{path}: {error}',
                                 limit='a complete safetensors file',
                                 remedy='copy the file again') from error
-    return Weights(shapes, files)
+    return Weights(shapes, files, types)
