@@ -25,7 +25,7 @@ from cooper_ros.runtime.float8 import check_widths
 from cooper_ros.runtime.quantised import SCALE, choose_group, is_quantised, quantise
 from cooper_ros.runtime.weights import VAE_FILE, Weights, network_weights
 
-SHARD_BYTES = 2 * 1024**3
+SHARD_BYTES = 1024**3
 INDEX_FILE = 'model.safetensors.index.json'
 
 
