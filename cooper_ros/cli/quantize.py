@@ -21,8 +21,8 @@ def quantize(
 
     Both experts are quantised; embeddings, vocabulary head, norms, image encoders and connector
     stay as they are. The copy loads like any other model folder, needs torchao
-    (requirements/quant.txt), and appears complete or not at all. Weights are read one by one, so
-    the memory needed is that of one 1 GiB file of the copy. In memory int4 takes one byte per
+    (requirements/quant.txt), and appears complete or not at all. Weights are read one by one and
+    written in files of 1 GiB; docs/jetson.md has the memory this takes. In memory int4 takes one byte per
     weight, like int8; it is smaller on disk only.
 
     \b

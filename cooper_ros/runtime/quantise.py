@@ -40,7 +40,7 @@ def quantise_folder(source: Path, out: Path, to: str, *, force: bool = False,
         out: the new folder.
         to: one of ``QUANTISED_FORMATS``.
         force: replace ``out`` if it is there.
-        shard_bytes: largest size of one weight file, also the memory it takes.
+        shard_bytes: largest size of one weight file, which is held until it is full.
         progress: told after each tensor how many of how many are done.
 
     Raises:
