@@ -22,13 +22,13 @@ def quantize(
     Both experts are quantised; embeddings, vocabulary head, norms, image encoders and connector
     stay as they are. The copy loads like any other model folder, needs torchao
     (requirements/quant.txt), and appears complete or not at all. Weights are read one by one and
-    written in files of 1 GiB; docs/jetson.md has the memory this takes. In memory int4 takes one byte per
-    weight, like int8; it is smaller on disk only.
+    written in files of 1 GiB; docs/jetson.md has the memory this takes. In memory int4
+    takes one byte per weight, like int8; it is smaller on disk only.
 
     \b
     Examples:
       cooper quantize models/cooper-nano --to int8 --out models/cooper-nano-int8
-      cooper ask room.jpg "What is closest?" --model-path models/cooper-nano-int8
+      cooper ask room.jpg "What is closest?" --model models/cooper-nano-int8
     """
     from rich.progress import Progress
 
