@@ -171,7 +171,7 @@ def _bundle(checkpoint: Path, base: str, precision: str, folder: Path) -> Bundle
     """Exported graphs of a checkpoint; made once for each checkpoint and precision."""
     from cooper_ros.runtime.checkpoint import read_model_folder
     from cooper_ros.runtime.engines.plan import FINGERPRINTS, GRAPHS, model_fingerprint
-    from cooper_ros.runtime.graphs.bundle import DESCRIPTION, Bundle, bundle_name, export_bundle
+    from cooper_ros.runtime.graphs.bundle import DESCRIPTION, bundle_name, export_bundle
     from cooper_ros.runtime.graphs.spec import dtype_of
     dtype = dtype_of(precision)
     folders = [checkpoint, *([Path(base)] if base else [])]

@@ -7,8 +7,9 @@ import signal
 import sys
 from typing import Any, Callable
 
-WATCHED = ('cooper_ros/runtime/files.py', 'runtime/engines/cache.py', 'runtime/graphs/bundle.py',
-           'runtime/engines/build.py', 'pathlib.py', 'shutil.py')
+WATCHED = ('runtime/files.py', 'runtime/engines/cache.py', 'runtime/engines/build.py',
+           'runtime/graphs/bundle.py', 'pathlib.py', 'pathlib/_local.py', 'pathlib/__init__.py',
+           'shutil.py')
 
 
 class Countdown:

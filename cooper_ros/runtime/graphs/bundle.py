@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cooper_ros.errors import BadCheckpoint, OutOfDisk
+from cooper_ros.errors import BadCheckpoint
 from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens, VaeConfig, VitConfig
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
