@@ -32,6 +32,7 @@ class ErrorCode(IntEnum):
     ENGINE_LOST = 305
     NOT_READY = 306
     CONTEXT_FULL = 307
+    OUT_OF_DISK = 308
     INTERNAL = 399
     ENGINE_MISMATCH = 400
     ENGINE_BUILD = 401
@@ -176,6 +177,12 @@ class ContextFull(CooperError):
     """The conversation no longer fits the cache."""
 
     code = ErrorCode.CONTEXT_FULL
+
+
+class OutOfDisk(CooperError):
+    """A file does not fit its disk; nothing half written was left."""
+
+    code = ErrorCode.OUT_OF_DISK
 
 
 class EngineMismatch(CooperError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Iterable, Optional
 import typer
 
 from cooper_ros.config import CooperConfig
-from cooper_ros.errors import BadOption
+from cooper_ros.errors import BadCheckpoint, BadOption
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -171,7 +171,7 @@ def _bundle(checkpoint: Path, base: str, precision: str, folder: Path) -> Bundle
     """Exported graphs of a checkpoint; made once for each checkpoint and precision."""
     from cooper_ros.runtime.checkpoint import read_model_folder
     from cooper_ros.runtime.engines.plan import FINGERPRINTS, GRAPHS, model_fingerprint
-    from cooper_ros.runtime.graphs.bundle import DESCRIPTION, Bundle, bundle_name, export_bundle
+    from cooper_ros.runtime.graphs.bundle import DESCRIPTION, bundle_name, export_bundle
     from cooper_ros.runtime.graphs.spec import dtype_of
     dtype = dtype_of(precision)
     folders = [checkpoint, *([Path(base)] if base else [])]
@@ -179,7 +179,10 @@ def _bundle(checkpoint: Path, base: str, precision: str, folder: Path) -> Bundle
                               lambda path: print(f'reading {path} for its fingerprint'))
     target = folder / GRAPHS / bundle_name(model, precision)
     if (target / DESCRIPTION).is_file():
-        return Bundle.load(target)
+        try:
+            return _proved(target)
+        except BadCheckpoint as error:
+            print(f'{error.what}: {error.value}; exporting again')
     loaded = read_model_folder(checkpoint, base or None, dtype=dtype)
     with _bar() as bar:
         task = bar.add_task('export', total=1)
@@ -188,6 +191,14 @@ def _bundle(checkpoint: Path, base: str, precision: str, folder: Path) -> Bundle
             vocabulary=loaded.vocabulary, precision=precision,
             progress=lambda graph, done, total: bar.update(
                 task, completed=done, total=total, description=f'export {graph}'.strip()))
+
+
+def _proved(folder: Path) -> Bundle:
+    """A bundle whose every file was read and found as it was written."""
+    from cooper_ros.runtime.graphs.bundle import Bundle
+    found = Bundle.load(folder)
+    found.prove()
+    return found
 
 
 def _say_costs(jobs: list[Job], plan: Plan) -> None:

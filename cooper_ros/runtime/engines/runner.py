@@ -277,7 +277,8 @@ def find_tensorrt_runtime(folders: Sequence[Path], precision: str, cache: Path, 
         bundle = Bundle.load(cache / GRAPHS / bundle_name(model, precision))
     except BadCheckpoint as error:
         raise EngineMismatch(
-            'no engines were built from this checkpoint', value=folders[0],
+            'no engines were built from this checkpoint, or its graphs are damaged',
+            value=f'{folders[0]}: {error.what}',
             remedy=f'run `cooper engine build {folders[0]} --precision {precision}`') from error
     plan = Plan(bundle, flavour, context, side)
     return load_tensorrt_runtime(plan, EngineCache(
