@@ -9,9 +9,9 @@ from typing import Any, Callable, Iterator
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time as Stamp
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
@@ -144,6 +144,21 @@ def test_bad_images_are_answered_and_good_ones_still_work(start: Start, client: 
     assert client.reason('what colour?')[1].answer == '50 50 50 seed 0'
 
 
+def test_stamps_before_1970_are_answered(start: Start, client: Client) -> None:
+    start()
+    see(client)
+    early = Stamp(sec=-5)
+    status, result = client.reason('what colour?', stamp=early)
+    assert (status, result.error_code) == (ABORTED, ErrorCode.BAD_OPTION)
+    for kind, name, fields in ((SpatialQuery, 'query', {'question': 'what colour?'}),
+                               (EstimateDepth, 'estimate_depth', {})):
+        answer = client.call(kind, f'/cooper/{name}', stamp=early, **fields)
+        assert answer.error_code == ErrorCode.BAD_OPTION and '-5 s' in answer.error_msg
+    message = stamped(GREY)
+    message.header.stamp = early
+    see(client, message)  # a driver without a clock: the time of arrival counts
+
+
 def refusal(client: Client, reason: str, message: Image) -> Any:
     """Show an image until an answer names the reason why it is refused."""
     def said() -> Any:
@@ -174,15 +189,13 @@ def test_lifecycle(start: Start, client: Client) -> None:
     assert client.state() == 'finalized'
 
 
-def test_a_transition_that_is_not_allowed_does_not_end_the_node(start: Start,
+def test_a_transition_that_is_not_allowed_is_answered_with_no(start: Start,
                                                                 client: Client) -> None:
     start()
     see(client)
-    wrong = client.node.create_client(ChangeState, '/cooper/change_state')
-    client.until(wrong.service_is_ready)
-    wrong.call_async(ChangeState.Request(transition=Transition(
-        id=Transition.TRANSITION_CONFIGURE)))
-    assert client.state() == 'active'
+    for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP, 99):
+        assert not client.change_state(transition)
+        assert client.state() == 'active'
     assert client.reason('what colour?')[0] == SUCCEEDED
 
 
