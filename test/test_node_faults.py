@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, Iterator
 
 import numpy as np
@@ -20,6 +21,7 @@ from support.ros import ABORTED, CANCELED, SCRIPTED, SUCCEEDED, Client, NodeProc
 from cooper_interfaces.action import SpatialReason
 from cooper_interfaces.srv import EstimateDepth, SpatialQuery
 from cooper_ros.errors import ErrorCode
+from cooper_ros.node import cooper_node
 
 GREY = np.full((6, 8, 3), 50, np.uint8)
 Start = Callable[..., NodeProcess]
@@ -130,6 +132,16 @@ def test_leaving_on_a_signal_is_clean(start: Start, client: Client, number: int)
     assert node.end(number) == 0
     assert not Path(f'/proc/{worker}').exists()
     assert 'Traceback' not in node.log.read_text()
+
+
+def test_a_signal_between_two_waits_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    alive = iter([True, False])
+    executor = SimpleNamespace(add_node=lambda node: None, spin=lambda: 1 / 0)
+    monkeypatch.setattr('rclpy.executors.SingleThreadedExecutor', lambda: executor)
+    monkeypatch.setattr('rclpy.ok', lambda: next(alive))
+    cooper_node._spin(SimpleNamespace(get_logger=lambda: SimpleNamespace(error=said.append)))
+    assert not said
 
 
 def test_bad_images_are_answered_and_good_ones_still_work(start: Start, client: Client) -> None:
