@@ -18,6 +18,7 @@ RENORM_TYPES = ('checkpoint', 'global', 'channel', 'text_channel')
 RUNTIMES = ('auto', 'torch', 'onnx', 'tensorrt')
 DEVICES = ('auto', 'cpu', 'cuda')
 DTYPES = ('auto', 'float32', 'bfloat16', 'float16')
+LOAD_DRAWING = ('start', 'first_map')
 TRANSPORTS = ('raw', 'compressed', 'both')
 
 
@@ -45,6 +46,10 @@ class CooperConfig:
                          choices=DEVICES, read_only=True)
     dtype: str = option('auto', 'model', 'number type of the weights; auto is bfloat16 on CUDA, '
                         'float32 on the CPU', choices=DTYPES, read_only=True)
+    load_drawing: str = option('start', 'model', 'when the weights that only drawing needs '
+                               '(generation expert, autoencoder) are loaded; first_map leaves '
+                               'them on disk until a map, or mode auto or maps, is asked for; '
+                               'runtime torch only', choices=LOAD_DRAWING, read_only=True)
     threads: int = option(0, 'model', 'CPU threads; 0 leaves the choice to torch', low=0, high=256,
                           read_only=True)
     seed: int = option(0, 'model', 'seed of map noise and of sampled text', low=0, high=2**31 - 1)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Callable
 
 from cooper_ros.config import CooperConfig
-from cooper_ros.engine.events import Answer, Event, Failure
+from cooper_ros.engine.events import Answer, Event, Failure, Loading
 from cooper_ros.errors import CooperError, EngineLost, ErrorCode, NotReady, as_cooper_error
 from cooper_ros.node.messages import Cancel, Loaded, LoadFailed
 from cooper_ros.node.process import EngineProcess
@@ -218,6 +218,8 @@ class Supervisor:
             if time.monotonic() > latest:
                 raise EngineLost('the worker does not stop', limit=f'{self._grace_s:g} s')
             message = self._listen(process)
+            if isinstance(message, Loading):
+                self._say('info', str(message))
             if isinstance(message, Event):
                 request.emit(_with_reason(message, request))
 

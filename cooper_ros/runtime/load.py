@@ -45,15 +45,18 @@ def load_runtime(folder: str | Path, config: CooperConfig) -> LoadedRuntime:
 
     Raises:
         BadCheckpoint: the folder is incomplete or does not fit the network.
-        BadOption: CUDA was asked for and is not there.
+        BadOption: CUDA was asked for and is not there, or a compiled runtime shall leave weights
+            on disk.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     device = choose_device('cpu' if config.runtime == 'onnx' else config.device)
     loaded = read_model_folder(folder, config.base_path or None, device=device,
-                               dtype=choose_dtype(config.dtype, device))
+                               dtype=choose_dtype(config.dtype, device),
+                               defer_drawing=_defers_drawing(config))
     runtime = choose_runtime(TorchRuntime(loaded.network, loaded.vae, specials=loaded.specials,
-                                          vocabulary=loaded.vocabulary), folder, config)
+                                          vocabulary=loaded.vocabulary, later=loaded.later),
+                             folder, config)
     tokenizer = loaded.tokenizer
     assert tokenizer is not None  # without one, reading would have failed
 
@@ -66,6 +69,15 @@ def load_runtime(folder: str | Path, config: CooperConfig) -> LoadedRuntime:
 
     return LoadedRuntime(runtime, loaded.card, encode, decode, loaded.specials.bos,
                          loaded.specials.eos)
+
+
+def _defers_drawing(config: CooperConfig) -> bool:
+    if config.load_drawing == 'first_map' and config.runtime not in ('auto', 'torch'):
+        raise BadOption('graphs hold all weights from the start',
+                        value=f'runtime {config.runtime}, load_drawing {config.load_drawing}',
+                        limit='runtime torch',
+                        remedy='set load_drawing to start, or runtime to torch')
+    return config.load_drawing == 'first_map'
 
 
 def choose_runtime(network: TorchRuntime, folder: str | Path, config: CooperConfig) -> Runtime:
