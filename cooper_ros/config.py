@@ -125,9 +125,10 @@ class CooperConfig:
                                 'somebody subscribes; 0 draws on request only', unit='Hz', low=0.0,
                                 high=60.0)
     worker_restarts: int = option(5, 'node', 'times a dead worker process is started again within '
-                                  'a minute before the node gives up', low=0, high=1000)
-    load_timeout_s: float = option(300.0, 'node', 'seconds the worker may take to load the model',
-                                   unit='s', low=1.0, high=86400.0)
+                                  'a minute before the node gives up; read when configuring',
+                                  low=0, high=1000)
+    load_timeout_s: float = option(300.0, 'node', 'seconds the worker may take to load the model; '
+                                   'read when configuring', unit='s', low=1.0, high=86400.0)
     diagnostics_rate_hz: float = option(1.0, 'node', 'rate of /diagnostics', unit='Hz', low=0.0,
                                         high=10.0)
 

@@ -77,6 +77,14 @@ def _rebuild(cls: type[CooperError], what: str, value: object, limit: object,
     return cls(what, value=value, limit=limit, remedy=remedy)
 
 
+def as_cooper_error(error: Exception, what: str) -> CooperError:
+    """Keep errors of our family, name all others: whoever waits must get an answer."""
+    if isinstance(error, CooperError):
+        return error
+    return CooperError(f'{what}: {type(error).__name__}', value=str(error)[:500],
+                       remedy='please report this with the log')
+
+
 class BadImage(CooperError):
     """The picture cannot be used: encoding, size, step or content."""
 

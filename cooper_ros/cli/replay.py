@@ -57,9 +57,10 @@ def replay(
         *, config: CooperConfig) -> None:
     """Ask about the pictures of a recording.
 
-    Straight through the engine, the same bag, seed and questions give the same bytes. The answers,
-    maps and pictures go into OUT/answers (opens in Foxglove and RViz), with summary.md,
-    summary.json and a picture sheet per question beside it. A bad picture is reported and skipped.
+    Straight through the engine, the same bag, seed and questions give the same bytes in
+    OUT/answers: the bag of answers, maps and pictures (opens in Foxglove and RViz). Beside it lie
+    summary.md and summary.json, which name seconds too, and a picture sheet per question. A bad
+    picture is reported and skipped.
 
     \b
     Examples:
