@@ -173,6 +173,7 @@ class Desk:
         if self.supervisor is not None:
             self.supervisor.cancel_all(reason)
 
+
 def _asked_stamp(stamp: Time) -> int:
     found = nanoseconds_of(stamp)
     if found < 0:
