@@ -12,6 +12,7 @@ from cooper_ros.errors import BadData
 from cooper_ros.training.checkpoints import load_checkpoint, save_checkpoint
 from cooper_ros.training.ema import Ema
 from cooper_ros.training.logs import RunLog
+from cooper_ros.training.optimiser import make_optimiser
 from cooper_ros.training.settings import Optim, TrainSettings
 from cooper_ros.training.task import Task, step_generator
 
@@ -34,11 +35,8 @@ class Trainer:
         self.task, self.settings = task, settings
         self.folder = Path(settings.folder)
         self.parameters = [p for p in task.module.parameters() if p.requires_grad]
-        optim = settings.optim
-        self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=optim.learning_rate, betas=tuple(optim.betas), eps=optim.eps,
-            weight_decay=optim.weight_decay, fused=True)
-        self.ema = Ema(task.module, optim.ema)
+        self.optimiser = make_optimiser(task.module, settings.optim)
+        self.ema = Ema(task.module, settings.optim.ema)
         self.step = 0
         self._resume()
 

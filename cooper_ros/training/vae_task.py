@@ -39,6 +39,8 @@ class VaeOptions:
             depth scores are relative. 0 for equal weights.
         decoder_only: keep the encoder, and with it every latent a network was trained on; train
             the decoder further, on maps alone, which are all it has to draw.
+        latent_noise: largest noise added to what the decoder reads, in spreads of the latents;
+            drawn latents are never exact, and a decoder that has met noise forgives them.
         vae: folder of the ``ae.safetensors`` to start from; empty for fresh weights.
     """
 
@@ -46,6 +48,7 @@ class VaeOptions:
     kl: float = 1e-4
     depth_focus: float = 1.0
     decoder_only: bool = False
+    latent_noise: float = 0.0
     vae: str = ''
 
 
@@ -70,12 +73,18 @@ class VaeTask:
         pixels, weight = self._batch(frames.tolist(), generator)
         mean, logvar = self.module.encoder(pixels).float().chunk(2, dim=1)
         noise = torch.randn(mean.shape, generator=generator)
-        restored = self.module.decoder(mean + torch.exp(0.5 * logvar) * noise).float()
+        spread = torch.exp(0.5 * logvar) + self._disturbance(mean, generator)
+        restored = self.module.decoder(mean + spread * noise).float()
         error = ((restored - pixels).abs() * weight).mean()
         square = F.mse_loss(restored, pixels)
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         return {'loss': error + square + self.options.kl * divergence, 'l1': error, 'mse': square,
                 'kl': divergence, 'sigma': torch.exp(0.5 * logvar).mean() / mean.std()}
+
+    def _disturbance(self, mean: Tensor, generator: torch.Generator) -> Tensor:
+        """Spread of the added noise, one per picture: ``[B, 1, 1, 1]``."""
+        share = torch.rand(len(mean), 1, 1, 1, generator=generator)
+        return self.options.latent_noise * share * mean.detach().std()
 
     def _batch(self, frames: list[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         first = DEPTH if self.options.decoder_only else RGB
