@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from cooper_ros.training.processes import is_first
+
 LOG_NAME = 'log.jsonl'
 
 
@@ -80,6 +82,31 @@ class RunLog:
         kept = [line for line in path.read_text(encoding='utf-8').splitlines()
                 if _step_of(line) is not None and _step_of(line) <= start]
         path.write_text(''.join(line + '\n' for line in kept), encoding='utf-8')
+
+
+class SilentLog(RunLog):
+    """The log of a process that is not the first: it says and writes nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        pass
+
+    def step(self, step: int, values: Mapping[str, float], samples: int) -> None:
+        """Nothing."""
+
+    def line(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Nothing."""
+
+
+def open_log(folder: Path, start: int, steps: int) -> RunLog:
+    """The log of this process."""
+    return RunLog(folder, start, steps) if is_first() else SilentLog()
 
 
 def _step_of(line: str) -> int | None:
