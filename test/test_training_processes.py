@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import socket
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
 import torch
 from model_folder import write_model_folder
+from support.disk import small_files
 from test_data_readers import cooper_tree, rgb, talk_row
 from test_data_stream import draw_sets
 from test_grpo_task import LikesLow, questions
@@ -185,14 +184,3 @@ def test_a_full_disk_keeps_the_last_shards(place: Path) -> None:
         trainer.save()
     assert [path.name for path in (place / 'amg_full').glob('checkpoint*')] == [
         'checkpoint_0000001']
-
-
-@contextmanager
-def small_files(limit: int) -> Iterator[None]:
-    """No file can grow beyond a size: writing fails like on a full disk, in the kernel."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)

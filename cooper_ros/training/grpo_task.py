@@ -34,7 +34,7 @@ from cooper_ros.training.processes import mean_over_processes, training_device
 from cooper_ros.training.questions import Flagged, Questions, SceneQuestions, Span, read_flags
 from cooper_ros.training.rewards import RewardOptions, Terms, advantages, group_rewards
 from cooper_ros.training.rollouts import Actor, Group, RolloutOptions
-from cooper_ros.training.settings import TrainSettings
+from cooper_ros.training.settings import TrainSettings, build
 from cooper_ros.training.sharding import gathered, is_sharded
 from cooper_ros.training.task import batch_indices, sample_generators
 
@@ -80,8 +80,8 @@ class GrpoTask:
     def __init__(self, settings: TrainSettings) -> None:
         self.settings = settings
         self.options = options = grpo_options(settings.task)
-        self.rollout = RolloutOptions(**options.rollout)
-        self.reward = RewardOptions(**{'style': self.rollout.style, **options.reward})
+        self.rollout = build(RolloutOptions, options.rollout)
+        self.reward = build(RewardOptions, {'style': self.rollout.style, **options.reward})
         self.checker = make_checker(options.checker)
         self.config = CooperConfig().replaced(**options.drawing, sample_posterior=False,
                                               time_budget_s=0.0)
