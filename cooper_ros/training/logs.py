@@ -89,7 +89,10 @@ class RunLog:
             return
         kept = [line for line in path.read_text(encoding='utf-8').splitlines()
                 if _step_of(line) is not None and _step_of(line) <= start]
-        path.write_text(''.join(line + '\n' for line in kept), encoding='utf-8')
+        part = path.with_suffix('.part')  # a full disk must not cost the old curve
+        with _writing(self.folder):
+            part.write_text(''.join(line + '\n' for line in kept), encoding='utf-8')
+            part.replace(path)
 
 
 @contextmanager
