@@ -135,7 +135,8 @@ class MixedTask:
         for name in self.recipes:
             generator = step_generator(self.settings.seed, 0)
             batch, branch = self.batch(self.valid, name, 1, generator)
-            with torch.autocast('cpu', torch.bfloat16, enabled=self.settings.optim.bfloat16):
+            with torch.autocast(self.module.vae2llm.weight.device.type, torch.bfloat16,
+                                enabled=self.settings.optim.bfloat16):
                 ce, mse = mean_losses(forward_trees(self.module, batch, branch), batch)
             scores |= {f'valid_ce_{name}': float(ce), f'valid_mse_{name}': float(mse)}
         return scores, {}

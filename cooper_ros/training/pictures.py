@@ -123,11 +123,12 @@ def _coded(store: FrameStore, vae: AutoEncoder, frames: range, vit_rule: ImageTr
            ) -> tuple[np.ndarray, np.ndarray]:
     """Latents ``[B, 3, C, h, w]`` and drawn maps ``[B, 2, H, W, 3]`` of some frames."""
     pixels = torch.stack([picture(store, frame, kind) for frame in frames for kind in KINDS])
-    with torch.autocast('cpu', torch.bfloat16):
-        latents = vae.encode(pixels).unflatten(0, (-1, len(KINDS)))
+    device = next(vae.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16):
+        latents = vae.encode(pixels.to(device)).unflatten(0, (-1, len(KINDS)))
         decoded = vae.decode(latents[:, DEPTH:].flatten(0, 1)).float().unflatten(0, (-1, 2))
-    return (latents.half().numpy(),
-            np.stack([_shown(*maps, vit_rule) for maps in decoded.numpy()]))
+    return (latents.half().cpu().numpy(),
+            np.stack([_shown(*maps, vit_rule) for maps in decoded.cpu().numpy()]))
 
 
 def _shown(depth: np.ndarray, labels: np.ndarray, vit_rule: ImageTransform) -> np.ndarray:

@@ -88,7 +88,8 @@ class SeeTask:
         """Errors on camera frames, and how often a cell's class is named."""
         store, cache = self.valid
         none = torch.zeros(len(store), dtype=torch.int64)
-        with torch.autocast('cpu', torch.bfloat16, enabled=self.settings.optim.bfloat16):
+        with torch.autocast(self._device.type, torch.bfloat16,
+                            enabled=self.settings.optim.bfloat16):
             found = self._errors(store, cache, list(range(len(store))), none + RGB, none > 0)
         return {f'valid_{name}': float(value) for name, value in found.items()}, {}
 
@@ -100,6 +101,10 @@ class SeeTask:
         """
         raise BadOption('stage see makes no model folder', value=str(folder),
                         remedy='name its run folder as `eyes` in the next stage')
+
+    @property
+    def _device(self) -> torch.device:
+        return self.module.vit_pos_embed.pos_embed.device
 
     def _open(self, split: str, count: int) -> tuple[FrameStore, PictureCache]:
         data, options = self.settings.data, self.options
@@ -113,7 +118,8 @@ class SeeTask:
         pixels = torch.stack([cache.pixels(f, kind) for f, kind in zip(frames, kinds.tolist())])
         pixels = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
         truth = cells_of(store, frames, self.module.grid_of(pixels)).mirrored(mirrored)
-        out = self.module(pixels).float().unflatten(-1, (SIDE**2, PER_CELL))
+        truth, kinds = truth.to(self._device), kinds.to(self._device)
+        out = self.module(pixels.to(self._device)).float().unflatten(-1, (SIDE**2, PER_CELL))
         scores, far, forms, lengths = out.split((CLASSES, 1, FORMS, LENGTHS), dim=-1)
         named, seen = kinds != DEPTH, kinds != LABELS
         mine = (truth.shape >= 0) & (kinds == RGB)[:, None, None]  # [B, T, 16]
@@ -147,6 +153,11 @@ class Cells:
     shape: Tensor
     lengths: Tensor
     grid: tuple[int, int]
+
+    def to(self, device: torch.device) -> Cells:
+        """The same on another device."""
+        parts = (self.label, self.log_depth, self.shape, self.lengths)
+        return Cells(*(part.to(device) for part in parts), self.grid)
 
     def mirrored(self, which: Tensor) -> Cells:
         """Left and right exchanged in the samples ``[B]`` that say so."""
