@@ -144,10 +144,8 @@ class VaeTask:
         """Write ``ae.safetensors`` with latents rescaled to the fixed scale factor."""
         self.module.load_state_dict(weights)
         folder.mkdir(parents=True, exist_ok=True)
-        spread = self._latent_std()
-        if self.options.decoder_only:  # the latents must stay as they are
-            spread = torch.full_like(spread, 1 / self.module.config.scale_factor)
-        state = rescaled(self.module, spread.to(self._device))
+        state = (self.module.state_dict() if self.options.decoder_only  # latents stay as they are
+                 else rescaled(self.module, self._latent_std().to(self._device)))
         save_file({name: value.cpu() for name, value in state.items()},
                   folder / 'ae.safetensors')
 
