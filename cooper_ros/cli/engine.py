@@ -183,12 +183,12 @@ def _bundle(checkpoint: Path, base: str, precision: str, folder: Path) -> Bundle
             return _proved(target)
         except BadCheckpoint as error:
             print(f'{error.what}: {error.value}; exporting again')
-    loaded = read_model_folder(checkpoint, base or None, dtype=dtype)
+    loaded = read_model_folder(checkpoint, base or None, dtype=dtype, hollow=True)
     with _bar() as bar:
         task = bar.add_task('export', total=1)
         return export_bundle(
             loaded.network, loaded.vae, target, specials=loaded.specials, model=model,
-            vocabulary=loaded.vocabulary, precision=precision,
+            vocabulary=loaded.vocabulary, precision=precision, read=loaded.numbers,
             progress=lambda graph, done, total: bar.update(
                 task, completed=done, total=total, description=f'export {graph}'.strip()))
 
