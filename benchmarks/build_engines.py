@@ -97,12 +97,12 @@ class Step:
         return ' '.join(filter(None, words))
 
 
-def network_of(case: str, precision: str) -> tuple[Cooper, AutoEncoder, SpecialTokens]:
-    """The network of a case, in its number type from the start: the official one is large."""
+def network_of(case: str, precision: str) -> tuple[Cooper, AutoEncoder, SpecialTokens, int]:
+    """The network of a case, in its number type from the start (it may be large); marker ids, ids."""
     dtype = PRECISIONS[precision]
     if case == NANO:
         read = read_model_folder(ROOT / 'models' / 'cooper-nano', dtype=dtype)
-        return read.network, read.vae.to(dtype), read.specials
+        return read.network, read.vae, read.specials, read.vocabulary
     torch.manual_seed(SEED)
     config, usual = CONFIGS[case], torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -111,7 +111,7 @@ def network_of(case: str, precision: str) -> tuple[Cooper, AutoEncoder, SpecialT
     finally:
         torch.set_default_dtype(usual)
     torch.nn.init.normal_(network.llm2vae.weight, std=STD)
-    return network.to(dtype), vae.to(dtype), SpecialTokens(0, 1, 2, 3)
+    return network.to(dtype), vae, SpecialTokens(0, 1, 2, 3), config.llm.vocab_size
 
 
 @functools.cache
@@ -147,11 +147,11 @@ def export_and_check(step: Step, out: Path, graphs: Sequence[str], told: Told) -
         CooperError: a graph cannot be exported, or says something else than the network.
     """
     started = time.monotonic()
-    network, vae, specials = network_of(step.case, step.precision)
+    network, vae, specials, vocabulary = network_of(step.case, step.precision)
     names = list(graph_specs(network.config))
     bundle = export_bundle(
         network, vae, folder_of(out, step), specials=specials, precision=step.precision,
-        vocabulary=network.config.llm.vocab_size, model=fingerprint(step.case, step.precision),
+        vocabulary=vocabulary, model=fingerprint(step.case, step.precision),
         progress=lambda graph, at, total: told(at / total / 2, f'export {graph}'))
     row = {'seconds': time.monotonic() - started}
     if step.precision not in PRECISIONS_HERE:
