@@ -98,7 +98,10 @@ class Step:
 
 
 def network_of(case: str, precision: str) -> tuple[Cooper, AutoEncoder, SpecialTokens, int]:
-    """The network of a case, in its number type from the start (it may be large); marker ids, ids."""
+    """Network, autoencoder, marker ids and number of words of a case.
+
+    They have their number type from the start, for the official widths are large.
+    """
     dtype = PRECISIONS[precision]
     if case == NANO:
         read = read_model_folder(ROOT / 'models' / 'cooper-nano', dtype=dtype)
