@@ -1,0 +1,70 @@
+"""Where curves go, and what the progress bar says."""
+
+from __future__ import annotations
+
+import re
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cooper_ros.errors import BadOption
+from cooper_ros.training.curves import NoCurves, open_curves
+from cooper_ros.training.logs import RunLog, open_log
+from cooper_ros.training.settings import TrainSettings
+
+PICTURE = np.zeros((4, 6, 3), np.uint8)
+
+
+def settings(folder: Path, track: str) -> TrainSettings:
+    return TrainSettings('joint', str(folder), steps=3, log_every=1, track=track)
+
+
+def test_wandb_that_is_absent_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    with pytest.raises(BadOption, match='W&B is not installed.*pip install wandb'):
+        open_log(settings(tmp_path, 'wandb'), 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wandb_gets_numbers_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a stand-in for the module, which needs a server."""
+    told: list[Any] = []
+    run = SimpleNamespace(log=lambda values, step: told.append((step, values)),
+                          finish=lambda: told.append('finished'))
+    module = ModuleType('wandb')
+    module.__spec__ = ModuleSpec('wandb', None)
+    module.init = lambda **values: told.append(values) or run
+    module.Image = lambda pixels: pixels.shape
+    monkeypatch.setitem(sys.modules, 'wandb', module)
+    with open_log(settings(tmp_path / 'nano' / 'joint', 'wandb'), 0) as log:
+        log.step(1, {'loss': 2.0}, 4)
+        log.pictures(1, {'maps': PICTURE})
+    assert told[0]['id'] == 'nano-joint' and told[0]['config']['steps'] == 3
+    assert told[1:] == [(1, {'loss': 2.0}), (1, {'maps': PICTURE.shape}), 'finished']
+    module.init = lambda **values: [][0]
+    with pytest.raises(BadOption, match='W&B does not start.*WANDB_MODE=offline'):
+        open_curves('wandb', tmp_path, 0, {})
+
+
+def test_none_leaves_no_curves(tmp_path: Path) -> None:
+    with open_log(settings(tmp_path, 'none'), 0) as log:
+        log.step(1, {'loss': 2.0}, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ['log.jsonl']
+    with pytest.raises(BadOption, match='no such tracker; got paper'):
+        settings(tmp_path, 'paper')
+
+
+def test_the_bar_tells_speed_and_time_left(tmp_path: Path,
+                                           capsys: pytest.CaptureFixture[str],
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv('TQDM_DISABLE', raising=False)
+    with RunLog(tmp_path, 0, 9, every=1, curves=NoCurves()) as log:
+        for step in (1, 2):
+            log.step(step, {'loss': 2.0}, 4)
+    said = capsys.readouterr().err
+    assert re.search(r'2/9 \[\d+:\d+<\d+:\d+,.*step/?s?.*loss=2\.0000, samples/s=', said), said
