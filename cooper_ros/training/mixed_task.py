@@ -202,7 +202,7 @@ class MixedTask:
 
     def _recipe(self, generator: torch.Generator) -> str:
         names = list(self.recipes)
-        weights = torch.tensor([self.recipes[name].weight for name in names])
+        weights = torch.tensor([float(self.recipes[name].weight) for name in names])
         return names[int(torch.multinomial(weights, 1, generator=generator))]
 
 
