@@ -12,26 +12,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping
 
 import torch
 from torch import Tensor
 
-from cooper_ros.errors import BadCheckpoint, BadOption, EngineMismatch, NotReady
+from cooper_ros.errors import BadOption, EngineMismatch, NotReady
 from cooper_ros.runtime.engines.build import type_name
 from cooper_ros.runtime.engines.cache import EngineCache
-from cooper_ros.runtime.engines.flavour import gpu_architecture, require_flavour
-from cooper_ros.runtime.engines.plan import (
-    FINGERPRINTS,
-    GRAPHS,
-    Plan,
-    model_fingerprint,
-    rebuild_command,
-)
-from cooper_ros.runtime.graphs.bundle import Bundle, bundle_name
+from cooper_ros.runtime.engines.flavour import gpu_architecture
+from cooper_ros.runtime.engines.plan import Plan
 from cooper_ros.runtime.graphs.runtime import GraphRuntime, Tensors
-from cooper_ros.runtime.graphs.spec import CONTEXT, Axis, GraphSpec
+from cooper_ros.runtime.graphs.spec import Axis, GraphSpec
 
 BUCKET = 256  # slots; contexts are padded to multiples, so that recorded steps can be replayed
 RECORDED = 16  # steps kept as CUDA graphs
@@ -253,35 +245,6 @@ def load_tensorrt_runtime(plan: Plan, cache: EngineCache, *, rebuild: str = '',
     return GraphRuntime(runner, bundle.config, specials=bundle.specials,
                         vocabulary=bundle.vocabulary, precision=bundle.precision,
                         words=bundle.words())
-
-
-def find_tensorrt_runtime(folders: Sequence[Path], precision: str, cache: Path, *,
-                          context: int = CONTEXT, side: int = 0) -> GraphRuntime:
-    """The runtime of a model folder whose engines were built for this machine.
-
-    Args:
-        folders: model folder, then base folder if any.
-        precision: ``fp32``, ``fp16`` or ``bf16``.
-        cache: folder of engines.
-        context, side: sizes the engines were built for.
-
-    Raises:
-        NotReady: there is no GPU, or no TensorRT.
-        EngineMismatch: an engine is missing, damaged or for something else.
-    """
-    flavour, arch = require_flavour(), gpu_architecture()
-    if not arch:
-        raise _no_gpu()
-    model = model_fingerprint(folders, cache / FINGERPRINTS)
-    try:
-        bundle = Bundle.load(cache / GRAPHS / bundle_name(model, precision))
-    except BadCheckpoint as error:
-        raise EngineMismatch(
-            'no engines were built from this checkpoint', value=folders[0],
-            remedy=f'run `cooper engine build {folders[0]} --precision {precision}`') from error
-    plan = Plan(bundle, flavour, context, side)
-    return load_tensorrt_runtime(plan, EngineCache(
-        cache, rebuild_command(folders[0], plan, arch, cache)))
 
 
 def _no_gpu() -> NotReady:
