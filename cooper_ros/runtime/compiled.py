@@ -39,7 +39,7 @@ class CompiledRunner:
     bucket = 1
     most_tokens = 1 << 30
 
-    def __init__(self, network: TorchRuntime, backend: str = INDUCTOR) -> None:
+    def __init__(self, network: TorchRuntime, backend: str | Callable = INDUCTOR) -> None:
         self.device, self.backend = network.device, backend
         if backend == INDUCTOR and self.device.type == 'cpu' and not _compiler():
             raise NotReady('torch.compile needs a C++ compiler', value='none in the path',

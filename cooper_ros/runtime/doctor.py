@@ -230,6 +230,17 @@ def can_run(need: Need, capability: tuple[int, int] | None, free: int) -> str:
     return ''
 
 
+def need_rows(config: ModelConfig, capability: tuple[int, int] | None, free: int
+              ) -> list[tuple[str, ...]]:
+    """Every precision and use as cells: weights, use, GiB needed, whether it runs here."""
+    rows = []
+    for need in needs(config):
+        wrong = can_run(need, capability, free)
+        here = wrong or ('fits' if _is_ready(need) else 'fits, but is not part of this version')
+        rows.append((need.precision, need.use, f'{need.total / GIB:.1f} GiB', here))
+    return rows
+
+
 def advice(found: Sequence[Need], capability: tuple[int, int] | None, free: int) -> str:
     """What to do next, in one or two sentences."""
     possible = [need for need in found if not can_run(need, capability, free)]

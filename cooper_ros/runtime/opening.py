@@ -27,7 +27,7 @@ from cooper_ros.runtime.engines.find import find_bundle, find_plan, usual_side
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.probe import probe
 from cooper_ros.runtime.graphs.runtime import GraphRuntime
-from cooper_ros.runtime.notice import Notice, Tell
+from cooper_ros.runtime.notice import Notice, Tell, silent
 from cooper_ros.runtime.prepare import Request, command_of, prepare_in_child
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
@@ -104,7 +104,7 @@ def _graphs(name: str, network: TorchRuntime, place: Place, missing: str, tell: 
     request = request_of(name, place)
 
     def make() -> Runtime:
-        return proved(name, network, place)
+        return proved(name, network, place, tell)
 
     try:
         return Opened(make())
@@ -138,7 +138,7 @@ def request_of(name: str, place: Place) -> Request:
                    0 if name == ONNX else usual_side(place))
 
 
-def proved(name: str, network: TorchRuntime, place: Place) -> GraphRuntime:
+def proved(name: str, network: TorchRuntime, place: Place, tell: Tell = silent) -> GraphRuntime:
     """Graphs or engines as a runtime, each compared with the network by one inference.
 
     Raises:
@@ -162,7 +162,14 @@ def proved(name: str, network: TorchRuntime, place: Place) -> GraphRuntime:
         runtime = load_tensorrt_runtime(found.plan, found.cache, rebuild=command)
     probe(runtime.runner, bundle.specs(), graph_modules(network.network, network.vae),
           bundle.precision, rebuild=command)
+    tell(Notice(_memory_of(runtime), name))
     return runtime
+
+
+def _memory_of(runtime: GraphRuntime) -> str:
+    """The plan of device memory, where a runner has one."""
+    plan = getattr(runtime.runner, 'memory', None)
+    return '' if plan is None else str(plan())
 
 
 def _compiled(network: TorchRuntime, config: CooperConfig, tell: Tell) -> Runtime:
