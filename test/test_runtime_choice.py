@@ -136,6 +136,11 @@ def test_engines_are_chosen_on_a_gpu_and_torch_where_they_are_missing(
         config: CooperConfig, gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     place = replace(Place.of(config), device=torch.device('cuda'))
     monkeypatch.setattr(choice.Place, 'of', lambda config: place)
+    assert lines(config)[0].startswith(
+        'tensorrt passed over: ENGINE_MISMATCH: no engines were built')
+    monkeypatch.setattr(choice.Place, 'of', lambda config: replace(place, may_make=True))
+    assert lines(config)[0] == 'tensorrt chosen: the fastest here; what is missing will be made'
+    monkeypatch.setattr(choice.Place, 'of', lambda config: place)
     put_graphs(config)
     first = lines(config)
     assert first[0].startswith('tensorrt passed over: its engines are not in')

@@ -186,7 +186,7 @@ class Supervisor:
                 self._state, self._load_s = READY, message.seconds
                 self._say('info', f'model loaded in {message.seconds:.1f} s')
                 return
-            if isinstance(message, Notice) and message.preparing:  # that takes what it takes
+            if self._notice.preparing:  # building takes what it takes
                 latest = time.monotonic() + self._config.load_timeout_s
             if time.monotonic() > latest:
                 raise NotReady('the model did not load in time', remedy='raise load_timeout_s',

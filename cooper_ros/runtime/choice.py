@@ -14,7 +14,7 @@ from typing import Callable
 import torch
 
 from cooper_ros.config import CooperConfig
-from cooper_ros.errors import BadCheckpoint, BadOption, CooperError
+from cooper_ros.errors import BadCheckpoint, BadOption, CooperError, EngineMismatch
 from cooper_ros.runtime.card import read_card
 from cooper_ros.runtime.graphs.spec import PRECISIONS
 
@@ -114,7 +114,9 @@ def _tensorrt(place: Place, converter: str = ONNX) -> str:
     from cooper_ros.runtime.engines.find import find_plan
     try:
         found = find_plan(place, converter)
-    except CooperError as error:  # no TensorRT, no engine: named with what to do
+    except EngineMismatch as error:  # not even exported
+        return '' if place.may_make else str(error)
+    except CooperError as error:  # no TensorRT: named with what to do
         return str(error)
     return '' if found.complete or place.may_make else (
         f'its engines are not in {place.cache}: run `{found.command}`')
