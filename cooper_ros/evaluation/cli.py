@@ -67,7 +67,8 @@ def evaluate(
         raise BadOption('no such suite', value=suite, limit=', '.join(SUITES))
     from cooper_ros.engine.engine import CooperEngine
     engine = CooperEngine.from_pretrained(model, CooperConfig(
-        model_path=model, mode=mode, flow_points=points, threads=threads))
+        model_path=model, mode=mode, flow_points=points, threads=threads,
+        runtime='torch'))  # scores must not depend on what a cache holds
     about = {'model': engine.parts.card.name or model, **_machine(engine)}
     if suite == 'scenes':
         from cooper_ros.evaluation import scenes_suite

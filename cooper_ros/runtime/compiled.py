@@ -36,7 +36,7 @@ class CompiledRunner:
         NotReady: the backend is unknown, or its compiler is missing.
     """
 
-    bucket = 1
+    name, bucket = 'torch.compile', 1
     most_tokens = 1 << 30
 
     def __init__(self, network: TorchRuntime, backend: str | Callable = INDUCTOR) -> None:

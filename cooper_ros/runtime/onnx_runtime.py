@@ -33,7 +33,7 @@ class OnnxRunner:
         NotReady: onnxruntime is not installed.
     """
 
-    bucket = 1
+    name, bucket = 'onnxruntime', 1
     most_tokens = 1 << 30
 
     def __init__(self, bundle: Bundle, threads: int = 0) -> None:

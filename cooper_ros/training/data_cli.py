@@ -81,7 +81,8 @@ def flags(model: Annotated[str, typer.Option(help='model folder that answers, us
         from cooper_ros.training.questions import SceneQuestions
         rows = SceneQuestions(frame_store(data, 'train', seed, frames, per_category),
                               f'train/{seed}')
-    engine = CooperEngine.from_pretrained(model, CooperConfig(time_budget_s=0.0))
+    engine = CooperEngine.from_pretrained(model, CooperConfig(time_budget_s=0.0,
+                                                               runtime='torch'))
     counts = write_flags(engine, rows, out, FlagOptions(with_mode, without_mode, tries,
                                                         margin=margin), limit=limit)
     print(f'{out}: ' + ', '.join(f'{count} {flag}' for flag, count in sorted(counts.items())))

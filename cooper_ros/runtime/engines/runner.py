@@ -173,7 +173,7 @@ class TensorRtRunner:
         EngineMismatch: an engine is missing, damaged or for something else.
     """
 
-    bucket = BUCKET
+    name, bucket = 'TensorRT', BUCKET
 
     def __init__(self, plan: Plan, cache: EngineCache, *, rebuild: str = '',
                  stream_bytes: int | None = None, record: bool = True) -> None:
