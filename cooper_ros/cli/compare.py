@@ -37,7 +37,8 @@ def compare(
     from cooper_ros.cli.show import facts, load_engine
     from cooper_ros.evaluation import parity
     console = Console()
-    engines = [load_engine(DEFAULTS.replaced(model_path=str(path), mode=mode), console)
+    config = DEFAULTS.replaced(mode=mode, runtime='torch')
+    engines = [load_engine(config.replaced(model_path=str(path)), console)
                for path in (first, second)]
     table = Table('scene', 'question', 'first', 'second', 'agree', 'logits', 'token', 'maps')
     rows = []

@@ -11,10 +11,10 @@ import torch
 from cooper_ros.config import CooperConfig
 from cooper_ros.runtime.base import Runtime
 from cooper_ros.runtime.card import ModelCard
-from cooper_ros.runtime.checkpoint import read_model_folder
+from cooper_ros.runtime.checkpoint import LoadedModel, read_model_folder
 from cooper_ros.runtime.choice import ONNX, TORCH, choose, choose_device, choose_dtype
 from cooper_ros.runtime.notice import Notice, Tell, silent
-from cooper_ros.runtime.opening import Upgrade, open_runtime
+from cooper_ros.runtime.opening import Opened, Upgrade, open_runtime
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
 
@@ -74,6 +74,11 @@ def load_runtime(folder: str | Path, config: CooperConfig, tell: Tell = silent) 
     opened = open_runtime(chosen, network, config, say)
     say(Notice(runtime=TORCH if opened.runtime is network else chosen,
                preparing=chosen if opened.upgrade else ''))
+    return _loaded(loaded, opened)
+
+
+def _loaded(loaded: LoadedModel, opened: Opened) -> LoadedRuntime:
+    """The runtime with what stands around it in the folder."""
     tokenizer = loaded.tokenizer
     assert tokenizer is not None  # without one, reading would have failed
 

@@ -81,34 +81,52 @@ def build_engine(flavour: Flavour, spec: GraphSpec, source: Path | nn.Module, *,
         NotReady: a module was given and there is no Torch-TensorRT.
     """
     flavour.check_architecture(arch)
-    log = _Log(flavour.module)
-
-    def compiled(builder: Any, network: Any) -> BuiltEngine:
-        started = time.monotonic()
-        interface = _checked_interface(network, spec, precision, source)
-        config = _configured(flavour, builder, spec, arch, limits, options)
-        _remember_timings(flavour, config, timing_cache)
-        config.progress_monitor = _monitor(flavour.module, Phases(told))
-        content = builder.build_serialized_network(network, config)
-        if content is None:
-            raise EngineBuild(f'TensorRT could not build graph {spec.name} for {arch}',
-                              value=log.last_words(), remedy='see the log; smaller sizes or fewer '
-                              'MiB of workspace need less memory')
-        told('done', 1.0)
-        _keep_timings(flavour, config, timing_cache)
-        return BuiltEngine(memoryview(content), interface, {
-            'seconds': round(time.monotonic() - started, 2), 'limits': limits.to_dict(),
-            'options': asdict(options), 'layers': network.num_layers,
-            'builder': f'{platform.machine()}, {os.cpu_count()} cores'})
-
+    build = _Build(flavour, spec, source, arch, precision, limits, options, timing_cache, told,
+                   _Log(flavour.module))
     if isinstance(source, Path):
-        builder = flavour.module.Builder(log.handle)
-        network, parser = _parsed(flavour.module, builder, log, source)
-        made = compiled(builder, network)
+        builder = flavour.module.Builder(build.log.handle)
+        network, parser = _parsed(flavour.module, builder, build.log, source)
+        made = build.compiled(builder, network)
         del parser  # it owns what the network was made from until the build is over
         return made
     from cooper_ros.runtime.engines.torch_tensorrt import with_network
-    return with_network(spec, source, precision, limits, compiled)
+    return with_network(spec, source, precision, limits, build.compiled)
+
+
+@dataclass(frozen=True)
+class _Build:
+    """The arguments of :func:`build_engine`, and what TensorRT says."""
+
+    flavour: Flavour
+    spec: GraphSpec
+    source: Path | nn.Module
+    arch: str
+    precision: str
+    limits: Limits
+    options: BuildOptions
+    timing_cache: Path | None
+    told: Told
+    log: _Log
+
+    def compiled(self, builder: Any, network: Any) -> BuiltEngine:
+        """Compile a network, whoever has made it; see :func:`build_engine`."""
+        started = time.monotonic()
+        interface = _checked_interface(network, self.spec, self.precision, self.source)
+        config = _configured(self.flavour, builder, self.spec, self.arch, self.limits,
+                             self.options)
+        _remember_timings(self.flavour, config, self.timing_cache)
+        config.progress_monitor = _monitor(self.flavour.module, Phases(self.told))
+        content = builder.build_serialized_network(network, config)
+        if content is None:
+            raise EngineBuild(f'TensorRT could not build graph {self.spec.name} for {self.arch}',
+                              value=self.log.last_words(), remedy='see the log; smaller sizes or '
+                              'fewer MiB of workspace need less memory')
+        self.told('done', 1.0)
+        _keep_timings(self.flavour, config, self.timing_cache)
+        return BuiltEngine(memoryview(content), interface, {
+            'seconds': round(time.monotonic() - started, 2), 'limits': self.limits.to_dict(),
+            'options': asdict(self.options), 'layers': network.num_layers,
+            'builder': f'{platform.machine()}, {os.cpu_count()} cores'})
 
 
 def _checked_interface(network: Any, spec: GraphSpec, precision: str,
