@@ -28,22 +28,21 @@ def draw(seed: int, *shape: int) -> torch.Tensor:
 
 
 def talk(runtime: TorchRuntime | GraphRuntime) -> list[torch.Tensor]:
-    """Reading, writing and drawing, at sizes that differ from call to call."""
+    """Reading, writing and one step of drawing, at sizes that differ from call to call."""
     session = runtime.session(rows=2, capacity=64)
-    latent = runtime.encode_image(draw(1, 3, 32, 48).clamp(-1, 1), None)
-    session.append_latents(0, runtime.embed_latents(latent))
-    session.append_vision(0, runtime.encode_vision(draw(2, 3, 28, 42)))
     session.append_text(0, [10, 20, 30])
     session.append_text(1, [40])
-    said = [latent, *(session.step(0, token) for token in (256, 65))]
-    said.append(session.velocity((0, 1), draw(3, 6, 64), 0.5, (2, 3)))
-    return [*said, runtime.decode_tokens(draw(4, 6, 64), (2, 3))]
+    said = [session.step(0, token) for token in (256, 65)]
+    return [*said, session.velocity((0, 1), draw(3, 6, 64), 0.5, (2, 3))]
 
 
 def test_what_is_compiled_says_what_the_network_says() -> None:
-    """Captured by torch.compile and run without kernels of its own, which takes a second."""
+    """Captured by torch.compile and run without kernels of its own, which take long to make.
+
+    The other graphs are compared in the same way at every start, by the probe.
+    """
     network = tiny_runtime()
-    runtime = compiled_runtime_of(network, backend='eager')
+    runtime = compiled_runtime_of(network, backend='eager', check=False)
     for ours, theirs in zip(talk(runtime), talk(network), strict=True):
         assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
 

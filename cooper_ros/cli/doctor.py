@@ -53,7 +53,8 @@ def doctor(checkpoint: Annotated[Optional[Path], typer.Argument(
         table.add_row(row.what, f'[{_COLOURS[row.state]}]{row.state}[/]', row.detail, row.next)
     Console().print(table)
     for title, rows in memory_tables(config):
-        table = Table('weights', 'use', 'needs', 'here', title=title)
+        Console().print(f'\n{title}', soft_wrap=True, highlight=False, markup=False)
+        table = Table('weights', 'use', 'needs', 'here')
         for cells in rows:
             table.add_row(*cells)
         Console().print(table)
