@@ -56,14 +56,14 @@ class CompiledRunner:
         """
         spec = self._specs[graph]
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), torch.inference_mode():
                 warnings.simplefilter('ignore')
                 made = self._graphs[graph](*(inputs[entry.name] for entry in spec.inputs))
         except Exception as error:
             if not type(error).__module__.startswith(('torch._dynamo', 'torch._inductor')):
                 raise
             raise NotReady(f'torch.compile cannot compile graph {graph}',
-                           value=f'{self.backend}: {str(error).strip()[:400]}',
+                           value=f'{self.backend}: {" ".join(str(error).split())[:400]}',
                            remedy=_REMEDY) from error
         outputs = made if isinstance(made, (tuple, list)) else (made,)
         found = {entry.name: value for entry, value in zip(spec.outputs, outputs, strict=True)}

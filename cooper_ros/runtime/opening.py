@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Callable
 
 from cooper_ros.config import CooperConfig
@@ -27,7 +28,7 @@ from cooper_ros.runtime.engines.find import find_bundle, find_plan, usual_side
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.probe import probe
 from cooper_ros.runtime.graphs.runtime import GraphRuntime
-from cooper_ros.runtime.notice import Notice, Tell, silent
+from cooper_ros.runtime.notice import Notice, Tell
 from cooper_ros.runtime.prepare import Request, command_of, prepare_in_child
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
@@ -103,8 +104,11 @@ def open_runtime(name: str, network: TorchRuntime, config: CooperConfig, tell: T
 def _graphs(name: str, network: TorchRuntime, place: Place, missing: str, tell: Tell) -> Opened:
     request = request_of(name, place)
 
-    def make() -> Runtime:
-        return proved(name, network, place, tell)
+    def make(serving: str = '') -> Runtime:
+        runtime = proved(name, network, place)
+        if plan := _memory_of(runtime):
+            tell(Notice(plan, serving, f'{name}: check'))
+        return runtime
 
     try:
         return Opened(make())
@@ -115,7 +119,7 @@ def _graphs(name: str, network: TorchRuntime, place: Place, missing: str, tell: 
         request = replace(request, force=there)
         tell(Notice(f'{name} must be prepared first: {error}', preparing=name))
     if missing == SERVE:
-        return Opened(network, Upgrade(name, request, make, tell))
+        return Opened(network, Upgrade(name, request, partial(make, TORCH), tell))
     prepare_in_child(request, _progress(name, tell))
     return Opened(make())
 
@@ -138,7 +142,7 @@ def request_of(name: str, place: Place) -> Request:
                    0 if name == ONNX else usual_side(place))
 
 
-def proved(name: str, network: TorchRuntime, place: Place, tell: Tell = silent) -> GraphRuntime:
+def proved(name: str, network: TorchRuntime, place: Place) -> GraphRuntime:
     """Graphs or engines as a runtime, each compared with the network by one inference.
 
     Raises:
@@ -162,7 +166,6 @@ def proved(name: str, network: TorchRuntime, place: Place, tell: Tell = silent) 
         runtime = load_tensorrt_runtime(found.plan, found.cache, rebuild=command)
     probe(runtime.runner, bundle.specs(), graph_modules(network.network, network.vae),
           bundle.precision, rebuild=command)
-    tell(Notice(_memory_of(runtime), name))
     return runtime
 
 
