@@ -20,6 +20,7 @@ ENGINES_MISSING = ('error', 'build', 'serve')
 COMPILERS = ('inductor', 'aot_eager', 'eager')
 DEVICES = ('auto', 'cpu', 'cuda')
 DTYPES = ('auto', 'float32', 'bfloat16', 'float16')
+LOAD_DRAWING = ('start', 'first_map')
 TRANSPORTS = ('raw', 'compressed', 'both')
 
 
@@ -56,6 +57,10 @@ class CooperConfig:
                          choices=DEVICES, read_only=True)
     dtype: str = option('auto', 'model', 'number type of the weights; auto is bfloat16 on CUDA, '
                         'float32 on the CPU', choices=DTYPES, read_only=True)
+    load_drawing: str = option('start', 'model', 'when the weights that only drawing needs '
+                               '(generation expert, autoencoder) are loaded; first_map leaves '
+                               'them on disk until a map, or mode auto or maps, is asked for; '
+                               'runtime torch only', choices=LOAD_DRAWING, read_only=True)
     threads: int = option(0, 'model', 'CPU threads; 0 leaves the choice to torch', low=0, high=256,
                           read_only=True)
     seed: int = option(0, 'model', 'seed of map noise and of sampled text', low=0, high=2**31 - 1)
@@ -131,9 +136,10 @@ class CooperConfig:
                                 'somebody subscribes; 0 draws on request only', unit='Hz', low=0.0,
                                 high=60.0)
     worker_restarts: int = option(5, 'node', 'times a dead worker process is started again within '
-                                  'a minute before the node gives up', low=0, high=1000)
-    load_timeout_s: float = option(300.0, 'node', 'seconds the worker may take to load the model',
-                                   unit='s', low=1.0, high=86400.0)
+                                  'a minute before the node gives up; read when configuring',
+                                  low=0, high=1000)
+    load_timeout_s: float = option(300.0, 'node', 'seconds the worker may take to load the model; '
+                                   'read when configuring', unit='s', low=1.0, high=86400.0)
     diagnostics_rate_hz: float = option(1.0, 'node', 'rate of /diagnostics', unit='Hz', low=0.0,
                                         high=10.0)
 

@@ -32,6 +32,7 @@ class ErrorCode(IntEnum):
     ENGINE_LOST = 305
     NOT_READY = 306
     CONTEXT_FULL = 307
+    OUT_OF_DISK = 308
     INTERNAL = 399
     ENGINE_MISMATCH = 400
     ENGINE_BUILD = 401
@@ -74,6 +75,14 @@ class CooperError(Exception):
 def _rebuild(cls: type[CooperError], what: str, value: object, limit: object,
              remedy: str) -> CooperError:
     return cls(what, value=value, limit=limit, remedy=remedy)
+
+
+def as_cooper_error(error: Exception, what: str) -> CooperError:
+    """Keep errors of our family, name all others: whoever waits must get an answer."""
+    if isinstance(error, CooperError):
+        return error
+    return CooperError(f'{what}: {type(error).__name__}', value=str(error)[:500],
+                       remedy='please report this with the log')
 
 
 class BadImage(CooperError):
@@ -176,6 +185,12 @@ class ContextFull(CooperError):
     """The conversation no longer fits the cache."""
 
     code = ErrorCode.CONTEXT_FULL
+
+
+class OutOfDisk(CooperError):
+    """A file does not fit its disk; nothing half written was left."""
+
+    code = ErrorCode.OUT_OF_DISK
 
 
 class EngineMismatch(CooperError):

@@ -106,12 +106,14 @@ def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
     (['replay', 'x', '--config', 'none.yaml'], 'the settings file cannot be read'),
     (['import-prompts', 'none.py', '--model', '.'], 'the file cannot be parsed as Python'),
     (['replay', 'x', '--model', 'none'], 'BAD_BAG: no such recording'),
+    (['ask', 'notes.txt', 'What?'], 'damaged header; got notes.txt; allowed: whole JPEG, PNG'),
     (['ask', 'room.png', 'What?', '--model', 'none'], 'BAD_CHECKPOINT: there is no such model'),
 ])
 def test_mistakes_are_named(words: list[str], reason: str, capsys: pytest.CaptureFixture[str],
                             tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Image.fromarray(picture(0)).save('room.png')
+    Path('notes.txt').write_text('no picture')
     status, said = failing(words, capsys)
     assert status == 2 and reason in said
 

@@ -275,3 +275,40 @@ def test_the_command_exits_with_1_and_shows_the_first_problems(tmp_path: Path) -
     save(tmp_path / 'bad' / 'ai_001_001' / 'rgb_cam_00_fr0001.png', rgb())
     bad = subprocess.run([*command, 'hypersim', tmp_path / 'bad'], capture_output=True, text=True)
     assert bad.returncode == 1 and 'picture without target (1)' in bad.stdout, bad.stderr
+
+
+LAYOUTS = {
+    'hypersim': ('ai_001_001/rgb_cam_00_fr0000.png', 'ai_001_001/depth_plane_cam_00_fr0000.png'),
+    'vkitti': ('Scene01/clone/frames/rgb/Camera_0/rgb_00000.jpg',
+               'Scene01/clone/frames/depth/Camera_0/depth_00000.png'),
+    'ade20k': ('images/ADE/training/a/ADE_train_00000001.jpg',
+               'images/ADE/training/a/ADE_train_00000001_seg.png'),
+    'nyu': ('rgb_00045.png', 'depth_00045.png')}
+ODD = {'empty': lambda path: path.write_bytes(b''),
+       'truncated': lambda path: path.write_bytes(
+           path.read_bytes()[:path.stat().st_size // 2]),
+       'text': lambda path: path.write_text('404: Not Found'),
+       'missing': Path.unlink,
+       'eight bits': lambda path: save(
+           path, np.full(Image.open(path).size[::-1], 9, np.uint8))}
+
+
+@pytest.mark.parametrize('odd', list(ODD))
+@pytest.mark.parametrize('side', ['picture', 'target'])
+@pytest.mark.parametrize('kind', list(LAYOUTS))
+def test_odd_files_of_every_set_are_reported(kind: str, side: str, odd: str,
+                                             tmp_path: Path) -> None:
+    """A report with the place of the fault, never a traceback."""
+    picture, target = (tmp_path / name for name in LAYOUTS[kind])
+    size = (375, 1242) if kind == 'vkitti' else (48, 64)
+    save(picture, rgb(*size))
+    save(target, rgb(*size) if kind == 'ade20k' else ramp(600, 65000, *size))
+    assert check(kind, tmp_path, workers=1).ok
+    wrong = picture if side == 'picture' else target
+    ODD[odd](wrong)
+    report = check(kind, tmp_path, workers=1)
+    if odd == 'eight bits' and side == 'picture':  # a grey camera picture is a picture
+        assert report.ok
+        return
+    assert not report.ok
+    assert picture.stem[-5:] in '\n'.join(report.lines())

@@ -16,10 +16,11 @@ from test_data_readers import cooper_tree, ramp, rgb, save, talk_row
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.errors import BadData, BadOption
 from cooper_ros.model.packing import LatentItem, TextItem, VisionItem, piece_of
-from cooper_ros.training.corpus_task import CorpusTask, mean_over_processes
+from cooper_ros.training.corpus_task import CorpusTask
 from cooper_ros.training.datasets.cooper_set import TalkSet
 from cooper_ros.training.datasets.stream import Batches, Source, shard_order
 from cooper_ros.training.settings import Optim, TrainSettings
+from cooper_ros.training.task import sample_generators
 from cooper_ros.training.trainer import Trainer
 
 
@@ -56,13 +57,13 @@ def test_sequences_stay_within_the_limit_and_are_well_filled() -> None:
     assert max(used) <= 100 and np.mean(used) > 93
 
 
-def test_a_step_is_the_same_in_any_run_and_differs_between_ranks() -> None:
+def test_a_step_is_the_same_in_any_run_and_differs_between_lanes() -> None:
     straight = [batches().sequence(step) for step in range(20)]
     resumed = batches()
     assert resumed.sequence(19) == straight[19] and resumed.sequence(3) == straight[3]
-    assert batches(rank=1, world=2).sequence(0) != batches(rank=0, world=2).sequence(0)
+    assert batches(lane=1, lanes=2).sequence(0) != batches(lane=0, lanes=2).sequence(0)
     seen = [{(draw.source, draw.index) for step in range(60)
-             for draw in batches(rank=rank, world=2).sequence(step)} for rank in range(2)]
+             for draw in batches(lane=lane, lanes=2).sequence(step)} for lane in range(2)]
     assert not seen[0] & seen[1]
 
 
@@ -147,30 +148,16 @@ def test_several_sequences_add_up_to_the_same_gradient(tmp_path: Path) -> None:
     sets = draw_sets(tmp_path)
     task = CorpusTask(settings(tmp_path, sets, batch=2, task={'mirror': 0.0}))
     losses = task.loss(1, torch.Generator().manual_seed(5))
-    losses['loss'].backward()
+    assert not losses['loss'].requires_grad  # taken already
     found = task.module.llm2vae.weight.grad.clone()
     task.module.zero_grad()
-    generator = torch.Generator().manual_seed(5)
-    packed = [task._packed(task.batches.sequence(number), generator) for number in range(2)]
+    noises = sample_generators(2, torch.Generator().manual_seed(5))
+    packed = [task._packed(lane.sequence(0), noise) for lane, noise in zip(task.lanes, noises)]
     count = sum(len(batch.layout.mse_index) for batch in packed)
     whole = sum(task._losses(batch, [1, count])['loss'] for batch in packed)
     whole.backward()
     assert torch.allclose(found, task.module.llm2vae.weight.grad, atol=1e-6)
     assert float(losses['loss'].detach()) == pytest.approx(float(whole.detach()), rel=1e-5)
-
-
-def count_in_a_process(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank,
-                                         world_size=2)
-    found = mean_over_processes([10 + 20 * rank, 0])
-    Path(folder, f'{rank}.txt').write_text(repr(found))
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_agree_on_their_token_counts(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(count_in_a_process, (str(tmp_path),), nprocs=2)
-    assert [(tmp_path / f'{rank}.txt').read_text() for rank in range(2)] == ['[20.0, 1.0]'] * 2
-    assert mean_over_processes([7, 0]) == [7.0, 1.0]
 
 
 @pytest.mark.parametrize('map_latents, kinds', [

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Callable
 
 import pytest
+from support.crash import killed_at, moments
 from support.exported import tiny_bundle
 
 from cooper_ros.errors import EngineMismatch, ErrorCode
@@ -140,17 +142,52 @@ def test_keys_follow_what_they_are_made_of(plan: Plan) -> None:
     assert EngineKey.from_dict(dataclasses.asdict(keys[0])) == keys[0]
 
 
-def test_two_builders_build_once(plan: Plan, cache: EngineCache) -> None:
-    (job,), built = plan.jobs([ARCH], [GRAPH]), []
-    threads = [threading.Thread(target=lambda: plan.build(
-        job, cache, told=lambda phase, fraction: built.append(threading.get_ident())))
-        for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(set(built)) == 1
+TWO = """
+import sys
+from pathlib import Path
+from cooper_ros.runtime.engines import cache
+from cooper_ros.runtime.engines.flavour import require_flavour
+from cooper_ros.runtime.engines.plan import Plan
+from cooper_ros.runtime.graphs.bundle import Bundle
+
+plan, told = Plan(Bundle.load(Path({bundle!r})), require_flavour(), context=64), []
+(job,) = plan.jobs([{arch!r}], [{graph!r}])
+print('ready', flush=True)
+sys.stdin.readline()
+plan.build(job, cache.EngineCache(Path({folder!r})), told=lambda *what: told.append(what))
+print('built' if told else 'found', flush=True)
+"""
+
+
+def test_two_processes_build_once(plan: Plan, cache: EngineCache) -> None:
+    code = TWO.format(bundle=str(plan.bundle.folder), arch=ARCH, graph=GRAPH,
+                      folder=str(cache.folder))
+    children = [subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, text=True,
+                                 stdout=subprocess.PIPE) for _ in range(2)]
+    for child in children:
+        assert child.stdout.readline() == 'ready\n'
+    for child in children:  # both begin when both are ready
+        child.stdin.write('go\n')
+        child.stdin.flush()
+    assert sorted(child.communicate()[0] for child in children) == ['built\n', 'found\n']
+    assert [child.returncode for child in children] == [0, 0]
     assert load(plan, cache)
+
+
+def test_sigkill_at_random_moments(plan: Plan, cache: EngineCache, tmp_path: Path) -> None:
+    """Real builds, each killed at a random call, each in the folder the last one left."""
+    calls = moments(lambda: build(plan, EngineCache(tmp_path / 'counted', REBUILD)))
+    for moment in random.Random(4).sample(range(calls), 15):
+        assert killed_at(moment, lambda: build(plan, cache)) == -signal.SIGKILL
+        usable = [entry for entry in cache.entries() if not cache.check(entry)]
+        if usable:  # the kill came after the last rename
+            assert load(plan, cache)
+            shutil.rmtree(cache.folder)
+        else:
+            refused(plan, cache)
+    path = build(plan, cache)
+    assert load(plan, cache) == path.read_bytes()
+    assert not [path for path in cache.folder.iterdir() if PART in path.name]
 
 
 KILLED = """

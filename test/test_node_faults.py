@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, Iterator
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time as Stamp
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
@@ -20,6 +21,7 @@ from support.ros import ABORTED, CANCELED, SCRIPTED, SUCCEEDED, Client, NodeProc
 from cooper_interfaces.action import SpatialReason
 from cooper_interfaces.srv import EstimateDepth, SpatialQuery
 from cooper_ros.errors import ErrorCode
+from cooper_ros.node import cooper_node
 
 GREY = np.full((6, 8, 3), 50, np.uint8)
 Start = Callable[..., NodeProcess]
@@ -132,6 +134,16 @@ def test_leaving_on_a_signal_is_clean(start: Start, client: Client, number: int)
     assert 'Traceback' not in node.log.read_text()
 
 
+def test_a_signal_between_two_waits_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    alive = iter([True, False])
+    executor = SimpleNamespace(add_node=lambda node: None, spin=lambda: 1 / 0)
+    monkeypatch.setattr('rclpy.executors.SingleThreadedExecutor', lambda: executor)
+    monkeypatch.setattr('rclpy.ok', lambda: next(alive))
+    cooper_node._spin(SimpleNamespace(get_logger=lambda: SimpleNamespace(error=said.append)))
+    assert not said
+
+
 def test_bad_images_are_answered_and_good_ones_still_work(start: Start, client: Client) -> None:
     start()
     see(client)
@@ -142,6 +154,21 @@ def test_bad_images_are_answered_and_good_ones_still_work(start: Start, client: 
         assert refusal(client, reason, stamped(GREY, **fields)).error_code == ErrorCode.BAD_IMAGE
         see(client)
     assert client.reason('what colour?')[1].answer == '50 50 50 seed 0'
+
+
+def test_stamps_before_1970_are_answered(start: Start, client: Client) -> None:
+    start()
+    see(client)
+    early = Stamp(sec=-5)
+    status, result = client.reason('what colour?', stamp=early)
+    assert (status, result.error_code) == (ABORTED, ErrorCode.BAD_OPTION)
+    for kind, name, fields in ((SpatialQuery, 'query', {'question': 'what colour?'}),
+                               (EstimateDepth, 'estimate_depth', {})):
+        answer = client.call(kind, f'/cooper/{name}', stamp=early, **fields)
+        assert answer.error_code == ErrorCode.BAD_OPTION and '-5 s' in answer.error_msg
+    message = stamped(GREY)
+    message.header.stamp = early
+    see(client, message)  # a driver without a clock: the time of arrival counts
 
 
 def refusal(client: Client, reason: str, message: Image) -> Any:
@@ -174,15 +201,13 @@ def test_lifecycle(start: Start, client: Client) -> None:
     assert client.state() == 'finalized'
 
 
-def test_a_transition_that_is_not_allowed_does_not_end_the_node(start: Start,
+def test_a_transition_that_is_not_allowed_is_answered_with_no(start: Start,
                                                                 client: Client) -> None:
     start()
     see(client)
-    wrong = client.node.create_client(ChangeState, '/cooper/change_state')
-    client.until(wrong.service_is_ready)
-    wrong.call_async(ChangeState.Request(transition=Transition(
-        id=Transition.TRANSITION_CONFIGURE)))
-    assert client.state() == 'active'
+    for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP, 99):
+        assert not client.change_state(transition)
+        assert client.state() == 'active'
     assert client.reason('what colour?')[0] == SUCCEEDED
 
 

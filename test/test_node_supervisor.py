@@ -191,6 +191,16 @@ def test_errors_keep_their_codes(caller: Caller) -> None:
     assert caller.supervisor.status().restarts == 0
 
 
+def test_a_picture_that_fails_in_an_unknown_way_costs_one_request(caller: Caller) -> None:
+    def odd() -> np.ndarray:
+        raise MemoryError('cannot allocate')
+    caller.ask('what colour?', image=odd)
+    caller.ask('and now?')
+    failed, good = caller.end(), caller.end()
+    assert failed.error_code == ErrorCode.INTERNAL and 'MemoryError; got ca' in failed.error_msg
+    assert good.error_code == 0 and caller.supervisor.status().restarts == 0
+
+
 def test_a_broken_model_folder_is_reported_and_not_tried_again(tmp_path: Path) -> None:
     (tmp_path / 'broken').touch()
     said: list[str] = []

@@ -23,7 +23,9 @@ from cooper_ros.runtime.checkpoint import read_model_folder
 from cooper_ros.runtime.quantise import INDEX_FILE, quantise_folder
 from cooper_ros.runtime.quantised import choose_group, is_quantised, quantise, restore
 
-FORMATS = {'int8': (Quantisation('int8'), 127.5), 'int4': (Quantisation('int4', 64), 7.5)}
+# e4m3 at the top of its range steps by 32, at most 448: half a step is 1 of 28
+FORMATS = {'int8': (Quantisation('int8'), 127.5), 'int4': (Quantisation('int4', 64), 7.5),
+           'fp8': (Quantisation('fp8'), 14)}
 KEY = 'language_model.model.layers.1.self_attn.q_proj_moe_gen.weight'
 FIRST = 'model-00001.safetensors'
 

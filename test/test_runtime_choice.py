@@ -7,6 +7,7 @@ the same graphs. Keys, descriptions and probes are the real ones.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 from dataclasses import replace
@@ -23,7 +24,7 @@ from support.tiny import tiny_config, tiny_runtime
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer
-from cooper_ros.errors import EngineBuild, EngineMismatch, NotReady
+from cooper_ros.errors import EngineBuild, EngineMismatch, NotReady, OutOfDisk
 from cooper_ros.runtime import choice, opening
 from cooper_ros.runtime.choice import ORDER, Place, choose
 from cooper_ros.runtime.engines import find, runner
@@ -31,6 +32,7 @@ from cooper_ros.runtime.engines.cache import BuiltEngine, EngineCache
 from cooper_ros.runtime.engines.flavour import require_flavour
 from cooper_ros.runtime.engines.plan import Plan, model_fingerprint
 from cooper_ros.runtime.graphs.bundle import DESCRIPTION, bundle_name
+from cooper_ros.runtime.graphs.digest import file_digest
 from cooper_ros.runtime.graphs.runtime import GraphRuntime
 from cooper_ros.runtime.graphs.spec import Limits
 from cooper_ros.runtime.notice import Notice
@@ -112,6 +114,14 @@ def test_graphs_that_are_there_or_may_be_made_are_chosen(config: CooperConfig) -
     assert lines(config)[-2:] == [
         'onnx chosen: the fastest here, and all it needs is in the cache',
         'torch passed over: onnx is faster']
+
+
+def test_weights_that_wait_on_disk_wait_in_torch(config: CooperConfig) -> None:
+    put_graphs(config)
+    found = lines(config.replaced(load_drawing='first_map', engine_missing='build'))
+    why = 'passed over: load_drawing is first_map, and graphs hold all weights from the start'
+    assert found[0] == f'tensorrt {why}' and found[3] == f'onnx {why}'
+    assert found[-1].startswith('torch chosen')
 
 
 def test_a_setting_needs_no_reason(config: CooperConfig) -> None:
@@ -258,7 +268,8 @@ def test_torch_goes_on_when_preparing_fails(config: CooperConfig,
     assert isinstance(engine.parts.runtime, TorchRuntime)
 
 
-def test_a_child_prepares_and_says_what_went_wrong(config: CooperConfig) -> None:
+def test_a_child_prepares_and_says_what_went_wrong(config: CooperConfig, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
     folder, told = put_graphs(config), []
     request = Request('onnx', (config.model_path,), 'fp32', config.engine_cache)
     prepare_in_child(request, lambda what, done: told.append(what))  # they are there already
@@ -267,24 +278,38 @@ def test_a_child_prepares_and_says_what_went_wrong(config: CooperConfig) -> None
     with pytest.raises(EngineBuild, match='could not be prepared; got BAD_CHECKPOINT: .+; '
                        f'remedy: run `cooper engine export {config.engine_cache} --precision'):
         prepare_in_child(wrong, lambda what, done: None)
+    (tmp_path / 'sitecustomize.py').write_text(
+        'import collections, shutil\n'
+        'shutil.disk_usage = lambda folder: collections.namedtuple("Usage", "free")(0)\n')
+    monkeypatch.setenv('PYTHONPATH', f'{tmp_path}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
+    with pytest.raises(OutOfDisk, match='got OUT_OF_DISK: no room on disk for fingerprints.json'):
+        prepare_in_child(request, lambda what, done: None)
 
 
 def test_damaged_graphs_are_refused_and_made_again(config: CooperConfig,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = put_graphs(config)
+    """Damage is seen by its SHA-256 and needs no permission; what was exported wrongly does."""
+    folder, forced, said = put_graphs(config), [], []
     path = folder / 'flow.onnx'
     path.write_bytes(b'x' * path.stat().st_size)
-    with pytest.raises(EngineMismatch, match='onnxruntime cannot read graph flow'):
-        open_runtime('onnx', tiny_runtime(), config, print)
 
     def build(request: Request, told: Any) -> None:
-        assert request.force
+        forced.append(request.force)
         shutil.rmtree(folder)
         put_graphs(config)
 
     monkeypatch.setattr(opening, 'prepare_in_child', build)
+    opened = open_runtime('onnx', tiny_runtime(), config, said.append)
+    assert isinstance(opened.runtime, GraphRuntime) and forced == [False]
+    assert 'exported graphs are damaged; got flow.onnx; allowed: the SHA-256' in said[0].text
+    path.write_bytes(b'x' * path.stat().st_size)
+    described = json.loads((folder / DESCRIPTION).read_text())
+    described['files'][path.name][1] = file_digest(path)
+    (folder / DESCRIPTION).write_text(json.dumps(described))
+    with pytest.raises(EngineMismatch, match='onnxruntime cannot read graph flow'):
+        open_runtime('onnx', tiny_runtime(), config, print)
     opened = open_runtime('onnx', tiny_runtime(), config.replaced(engine_missing='build'), print)
-    assert isinstance(opened.runtime, GraphRuntime)
+    assert isinstance(opened.runtime, GraphRuntime) and forced == [False, True]
 
 
 def test_graphs_are_exported_once(config: CooperConfig) -> None:

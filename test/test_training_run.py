@@ -19,12 +19,14 @@ import yaml
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from support.disk import small_files
 
 from cooper_ros.errors import BadData, BadOption
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.packing import TextItem
 from cooper_ros.model.training_forward import forward_train
 from cooper_ros.runtime.torch_runtime import TorchRuntime
+from cooper_ros.training.logs import RunLog
 from cooper_ros.training.mixed_task import MixedTask, copy_experts
 from cooper_ros.training.placing import place, place_code
 from cooper_ros.training.recipes import RECIPES
@@ -203,24 +205,35 @@ def test_a_loss_that_is_not_finite_stops_the_run(data: dict[str, Any], tmp_path:
     settings = vae_settings(data, tmp_path)
     trainer = Trainer(VaeTask(settings), settings)
     trainer.run(2)
+    before = (tmp_path / 'checkpoint.pt').read_bytes()
     trainer.task.module.decoder.conv_out.bias.data.fill_(float('nan'))
-    with pytest.raises(BadData, match='not finite'):
+    with pytest.raises(BadData, match=r'not finite; got step 3: loss nan, l1 nan.*gradient_norm'):
         trainer.run(3)
+    assert (tmp_path / 'checkpoint.pt').read_bytes() == before
     assert Trainer(VaeTask(settings), settings).step == 2
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(data: dict[str, Any], tmp_path: Path,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_last_checkpoint(data: dict[str, Any], tmp_path: Path) -> None:
+    """Writing fails where it does on a full disk: in the kernel, in the middle of a file."""
     settings = vae_settings(data, tmp_path)
     trainer = Trainer(VaeTask(settings), settings)
-    trainer.run(2)
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(torch, 'save', full)
-    with pytest.raises(BadData, match='disk space'):
+    trainer.save()
+    before = (tmp_path / 'checkpoint.pt').read_bytes()
+    trainer.step = 3
+    with small_files(50_000), pytest.raises(BadData, match='cannot be written.*free disk space'):
         trainer.save()
-    assert Trainer(VaeTask(settings), settings).step == 2
+    assert (tmp_path / 'checkpoint.pt').read_bytes() == before
+    assert [path.name for path in tmp_path.glob('checkpoint*')] == ['checkpoint.pt']
+
+
+def test_a_full_disk_costs_no_line_of_the_log(tmp_path: Path) -> None:
+    with RunLog(tmp_path, 0, 9) as log:
+        for step in range(1, 9):
+            log.line(step, {'loss': 1.0})
+    before = (tmp_path / 'log.jsonl').read_text()
+    with small_files(100), pytest.raises(BadData, match='log cannot be written'):
+        RunLog(tmp_path, 8, 9)
+    assert (tmp_path / 'log.jsonl').read_text() == before
 
 
 def test_rescaling_keeps_the_pictures(data: dict[str, Any], tmp_path: Path) -> None:

@@ -197,7 +197,8 @@ def _bundle(checkpoint: Path, base: str, precision: str, folder: Path,
         made: Bundle = exported(
             _folders(checkpoint, base), precision, folder, force=force,
             told=lambda what, done: bar.update(task, completed=done,
-                                               description=f'export: {what}'))
+                                               description=f'export: {what}'),
+            say=lambda text: bar.console.print(text, markup=False, soft_wrap=True))
         bar.update(task, completed=1.0, description='graphs exported')
     return made
 

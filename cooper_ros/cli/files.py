@@ -34,6 +34,10 @@ def read_picture(path: Path, max_pixels: int) -> np.ndarray:
     except OSError as error:
         raise BadImage('the picture file cannot be read', value=f'{path}: {error.strerror}',
                        remedy='check the path') from error
-    rgb = decode_compressed('', data, max_pixels)
+    try:
+        rgb = decode_compressed('', data, max_pixels)
+    except BadImage as error:
+        raise BadImage(error.what, value=path, limit=error.limit,
+                       remedy='give a whole picture, or raise max_image_pixels') from error
     turn = _TURNS.get(Image.open(io.BytesIO(data)).getexif().get(_EXIF_ORIENTATION, 1))
     return rgb if turn is None else np.array(Image.fromarray(rgb).transpose(turn))

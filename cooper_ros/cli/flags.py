@@ -14,7 +14,7 @@ import yaml
 from cooper_ros.config import CooperConfig, options
 from cooper_ros.errors import BadOption
 
-COMMON = ('model_path', 'device', 'dtype', 'threads', 'seed')
+COMMON = ('model_path', 'device', 'dtype', 'load_drawing', 'threads', 'seed')
 _SHORT = {'model_path': 'model'}
 _PANEL = 'Settings (see `cooper config`)'
 

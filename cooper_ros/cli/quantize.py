@@ -11,22 +11,24 @@ import typer
 def quantize(
         checkpoint: Annotated[Path, typer.Argument(help='model folder with plain weights')],
         out: Annotated[Path, typer.Option(help='the new model folder')],
-        to: Annotated[str, typer.Option(help='int8: one scale per output channel. int4: one '
-                                             'scale per group of up to 128 inputs')] = 'int8',
+        to: Annotated[str, typer.Option(help='int8: one scale per output channel. fp8: the '
+                                             'same in float8 (e4m3); runs on GPUs of SM89 or '
+                                             'newer, and slowly on CPUs. int4: one scale per '
+                                             'group of up to 128 inputs')] = 'int8',
         force: Annotated[bool, typer.Option('--force', help='replace the model folder --out')
                          ] = False) -> None:
-    """Write a copy of a checkpoint whose linear layers have int8 or int4 weights.
+    """Write a copy of a checkpoint whose linear layers have int8, fp8 or int4 weights.
 
     Both experts are quantised; embeddings, vocabulary head, norms, image encoders and connector
     stay as they are. The copy loads like any other model folder, needs torchao
-    (requirements/quant.txt), and appears complete or not at all. Weights are read one by one, so
-    the memory needed is that of one 2 GiB file of the copy. In memory int4 takes one byte per
-    weight, like int8; it is smaller on disk only.
+    (requirements/quant.txt), and appears complete or not at all. Weights are read one by one and
+    written in files of 1 GiB; docs/jetson.md has the memory this takes. In memory int4
+    takes one byte per weight, like int8; it is smaller on disk only.
 
     \b
     Examples:
       cooper quantize models/cooper-nano --to int8 --out models/cooper-nano-int8
-      cooper ask room.jpg "What is closest?" --model-path models/cooper-nano-int8
+      cooper ask room.jpg "What is closest?" --model models/cooper-nano-int8
     """
     from rich.progress import Progress
 

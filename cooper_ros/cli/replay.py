@@ -57,9 +57,10 @@ def replay(
         *, config: CooperConfig) -> None:
     """Ask about the pictures of a recording.
 
-    Straight through the engine, the same bag, seed and questions give the same bytes. The answers,
-    maps and pictures go into OUT/answers (opens in Foxglove and RViz), with summary.md,
-    summary.json and a picture sheet per question beside it. A bad picture is reported and skipped.
+    Straight through the engine, the same bag, seed and questions give the same bytes in
+    OUT/answers: the bag of answers, maps and pictures (opens in Foxglove and RViz). Beside it lie
+    summary.md and summary.json, which name seconds too, and a picture sheet per question. A bad
+    picture is reported and skipped.
 
     \b
     Examples:
@@ -104,7 +105,7 @@ def _watch(request: Request, bar: Progress, console: Console,
     from rich.markup import escape
 
     from cooper_ros.cli.show import fact_line
-    from cooper_ros.engine.events import Answer, Event, MapStep, TextDelta
+    from cooper_ros.engine.events import Answer, Event, Loading, MapStep, TextDelta
     from cooper_ros.replay.pictures import write_sheet
     from cooper_ros.replay.run import Asked, Watch
     from cooper_ros.replay.summary import sheet_name
@@ -116,6 +117,8 @@ def _watch(request: Request, bar: Progress, console: Console,
             bar.update(task, description=f'writing, turn {said.turn}')
         elif isinstance(said, MapStep):
             bar.update(task, description=f'drawing {said.kind}, step {said.step}/{said.steps}')
+        elif isinstance(said, Loading):
+            bar.update(task, description=str(said))
 
     def asked(number: int, done: Asked) -> None:
         write_sheet(request.out / sheet_name(number), done.frame.rgb, done.question.text,

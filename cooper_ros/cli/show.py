@@ -15,6 +15,7 @@ from cooper_ros.engine.events import (
     Answer,
     Event,
     Failure,
+    Loading,
     MapFinished,
     MapStarted,
     MapStep,
@@ -71,6 +72,8 @@ class Printer:
                 self._turn = event.turn
                 self.console.print(f'\n[dim]turn {event.turn}[/]')
             self.console.print(Text(event.text), end='', style='dim', highlight=False)
+        elif isinstance(event, Loading):
+            self.console.print(f'[dim]{event}[/]', highlight=False)
         elif isinstance(event, MapStarted):
             self.console.print(f'\n[cyan]drawing {event.kind}[/], {event.steps} steps ', end='')
         elif isinstance(event, MapStep):

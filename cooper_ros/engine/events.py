@@ -70,6 +70,24 @@ class TextDelta(Event):
 
 
 @dataclass(frozen=True)
+class Loading(Event):
+    """Weights that only drawing needs are being read, once, because something shall be drawn.
+
+    Attributes:
+        fraction: how much of them is in memory, 0..1; 0 before the first, 1 when all are.
+        resident: bytes of weights that are in memory now.
+    """
+
+    fraction: float
+    resident: int
+
+    def __str__(self) -> str:
+        """One line for a log."""
+        return (f'loading the weights for drawing: {self.fraction:.0%}, '
+                f'{self.resident / 2**20:,.1f} MiB of weights in memory')
+
+
+@dataclass(frozen=True)
 class MapStarted(Event):
     """The model has asked for a map; ``steps`` network evaluations follow."""
 

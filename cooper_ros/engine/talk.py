@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from cooper_ros.engine import contexts
-from cooper_ros.engine.contexts import Piece, Reader, TextPiece
+from cooper_ros.engine.contexts import ImagePiece, Piece, Reader, TextPiece
 from cooper_ros.engine.drawing import DrawOptions
 from cooper_ros.engine.events import (
     Event,
+    Loading,
     Map,
     MapFinished,
     MapStarted,
@@ -99,6 +100,8 @@ class Talk:
         The cache is rewound by the next read: a turn that stays in the conversation is read again
         as an ordinary segment, as published (reference section 6.3).
         """
+        if any(isinstance(piece, ImagePiece) and piece.latent for piece in context):
+            yield from self._load_drawing()
         self._read(contexts.FULL, context)
         turn = Turn()
         self.turns.append(turn)
@@ -111,6 +114,7 @@ class Talk:
     def draw(self, kind: str, branches: Branches) -> Steps:
         """Draw a map of the last picture; it is appended to ``maps``."""
         options, number = self.draw_options, len(self.turns)
+        yield from self._load_drawing()
         yield MapStarted(self.request_id, self.limits.elapsed(), number, kind, options.steps)
         rows = self._read_branches(branches)
         started = time.monotonic()
@@ -136,6 +140,16 @@ class Talk:
                        reused_tokens=self.reader.reused_tokens,
                        text_tokens=sum(turn.tokens for turn in self.turns),
                        flow_steps=self.flow_steps)
+
+    def _load_drawing(self) -> Steps:
+        """Tell about every tenth; stopping between two tensors loses nothing."""
+        told = -1
+        for step in self.maker.pictures.runtime.load_drawing():
+            if (tenth := 10 * step.done // step.total) > told:
+                told = tenth
+                yield Loading(self.request_id, self.limits.elapsed(), step.done / step.total,
+                              step.resident)
+            self.limits.check()
 
     def _read(self, row: int, pieces: Sequence[Piece]) -> None:
         self.limits.check()

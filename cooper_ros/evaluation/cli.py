@@ -11,7 +11,6 @@ from typing import Annotated, Any, Optional
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadOption
@@ -21,6 +20,7 @@ HELP = """Score a checkpoint.
 \b
   cooper evaluate --suite scenes --seed 0 --count 100                the default way of asking
   cooper evaluate --suite scenes --mode direct --json direct.json    without maps, kept as JSON
+  cooper evaluate --mode auto --variant direct --variant runs/base   who is better, and is it luck
   cooper evaluate --suite depth FOLDER --sheet depth.png             pictures with measured depth
   cooper evaluate --suite segmentation FOLDER                        pictures with masks
   cooper evaluate --suite sibench SIBench.tsv --out answers.jsonl    a benchmark table
@@ -40,6 +40,9 @@ def evaluate(
         count: Annotated[int, typer.Option(min=1, help='scenes')] = 100,
         mode: Annotated[str, typer.Option(help='auto, direct, text or maps')] = DEFAULTS.mode,
         model: Annotated[str, typer.Option(help='model folder')] = DEFAULTS.model_path,
+        variant: Annotated[Optional[list[str]], typer.Option(
+            help='MODE, FOLDER or FOLDER:MODE, asked the same questions and compared in pairs; '
+                 'may be repeated')] = None,
         split: Annotated[str, typer.Option(help='test, or validation for choosing settings')]
         = 'test',
         blind: Annotated[bool, typer.Option(help='also ask with a grey picture')] = True,
@@ -71,10 +74,9 @@ def evaluate(
         runtime='torch'))  # scores must not depend on what a cache holds
     about = {'model': engine.parts.card.name or model, **_machine(engine)}
     if suite == 'scenes':
-        from cooper_ros.evaluation import scenes_suite
-        results = scenes_suite.run(engine, seed=seed, count=count, mode=mode, split=split,
-                                   blind=blind, map_frames=maps) | about
-        show(results, Console())
+        from cooper_ros.evaluation.scenes_report import ScenesRun, report
+        results = report(engine, ScenesRun(seed, count, split, blind, maps, points, threads),
+                         (model, mode), variant or [], about, Console())
     else:
         from cooper_ros.evaluation.suites import SuiteOptions
         results = _on_files(engine, suite, place, SuiteOptions(
@@ -104,27 +106,3 @@ def _machine(engine: Any) -> dict[str, Any]:
             else f'CPU {platform.machine()}, {os.cpu_count()} cores, '
                  f'{torch.get_num_threads()} threads')
     return {'hardware': kind, 'precision': str(runtime.dtype).removeprefix('torch.')}
-
-
-def show(results: dict[str, Any], console: Console) -> None:
-    """Print one table of questions and one line of maps."""
-    table = Table(title=f"{results['model']}, mode {results['mode']}, {results['split']} scenes "
-                        f"{results['seed']}..{results['seed'] + results['scenes'] - 1}, 128x96")
-    for name in ('category', 'n', 'score %', '95 % interval', 'constant %', 'grey picture %',
-                 'draws depth %', 'draws segm. %'):
-        table.add_column(name, justify='left' if name == 'category' else 'right')
-    for name, row in {**results['categories'], 'ALL': results['overall']}.items():
-        low, high = row['interval']
-        blind = '' if row['blind'] is None else f"{100 * row['blind']:.1f}"
-        table.add_row(name, str(row['questions']), f"{100 * row['score']:.1f}",
-                      f'{100 * low:.1f} .. {100 * high:.1f}', f"{100 * row['majority']:.1f}",
-                      blind, f"{100 * row['draws_depth']:.0f}",
-                      f"{100 * row['draws_segmentation']:.0f}")
-    console.print(table)
-    if results['maps']:
-        maps = results['maps']
-        console.print(f"maps of {maps['frames']} scenes, no alignment: "
-                      f"AbsRel {maps['absrel']:.4f}, delta1 {maps['delta1']:.4f}, "
-                      f"mIoU {maps['miou']:.4f}")
-    console.print(f"{results['hardware']}, {results['precision']}, median "
-                  f"{results['seconds_per_question']:.2f} s a question")

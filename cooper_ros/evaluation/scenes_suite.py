@@ -27,6 +27,7 @@ DELTA1 = 1.25
 class Row:
     """One question and what became of it."""
 
+    scene: int
     category: str
     kind: str
     truth: str
@@ -102,7 +103,7 @@ def run(engine: CooperEngine, *, seed: int, count: int, mode: str, split: str = 
                                          mininterval=2)):
         if number < map_frames:
             _draw(engine, sample, maps)
-        rows += _ask_all(engine, sample, mode, blind, answers)
+        rows += _ask_all(engine, sample, seed + number, mode, blind, answers)
     return {'suite': 'scenes', 'split': split, 'seed': seed, 'scenes': count, 'mode': mode,
             'overall': _summary(rows), 'categories': _by_category(rows), 'maps': maps.summary(),
             'seconds_per_question': float(np.median([row.seconds for row in rows])),
@@ -116,14 +117,14 @@ def _draw(engine: CooperEngine, sample: Sample, maps: Maps) -> None:
     maps.add_labels(engine.segment(sample.frame.rgb).labels, sample.frame.labels)
 
 
-def _ask_all(engine: CooperEngine, sample: Sample, mode: str, blind: bool,
+def _ask_all(engine: CooperEngine, sample: Sample, scene: int, mode: str, blind: bool,
              answers: dict[tuple[str, str], str]) -> Iterable[Row]:
     grey = np.full_like(sample.frame.rgb, GREY)
     for question in sample.questions:
         given, drawn, seconds = _ask(engine, sample.frame.rgb, question.question, mode)
         constant = answers.get((question.category, question.kind), '')
         unseen = _ask(engine, grey, question.question, mode)[0] if blind else None
-        yield Row(question.category, question.kind, question.answer, given,
+        yield Row(scene, question.category, question.kind, question.answer, given,
                   score(question.kind, given, question.answer),
                   score(question.kind, constant, question.answer),
                   None if unseen is None else score(question.kind, unseen, question.answer),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Callable, Sequence, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from cooper_ros.model.config import ModelConfig
 from cooper_ros.model.mot import CausalLm, Rope
 from cooper_ros.model.tables import TIME_FEATURES, rope_angles, sincos_2d, time_features
 from cooper_ros.model.vit import VisionTower
+
+Result = TypeVar('Result')
 
 
 class TimestepEmbedder(nn.Module):
@@ -82,6 +84,14 @@ class Cooper(nn.Module):
                 nn.init.zeros_(module.bias)
         nn.init.zeros_(self.llm2vae.weight)
         return self
+
+    def forward(self, run: Callable[[], Result]) -> Result:
+        """Run a computation with this network's methods as one pass.
+
+        What shards the network hooks in here: inside, all weights are whole. A pass that is
+        differentiated belongs into one such call, and must return tensors in plain containers.
+        """
+        return run()
 
     def embed_text(self, ids: Tensor) -> Tensor:
         """Token ids ``[...]`` to ``[..., D]``."""

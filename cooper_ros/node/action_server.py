@@ -80,7 +80,7 @@ class ReasonServer:
               event: Event) -> None:
         if isinstance(event, Answer | Failure):
             future.set_result((ticket, event))
-        elif handle.is_active:
+        elif handle.is_active and type(event) in _KINDS:  # loading is for the log
             handle.publish_feedback(feedback_of(event, ticket, handle.request.map_feedback))
 
     def _cancel(self, handle: ServerGoalHandle) -> CancelResponse:

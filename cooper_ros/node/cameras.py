@@ -9,13 +9,12 @@ from typing import Any, Callable
 
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
-from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadCameraInfo, NoImage, StaleImage
-from cooper_ros.node.conversions import check_camera_info
+from cooper_ros.node.conversions import check_camera_info, nanoseconds_of
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -31,7 +30,8 @@ class Frame:
 
     Attributes:
         header: stamp and frame_id, copied into everything made from it.
-        stamp_ns: the header's stamp, or the time of arrival where the driver sets none.
+        stamp_ns: the header's stamp, or the time of arrival where the driver sets none
+            above zero.
         message: not decoded; that happens for a question only.
     """
 
@@ -91,7 +91,8 @@ class Camera:
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         now = self._node.get_clock().now().nanoseconds
-        stamp = Time.from_msg(message.header.stamp).nanoseconds or now
+        stamp = nanoseconds_of(message.header.stamp)
+        stamp = stamp if stamp > 0 else now
         self.received += 1
         self.last_arrival = time.monotonic()
         if self._frames and self._frames[-1].stamp_ns == stamp:  # the same image, other transport

@@ -11,6 +11,7 @@ from array import array
 from typing import Sequence
 
 import numpy as np
+from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -35,6 +36,11 @@ except ImportError:  # the bare-machine set has none
     _BRIDGE = None
 
 _BRIDGED = ('rgb8', 'bgr8', 'rgba8', 'bgra8', 'mono8')  # the common ones, same pixels from both
+
+
+def nanoseconds_of(stamp: Time) -> int:
+    """A stamp as one number; negative where the message says so, which ``rclpy.time`` refuses."""
+    return stamp.sec * 10**9 + stamp.nanosec
 
 
 def picture_of(message: Image | CompressedImage, max_pixels: int) -> np.ndarray:

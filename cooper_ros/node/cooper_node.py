@@ -53,6 +53,8 @@ def _spin(node: CooperNode) -> None:
         except (KeyboardInterrupt, ExternalShutdownException):
             return
         except Exception:
+            if not rclpy.ok():  # the signal came between two waits, which rclpy then refuses
+                return
             node.get_logger().error(f'a callback failed:\n{traceback.format_exc()}')
 
 

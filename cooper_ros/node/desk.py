@@ -11,7 +11,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping
 
-from rclpy.time import Time
+from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
@@ -20,7 +20,7 @@ from cooper_ros.engine.events import Event
 from cooper_ros.engine.question import clean_question
 from cooper_ros.errors import BadOption, CooperError, NotReady
 from cooper_ros.node.cameras import Camera, Frame
-from cooper_ros.node.conversions import picture_of
+from cooper_ros.node.conversions import nanoseconds_of, picture_of
 from cooper_ros.node.mailbox import Mailbox
 from cooper_ros.node.messages import ASK
 from cooper_ros.node.parameters import request_settings
@@ -50,7 +50,11 @@ class Wish:
 
     @classmethod
     def from_message(cls, message: Any, kind: str = ASK, **overrides: Any) -> Wish:
-        """Read the fields that the action and the services share."""
+        """Read the fields that the action and the services share.
+
+        Raises:
+            BadOption: a stamp before 1970.
+        """
         settings: dict[str, Any] = {}
         if message.seed != -1:
             settings['seed'] = int(message.seed)
@@ -59,7 +63,7 @@ class Wish:
         settings.update(overrides)
         return cls(kind=kind, question=getattr(message, 'question', ''),
                    camera=message.camera,
-                   stamp_ns=Time.from_msg(message.stamp).nanoseconds,
+                   stamp_ns=_asked_stamp(message.stamp),
                    image=message.image if message.use_image else None,
                    overrides=tuple(settings.items()))
 
@@ -169,3 +173,10 @@ class Desk:
         if self.supervisor is not None:
             self.supervisor.cancel_all(reason)
 
+
+def _asked_stamp(stamp: Time) -> int:
+    found = nanoseconds_of(stamp)
+    if found < 0:
+        raise BadOption('the stamp lies before 1970', value=f'{stamp.sec} s', limit='>= 0',
+                        remedy='leave it at zero for the newest image')
+    return found

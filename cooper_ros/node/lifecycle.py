@@ -29,6 +29,7 @@ from cooper_ros.node.parameters import CAMERAS, current_config, declare_paramete
 from cooper_ros.node.services import Services
 from cooper_ros.node.supervisor import Supervisor
 from cooper_ros.node.topics import LiveMaps, QuestionTopic
+from cooper_ros.node.transitions import answer_wrong_transitions
 from cooper_ros.node.worker import DEFAULT_FACTORY
 
 _EXIT_S = 5.0
@@ -62,6 +63,7 @@ class CooperNode(LifecycleNode):
         self._question: QuestionTopic | None = None
         self._live = LiveMaps(self, self._desk, self.config, self._outputs)
         self._former: Supervisor | None = None
+        answer_wrong_transitions(self)
         self._jump = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
             post_callback=self._clock_jumped)

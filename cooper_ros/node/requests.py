@@ -11,7 +11,7 @@ from typing import Any, Callable
 import numpy as np
 
 from cooper_ros.engine.events import Answer, Event, Failure
-from cooper_ros.errors import Busy, CooperError, DeadlineExceeded, NotReady
+from cooper_ros.errors import Busy, CooperError, DeadlineExceeded, NotReady, as_cooper_error
 from cooper_ros.node.messages import Job
 
 
@@ -62,7 +62,10 @@ class Request:
             CooperError: the picture cannot be used.
         """
         self.taken = time.monotonic()
-        self.picture = self.load_image()
+        try:
+            self.picture = self.load_image()
+        except Exception as error:  # one odd picture must not cost the others their engine
+            raise as_cooper_error(error, 'the picture could not be loaded') from error
         budget = max(round(self.left_s(), 3), 1e-3) if self.budget_s else 0.0
         changes = {**self.changes, 'time_budget_s': budget}
         return Job(self.id, self.kind, self.picture, self.question, changes)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Callable
 
 from cooper_ros.config import CooperConfig
-from cooper_ros.engine.events import Answer, Event, Failure
+from cooper_ros.engine.events import Answer, Event, Failure, Loading
 from cooper_ros.engine.notices import Notice
-from cooper_ros.errors import CooperError, EngineLost, ErrorCode, NotReady
+from cooper_ros.errors import CooperError, EngineLost, ErrorCode, NotReady, as_cooper_error
 from cooper_ros.node.messages import Cancel, Loaded, LoadFailed
 from cooper_ros.node.process import EngineProcess
 from cooper_ros.node.requests import Request, RequestQueue
@@ -147,8 +147,7 @@ class Supervisor:
         self.queue.sweep(loading=False)
 
     def _give_up(self, error: Exception) -> None:
-        if not isinstance(error, CooperError):
-            error = CooperError('the supervisor failed', value=repr(error))
+        error = as_cooper_error(error, 'the supervisor failed')
         self._state, self._error = FAILED, error
         self._say('error', f'the engine is given up: {error}')
 
@@ -214,9 +213,9 @@ class Supervisor:
         try:
             self._serve(process, request)
             self._served += 1
-        except CooperError as error:
-            request.fail(error)
-            if isinstance(error, EngineLost):
+        except Exception as error:
+            request.fail(as_cooper_error(error, 'the supervisor failed'))
+            if isinstance(error, EngineLost) or not isinstance(error, CooperError):
                 raise
         finally:
             self.queue.release()
@@ -233,6 +232,8 @@ class Supervisor:
             if time.monotonic() > latest:
                 raise EngineLost('the worker does not stop', limit=f'{self._grace_s:g} s')
             message = self._listen(process)
+            if isinstance(message, Loading):
+                self._say('info', str(message))
             if isinstance(message, Event):
                 request.emit(_with_reason(message, request))
 

@@ -21,7 +21,7 @@ from typing import Any, Iterator
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import Answer, Event, Failure, MapFinished, TextDelta
 from cooper_ros.engine.limits import CancelToken
-from cooper_ros.errors import CooperError
+from cooper_ros.errors import as_cooper_error
 from cooper_ros.node.messages import ASK, Beat, Cancel, Job, Loaded, LoadFailed, Stop
 
 DEFAULT_FACTORY = 'cooper_ros.engine.engine:CooperEngine.from_pretrained'
@@ -158,11 +158,3 @@ def merge_text(events: Iterator[Event], every_s: float = TEXT_EVERY_S) -> Iterat
             waiting = None
     if waiting is not None:
         yield waiting
-
-
-def as_cooper_error(error: Exception, what: str) -> CooperError:
-    """Keep errors of our family, name all others."""
-    if isinstance(error, CooperError):
-        return error
-    return CooperError(f'{what}: {type(error).__name__}', value=str(error)[:500],
-                       remedy='please report this with the log')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, Sequence
+from typing import Iterator, Protocol, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +22,20 @@ class Cursor:
 
     length: int
     rope: int
+
+
+@dataclass(frozen=True)
+class LoadStep:
+    """How far weights have come from disk.
+
+    Attributes:
+        done, total: numbers (weights, not bytes) read so far and to read.
+        resident: bytes of weights that are in memory now.
+    """
+
+    done: int
+    total: int
+    resident: int
 
 
 class Session(Protocol):
@@ -106,6 +120,17 @@ class Runtime(Protocol):
     specials: SpecialTokens
     device: torch.device
     dtype: torch.dtype
+
+    def load_drawing(self) -> Iterator[LoadStep]:
+        """Read the weights that only drawing needs, where they were left on disk.
+
+        Yields nothing when they are in memory. Whoever does not ask for it gets them all the
+        same, without being told, at the first call that needs them.
+
+        Raises:
+            BadCheckpoint: the files changed since the start.
+            OutOfMemory: there is no room for them.
+        """
 
     def session(self, *, rows: int, capacity: int) -> Session:
         """Allocate empty contexts.

@@ -18,8 +18,8 @@ CARD_FILE = 'cooper.json'
 RULE_KEYS = ('max_image_size', 'min_image_size', 'image_stride')
 DEPTH_KEYS = ('min_m', 'max_m')
 RENORM_CHOICES = (GLOBAL, CHANNEL, TEXT_CHANNEL)
-INT8, INT4 = 'int8', 'int4'
-QUANTISED_FORMATS = (INT8, INT4)
+INT8, INT4, FP8 = 'int8', 'int4', 'fp8'
+QUANTISED_FORMATS = (INT8, INT4, FP8)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ def _quantisation(values: Any) -> Quantisation | None:
     if found not in QUANTISED_FORMATS or not fits:
         raise BadCheckpoint(f'{CARD_FILE} declares a quantisation that cannot be read',
                             value=f'format {found}, group {group}',
-                            limit='int8 with group 0, int4 with the group size of its scales',
+                            limit='int8 or fp8 with group 0, int4 with the group size of its '
+                                  'scales',
                             remedy='quantise the checkpoint again')
     return Quantisation(found, group)
 

@@ -24,6 +24,7 @@ from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens, VaeCo
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.card import CARD_FILE, ModelCard, read_card, read_json
+from cooper_ros.runtime.deferred import DeferredWeights, is_drawing, is_talking
 from cooper_ros.runtime.quantised import with_scales
 from cooper_ros.runtime.tokenizer import find_tokenizer, special_tokens
 from cooper_ros.runtime.weights import (
@@ -50,6 +51,7 @@ class LoadedModel:
         vocabulary: ids that mean something; logits are cut to them.
         tokenizer: None when the folder has none and the ids were given by hand.
         card: what ``cooper.json`` says, else the published values.
+        later: weights of both that are read when something is to be drawn; None for none.
     """
 
     network: Cooper
@@ -59,11 +61,13 @@ class LoadedModel:
     vocabulary: int
     tokenizer: PreTrainedTokenizerBase | None
     card: ModelCard
+    later: DeferredWeights | None = None
 
 
 def read_model_folder(path: str | Path, base: str | Path | None = None, *,
                       device: torch.device | str = 'cpu', dtype: torch.dtype | None = None,
-                      specials: SpecialTokens | None = None) -> LoadedModel:
+                      specials: SpecialTokens | None = None,
+                      defer_drawing: bool = False) -> LoadedModel:
     """Load a model folder.
 
     Args:
@@ -72,6 +76,8 @@ def read_model_folder(path: str | Path, base: str | Path | None = None, *,
         device: where the weights go.
         dtype: number type of all weights; None keeps what is stored.
         specials: marker ids, for folders without a tokenizer.
+        defer_drawing: leave the generation expert and the autoencoder on disk; their names and
+            shapes are checked all the same.
 
     Raises:
         BadCheckpoint: a file, key or shape is missing, extra or wrong; named in the message.
@@ -87,10 +93,13 @@ def read_model_folder(path: str | Path, base: str | Path | None = None, *,
     vae_files = vae_weights(folders)
     config = _model_config(folders, weights, vae_files)
     _check_ids(tokenizer, specials, config.llm.vocab_size)
-    network = _loaded(lambda: Cooper(config), weights, device, dtype)
-    vae = _loaded(lambda: AutoEncoder(config.vae), vae_files, device, dtype)
+    place = _Place(device, dtype, defer_drawing)
+    network = place.loaded(lambda: Cooper(config), weights, is_talking)
+    vae = place.loaded(lambda: AutoEncoder(config.vae), vae_files, lambda key: False)
+    later = [(network, weights.part(is_drawing)), (vae, vae_files)]
     return LoadedModel(network, vae, config, specials,
-                       len(tokenizer) if tokenizer else config.llm.vocab_size, tokenizer, card)
+                       len(tokenizer) if tokenizer else config.llm.vocab_size, tokenizer, card,
+                       DeferredWeights(later, device, dtype) if defer_drawing else None)
 
 
 def read_model_config(path: str | Path, base: str | Path | None = None) -> ModelConfig:
@@ -218,13 +227,23 @@ def _vae_config(vae: Weights) -> VaeConfig:
                      vae.shape('decoder.conv_in.weight')[1])
 
 
-def _loaded(build: Callable[[], Built], weights: Weights, device: torch.device | str,
-            dtype: torch.dtype | None) -> Built:
-    try:
-        with torch.device('meta'):
-            module = build()
-    except (ValueError, IndexError, RuntimeError) as error:
-        raise BadCheckpoint(f'no network has the sizes of {weights.name}', value=error,
-                            remedy='use configs and weights that belong together') from error
-    load_strictly(module, weights, device, dtype)
-    return module.eval()
+@dataclass(frozen=True)
+class _Place:
+    """Where weights go, what they become, and whether some are left on disk for now."""
+
+    device: torch.device | str
+    dtype: torch.dtype | None
+    defer: bool
+
+    def loaded(self, build: Callable[[], Built], weights: Weights,
+               now: Callable[[str], bool]) -> Built:
+        """A module with its weights, or with those wanted ``now`` when the rest is left."""
+        try:
+            with torch.device('meta'):
+                module = build()
+        except (ValueError, IndexError, RuntimeError) as error:
+            raise BadCheckpoint(f'no network has the sizes of {weights.name}', value=error,
+                                remedy='use configs and weights that belong together') from error
+        load_strictly(module, weights, self.device, self.dtype,
+                      now if self.defer else lambda key: True)
+        return module.eval()

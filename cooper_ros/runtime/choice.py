@@ -23,6 +23,7 @@ TENSORRT, TORCH_TENSORRT = 'tensorrt', 'torch_tensorrt'
 ORDER = (TENSORRT, TORCH_TENSORRT, COMPILE, ONNX, TORCH)  # best first
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 ERROR, BUILD, SERVE = 'error', 'build', 'serve'  # the setting engine_missing
+FIRST_MAP = 'first_map'  # of the setting load_drawing
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Place:
         cache: folder of graphs and engines.
         may_make: whether what is missing there may be made.
         context: tokens of the longest context to make engines for; 0 for the usual.
+        defers: whether weights that only drawing needs stay on disk.
     """
 
     folders: tuple[Path, ...]
@@ -59,6 +61,7 @@ class Place:
     cache: Path
     may_make: bool
     context: int
+    defers: bool
 
     @classmethod
     def of(cls, config: CooperConfig) -> Place:
@@ -74,7 +77,8 @@ class Place:
         return cls(folders, device, names[choose_dtype(config.dtype, device)],
                    _is_quantised(folders[0]),
                    Path(config.engine_cache) if config.engine_cache else default_cache(),
-                   config.engine_missing != ERROR, config.context_tokens)
+                   config.engine_missing != ERROR, config.context_tokens,
+                   config.load_drawing == FIRST_MAP)
 
 
 def choose(config: CooperConfig) -> list[Verdict]:
@@ -99,9 +103,17 @@ def _praise(name: str, place: Place) -> str:
             'the fastest here, and all it needs is in the cache')
 
 
-def _no_gpu(place: Place) -> str:
+def _torch_only(place: Place) -> str:
     if place.quantised:
         return 'quantised weights run in torch only'
+    if place.defers:
+        return 'load_drawing is first_map, and graphs hold all weights from the start'
+    return ''
+
+
+def _no_gpu(place: Place) -> str:
+    if reason := _torch_only(place):
+        return reason
     if place.device.type != 'cuda':
         return ('there is no GPU' if not torch.cuda.is_available() else 'the setting device is '
                 f'{place.device.type}')
@@ -132,8 +144,8 @@ def _compile(place: Place) -> str:
 
 
 def _onnx(place: Place) -> str:
-    if place.quantised:
-        return 'quantised weights run in torch only'
+    if reason := _torch_only(place):
+        return reason
     if place.device.type != 'cpu':
         return 'it computes on the CPU, and a GPU is used'
     if place.precision != 'fp32':

@@ -32,7 +32,8 @@ PRECISIONS = {'bf16': 2.0, 'fp8': 1.0, 'int8': 1.0, 'int4': 0.5 + 2 / 128}
 FP8_FROM = (8, 9)  # compute capability
 EVERYTHING, COMPILED, TALK_ONLY = 'everything', 'everything, compiled', 'understanding only'
 # What this version can run; the others are arithmetic for planning.
-READY = (('bf16', EVERYTHING), ('bf16', COMPILED), ('int8', EVERYTHING))
+READY = (('bf16', EVERYTHING), ('fp8', EVERYTHING), ('int8', EVERYTHING), ('bf16', COMPILED),
+         ('bf16', TALK_ONLY), ('fp8', TALK_ONLY), ('int8', TALK_ONLY))
 _CUDA_BYTES = 0.8 * GIB  # context and libraries
 _FLOW_BYTES, _VAE_BYTES = 1.7 * GIB, 3.0 * GIB  # at 1024 x 1024 pixels, three branches; estimates
 _PROBE = """
@@ -265,8 +266,9 @@ def _best(possible: Sequence[Need]) -> Need:
 
 def _fitting(need: Need, free: int) -> str:
     verb = 'fits' if _is_ready(need) else 'would fit'
+    how = ', with load_drawing first_map and mode direct or text' * (need.use == TALK_ONLY)
     return (f'{need.use} in {need.precision} {verb}: about {need.total / GIB:.1f} of '
-            f'{free / GIB:.1f} GiB')
+            f'{free / GIB:.1f} GiB{how}')
 
 
 def free_memory() -> tuple[tuple[int, int] | None, int]:

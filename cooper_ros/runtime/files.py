@@ -3,30 +3,83 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import shutil
 from pathlib import Path
 from typing import Iterator
 
+from cooper_ros.errors import OutOfDisk
+
 PART = '.part-'
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that a crash at any moment leaves the old one, or none, or the new one.
 
     Raises:
-        OSError: no room, or no right to write.
+        OutOfDisk: there is no room; the old file, if any, is still there.
+        OSError: no right to write.
     """
     part = path.with_name(f'{path.name}{PART}{os.getpid()}')
     try:
-        with part.open('wb') as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(part, path)
+        with room(path.parent, len(content), path.name):
+            with part.open('wb') as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def room(folder: Path, needed: int, what: str) -> Iterator[None]:
+    """Refuse what cannot fit before it is begun, and name a disk that fills up meanwhile.
+
+    Args:
+        folder: where the files go; it exists.
+        needed: bytes they take.
+        what: their name, for the message.
+
+    Raises:
+        OutOfDisk: naming the bytes needed and the bytes free.
+    """
+    if shutil.disk_usage(folder).free < needed:
+        raise _out_of_disk(folder, needed, what)
+    try:
+        yield
+    except Exception as error:  # writers wrap what the system says in errors of their own
+        if not _is_full(error):
+            raise
+        raise _out_of_disk(folder, needed, what) from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, says that the disk is full."""
+    if error is None:
+        return False
+    said = isinstance(error, OSError) and error.errno in FULL
+    said = said or any(f'os error {number}' in str(error) for number in FULL)  # safetensors
+    return said or _is_full(error.__cause__ or error.__context__)
+
+
+def _out_of_disk(folder: Path, needed: int, what: str) -> OutOfDisk:
+    return OutOfDisk(f'no room on disk for {what}', value=f'{needed:,} bytes needed',
+                     limit=f'{shutil.disk_usage(folder).free:,} bytes free in {folder}',
+                     remedy='free some space (`cooper engine remove --stale` removes engines of '
+                            'no use), or name another folder with --cache')
+
+
+def sync_tree(folder: Path) -> None:
+    """Make every file of a folder last, then the folder itself."""
+    for path in sorted(folder.iterdir()):
+        with path.open('rb') as stream:
+            os.fsync(stream.fileno())
+    sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,10 +9,19 @@ from typing import Callable, Sequence
 import torch
 
 from cooper_ros.config import CooperConfig
+from cooper_ros.errors import BadOption
 from cooper_ros.runtime.base import Runtime
 from cooper_ros.runtime.card import ModelCard
 from cooper_ros.runtime.checkpoint import LoadedModel, read_model_folder
-from cooper_ros.runtime.choice import ONNX, TORCH, choose, choose_device, choose_dtype
+from cooper_ros.runtime.choice import (
+    AUTO,
+    FIRST_MAP,
+    ONNX,
+    TORCH,
+    choose,
+    choose_device,
+    choose_dtype,
+)
 from cooper_ros.runtime.notice import Notice, Tell, silent
 from cooper_ros.runtime.opening import Opened, Upgrade, open_runtime
 from cooper_ros.runtime.torch_runtime import TorchRuntime
@@ -50,13 +59,14 @@ def load_runtime(folder: str | Path, config: CooperConfig, tell: Tell = silent) 
 
     Raises:
         BadCheckpoint: the folder is incomplete or does not fit the network.
-        BadOption: CUDA was asked for and is not there.
+        BadOption: CUDA was asked for and is not there, or a compiled runtime shall leave weights
+            on disk.
         NotReady: a package, a compiler or a GPU is missing for the runtime.
         EngineMismatch: compiled engines are missing, damaged or for something else.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    config = config.replaced(model_path=str(folder))
+    config, defer = config.replaced(model_path=str(folder)), _defers_drawing(config)
     verdicts = choose(config)
     (chosen,) = (verdict.runtime for verdict in verdicts if verdict.chosen)
     choice = '; '.join(map(str, verdicts))
@@ -68,13 +78,23 @@ def load_runtime(folder: str | Path, config: CooperConfig, tell: Tell = silent) 
         say(Notice(f'runtime {verdict}'))
     device = choose_device('cpu' if chosen == ONNX else config.device)
     loaded = read_model_folder(folder, config.base_path or None, device=device,
-                               dtype=choose_dtype(config.dtype, device))
+                               dtype=choose_dtype(config.dtype, device),
+                               defer_drawing=defer)
     network = TorchRuntime(loaded.network, loaded.vae, specials=loaded.specials,
-                           vocabulary=loaded.vocabulary)
+                           vocabulary=loaded.vocabulary, later=loaded.later)
     opened = open_runtime(chosen, network, config, say)
     say(Notice(runtime=TORCH if opened.runtime is network else chosen,
                preparing=chosen if opened.upgrade else ''))
     return _loaded(loaded, opened)
+
+
+def _defers_drawing(config: CooperConfig) -> bool:
+    if config.load_drawing == FIRST_MAP and config.runtime not in (AUTO, TORCH):
+        raise BadOption('graphs hold all weights from the start',
+                        value=f'runtime {config.runtime}, load_drawing {config.load_drawing}',
+                        limit='runtime torch',
+                        remedy='set load_drawing to start, or runtime to torch')
+    return config.load_drawing == FIRST_MAP
 
 
 def _loaded(loaded: LoadedModel, opened: Opened) -> LoadedRuntime:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cooper_ros.errors import BadOption, EngineMismatch, NotReady
+from cooper_ros.errors import BadCheckpoint, BadOption, EngineMismatch, NotReady
 from cooper_ros.runtime.graphs.bundle import Bundle, Progress, bundle_name, export_bundle
 from cooper_ros.runtime.graphs.digest import weights_digest
 from cooper_ros.runtime.graphs.runtime import GraphRuntime, Tensors
@@ -62,9 +62,10 @@ class OnnxRunner:
             options.intra_op_num_threads = self.threads
             # Waiting threads that spin starve torch and the rest of the robot.
             options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+            path = self.bundle.prove_graph(graph)
             try:
                 self._sessions[graph] = self._onnxruntime.InferenceSession(
-                    str(self.bundle.graph(graph)), options, providers=['CPUExecutionProvider'])
+                    str(path), options, providers=['CPUExecutionProvider'])
             except Exception as error:  # its errors have no common parent but this
                 raise EngineMismatch(
                     f'onnxruntime cannot read graph {graph}', value=str(error)[:300],
@@ -92,6 +93,8 @@ def onnx_runtime_of(runtime: TorchRuntime, cache: Path, *, threads: int = 0,
                     progress: Progress = lambda graph, done, total: None) -> GraphRuntime:
     """The same network in onnxruntime; exported on first use, found again afterwards.
 
+    Graphs that are damaged on disk are exported again.
+
     Args:
         runtime: the loaded network; moved to float32 in place.
         cache: folder that keeps exported graphs.
@@ -101,7 +104,11 @@ def onnx_runtime_of(runtime: TorchRuntime, cache: Path, *, threads: int = 0,
     network, vae = runtime.network.float(), runtime.vae.float()
     model = weights_digest((network, vae))
     folder = cache / bundle_name(model, 'fp32')
-    if not (folder / 'bundle.json').is_file():
-        export_bundle(network, vae, folder, specials=runtime.specials, model=model,
-                      vocabulary=runtime.vocabulary, precision='fp32', progress=progress)
-    return load_onnx_runtime(Bundle.load(folder), threads=threads)
+    try:
+        bundle = Bundle.load(folder)
+        bundle.prove()
+    except BadCheckpoint:  # not there, or damaged: the network is at hand, so make it
+        bundle = export_bundle(network, vae, folder, specials=runtime.specials, model=model,
+                               vocabulary=runtime.vocabulary, precision='fp32',
+                               progress=progress)
+    return load_onnx_runtime(bundle, threads=threads)

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Callable
 
 from cooper_ros.config import CooperConfig
-from cooper_ros.errors import CooperError, EngineMismatch, NotReady
+from cooper_ros.errors import BadCheckpoint, CooperError, EngineMismatch, NotReady
 from cooper_ros.runtime.base import Runtime
 from cooper_ros.runtime.choice import (
     COMPILE,
@@ -25,6 +25,7 @@ from cooper_ros.runtime.choice import (
     Place,
 )
 from cooper_ros.runtime.engines.find import find_bundle, find_plan, usual_side
+from cooper_ros.runtime.graphs.bundle import Bundle
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.probe import probe
 from cooper_ros.runtime.graphs.runtime import GraphRuntime
@@ -114,7 +115,7 @@ def _graphs(name: str, network: TorchRuntime, place: Place, missing: str, tell: 
         return Opened(make())
     except EngineMismatch as error:
         there = _is_there(name, place)
-        if missing == ERROR and (there or name != ONNX):  # a first export needs no permission
+        if missing == ERROR and (there or name != ONNX):  # an export needs no permission
             raise
         request = replace(request, force=there)
         tell(Notice(f'{name} must be prepared first: {error}', preparing=name))
@@ -125,8 +126,13 @@ def _graphs(name: str, network: TorchRuntime, place: Place, missing: str, tell: 
 
 
 def _is_there(name: str, place: Place) -> bool:
-    """Whether all of it is in the cache, so that it must be wrong if it was refused."""
-    if find_bundle(place, place.precision) is None:
+    """Whether all of it is in the cache and undamaged: it must be wrong if it was refused."""
+    bundle = find_bundle(place, place.precision)
+    if bundle is None:
+        return False
+    try:
+        bundle.prove()
+    except BadCheckpoint:
         return False
     return name == ONNX or find_plan(place, _converter(name)).complete
 
@@ -149,24 +155,38 @@ def proved(name: str, network: TorchRuntime, place: Place) -> GraphRuntime:
         NotReady: a package or a GPU is missing.
         EngineMismatch: something is missing, damaged, for something else, or says something else.
     """
-    command = command_of(request_of(name, place))
+    find = _find_graphs if name == ONNX else _find_engines
+    bundle, command, load = find(name, place)
     if name == ONNX:
-        from cooper_ros.runtime.onnx_runtime import load_onnx_runtime
-        bundle = find_bundle(place, 'fp32')
-        if bundle is None:
-            raise EngineMismatch('no graphs were exported from this checkpoint',
-                                 value=place.folders[0], remedy=f'run `{command}`')
         network.network.float()
         network.vae.float()
-        runtime = load_onnx_runtime(bundle)
-    else:
-        from cooper_ros.runtime.engines.runner import load_tensorrt_runtime
-        found = find_plan(place, _converter(name))
-        command, bundle = found.command, found.plan.bundle
-        runtime = load_tensorrt_runtime(found.plan, found.cache, rebuild=command)
-    probe(runtime.runner, bundle.specs(), graph_modules(network.network, network.vae),
-          bundle.precision, rebuild=command)
+    try:
+        runtime = load()
+        probe(runtime.runner, bundle.specs(), graph_modules(network.network, network.vae),
+              bundle.precision, rebuild=command)
+    except BadCheckpoint as error:  # the network is loaded, so this is about the graphs
+        raise EngineMismatch(error.what, value=error.value, limit=error.limit,
+                             remedy=f'run `{command}`') from error
     return runtime
+
+
+Source = tuple[Bundle, str, Callable[[], GraphRuntime]]  # graphs, what makes them, what loads them
+
+
+def _find_graphs(name: str, place: Place) -> Source:
+    from cooper_ros.runtime.onnx_runtime import load_onnx_runtime
+    command, bundle = command_of(request_of(name, place)), find_bundle(place, 'fp32')
+    if bundle is None:
+        raise EngineMismatch('no graphs were exported from this checkpoint',
+                             value=place.folders[0], remedy=f'run `{command}`')
+    return bundle, command, lambda: load_onnx_runtime(bundle)
+
+
+def _find_engines(name: str, place: Place) -> Source:
+    from cooper_ros.runtime.engines.runner import load_tensorrt_runtime
+    found = find_plan(place, _converter(name))
+    return found.plan.bundle, found.command, lambda: load_tensorrt_runtime(
+        found.plan, found.cache, rebuild=found.command)
 
 
 def _memory_of(runtime: GraphRuntime) -> str:

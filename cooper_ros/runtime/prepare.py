@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
-from cooper_ros.errors import CooperError, EngineBuild
+from cooper_ros.errors import BadCheckpoint, CooperError, EngineBuild, ErrorCode, OutOfDisk
 
 ONNX, TENSORRT, TORCH_TENSORRT = 'onnx', 'tensorrt', 'torch_tensorrt'
 NICENESS = 10  # the robot and whoever answers meanwhile go first
@@ -55,7 +54,8 @@ def prepare(request: Request, told: Told) -> None:
         CooperError: an export or a build failed.
     """
     folders, cache = [Path(name) for name in request.folders], Path(request.cache)
-    bundle = exported(folders, request.precision, cache, force=request.force, told=told)
+    bundle = exported(folders, request.precision, cache, force=request.force, told=told,
+                      say=lambda text: told(text, 0.0))
     if request.kind == ONNX:
         return
     from cooper_ros.runtime.engines.cache import EngineCache
@@ -73,44 +73,56 @@ def prepare(request: Request, told: Told) -> None:
 
 
 def exported(folders: Sequence[Path], precision: str, cache: Path, *, force: bool = False,
-             told: Told = lambda what, done: None) -> Any:
+             told: Told = lambda what, done: None,
+             say: Callable[[str], None] = lambda text: None) -> Any:
     """Exported graphs of a checkpoint; made once for each checkpoint and precision.
+
+    Graphs that are there are read to the last byte; damaged ones are exported again.
 
     Args:
         folders: model folder, then base folder if any.
         precision: ``fp32``, ``fp16`` or ``bf16``.
         cache: folder of graphs and engines.
         force: export although sound graphs are there.
-        told: called before each graph, and before a file is read for its fingerprint.
+        told: called before each graph.
+        say: hears of files that are read for their fingerprint, and of damage.
 
     Raises:
         BadOption: the precision is unknown.
         BadCheckpoint: the model folder cannot be read.
         EngineBuild: a graph could not be exported.
+        OutOfDisk: the graphs do not fit the disk.
     """
-    from cooper_ros.errors import BadCheckpoint
     from cooper_ros.runtime.checkpoint import read_model_folder
     from cooper_ros.runtime.engines.plan import FINGERPRINTS, GRAPHS, model_fingerprint
-    from cooper_ros.runtime.files import locked
-    from cooper_ros.runtime.graphs.bundle import Bundle, bundle_name, export_bundle
+    from cooper_ros.runtime.graphs.bundle import bundle_name, export_bundle
     from cooper_ros.runtime.graphs.spec import dtype_of
     dtype = dtype_of(precision)
     model = model_fingerprint(folders, cache / FINGERPRINTS,
-                              lambda path: told(f'reading {path.name} for its fingerprint', 0.0))
+                              lambda path: say(f'reading {path} for its fingerprint'))
     target = cache / GRAPHS / bundle_name(model, precision)
-    try:
-        if not force:
-            return Bundle.load(target)
-    except BadCheckpoint:
-        pass  # absent, damaged or of another version: made again
-    with locked(target.with_name(f'{target.name}.lock')):
-        shutil.rmtree(target, ignore_errors=True)
+    if not force and (found := _sound(target, say)) is not None:
+        return found
     loaded = read_model_folder(folders[0], *folders[1:], dtype=dtype)
     return export_bundle(
         loaded.network, loaded.vae, target, specials=loaded.specials, model=model,
-        vocabulary=loaded.vocabulary, precision=precision,
+        vocabulary=loaded.vocabulary, precision=precision, force=force,
         progress=lambda graph, done, total: told(f'graph {graph}' if graph else 'graphs',
                                                  done / total))
+
+
+def _sound(folder: Path, say: Callable[[str], None]) -> Any:
+    """The graphs in a folder, every file read and found as it was written; None otherwise."""
+    from cooper_ros.runtime.graphs.bundle import DESCRIPTION, Bundle
+    if not (folder / DESCRIPTION).is_file():
+        return None
+    try:
+        found = Bundle.load(folder)
+        found.prove()
+        return found
+    except BadCheckpoint as error:
+        say(f'{error.what}: {error.value}; exporting again')
+        return None
 
 
 def modules_of(folders: Sequence[Path], precision: str) -> Any:
@@ -127,6 +139,7 @@ def prepare_in_child(request: Request, told: Told) -> None:
 
     Raises:
         EngineBuild: it failed or died; its last words are in the message.
+        OutOfDisk: what it made did not fit the disk.
     """
     command = [sys.executable, '-m', __name__, json.dumps(dataclasses.asdict(request))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -135,18 +148,19 @@ def prepare_in_child(request: Request, told: Told) -> None:
         assert child.stdout is not None and child.stderr is not None
         reader = threading.Thread(target=lambda: complaints.extend(child.stderr), daemon=True)
         reader.start()
-        failure = ''
+        failure, code = '', 0
         for line in child.stdout:
             said = json.loads(line)
             if 'error' in said:
-                failure = said['error']
+                failure, code = said['error'], said['code']
             else:
                 told(said['what'], said['done'])
-        code = child.wait()
+        status = child.wait()
         reader.join()
-    if code or failure:
-        raise EngineBuild('engines could not be prepared', value=failure or (
-            f'exit code {code}, {"".join(complaints)[-400:].strip()}'),
+    if status or failure:
+        kind = OutOfDisk if code == ErrorCode.OUT_OF_DISK else EngineBuild
+        raise kind('graphs or engines could not be prepared', value=failure or (
+            f'exit code {status}, {"".join(complaints)[-400:].strip()}'),
             remedy=f'run `{command_of(request)}` and read what it says')
 
 
@@ -174,7 +188,7 @@ def main(words: Sequence[str]) -> int:
         prepare(request, lambda what, done: print(json.dumps({'what': what, 'done': done}),
                                                   file=line))
     except CooperError as error:
-        print(json.dumps({'error': str(error)}), file=line)
+        print(json.dumps({'error': str(error), 'code': int(error.code)}), file=line)
         return 1
     return 0
 

@@ -14,16 +14,18 @@ from torch import Tensor
 from cooper_ros.errors import BadCheckpoint, BadOption
 from cooper_ros.runtime.card import (
     CARD_FILE,
+    FP8,
     INT4,
     QUANTISED_FORMATS,
     Quantisation,
     read_card,
     read_json,
 )
+from cooper_ros.runtime.float8 import check_widths
 from cooper_ros.runtime.quantised import SCALE, choose_group, is_quantised, quantise
 from cooper_ros.runtime.weights import VAE_FILE, Weights, network_weights
 
-SHARD_BYTES = 2 * 1024**3
+SHARD_BYTES = 1024**3
 INDEX_FILE = 'model.safetensors.index.json'
 
 
@@ -38,19 +40,17 @@ def quantise_folder(source: Path, out: Path, to: str, *, force: bool = False,
         out: the new folder.
         to: one of ``QUANTISED_FORMATS``.
         force: replace ``out`` if it is there.
-        shard_bytes: largest size of one weight file, also the memory it takes.
+        shard_bytes: largest size of one weight file, which is held until it is full.
         progress: told after each tensor how many of how many are done.
 
     Raises:
-        BadOption: the format is unknown, or ``out`` exists and ``force`` is not set.
+        BadOption: the format is unknown or does not take the widths of the network, or ``out``
+            exists and ``force`` is not set.
         BadCheckpoint: the source is incomplete or quantised already.
     """
     _check(source, out, to, force)
     weights = network_weights(source)
-    widths = {shape[1] for key, shape in weights.shapes.items() if is_quantised(key)}
-    if not widths:
-        raise BadCheckpoint('the folder has no linear layers to quantise', value=str(source))
-    how = Quantisation(to, choose_group(widths) if to == INT4 else 0)
+    how = _choose(weights, to, source)
     part = out.with_name(out.name + '.part')
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -81,6 +81,15 @@ def _check(source: Path, out: Path, to: str, force: bool) -> None:
     if out.exists() and not (force and (out / CARD_FILE).is_file()):
         raise BadOption('the output exists', value=str(out), limit='a new folder; with --force '
                         'also a model folder', remedy='name another --out, or add --force')
+
+
+def _choose(weights: Weights, to: str, source: Path) -> Quantisation:
+    shapes = {shape for key, shape in weights.shapes.items() if is_quantised(key)}
+    if not shapes:
+        raise BadCheckpoint('the folder has no linear layers to quantise', value=str(source))
+    if to == FP8:
+        check_widths(shapes)
+    return Quantisation(to, choose_group({shape[1] for shape in shapes}) if to == INT4 else 0)
 
 
 def _write_weights(weights: Weights, how: Quantisation, folder: Path, shard_bytes: int,

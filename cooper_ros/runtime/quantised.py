@@ -1,27 +1,29 @@
 """Quantised linear layers of both experts: how they lie on disk and how they are put together.
 
-Weights only, symmetric, by torchao: int8 with one scale per output channel, int4 with one scale
-per group of inputs. On disk a layer is ``X.weight`` (int8 ``[O, I]``; for int4 uint8
+Symmetric, by torchao: int8 and fp8 with one scale per output channel, int4 with one scale per
+group of inputs. On disk a layer is ``X.weight`` (int8 or float8_e4m3fn ``[O, I]``; for int4 uint8
 ``[O, I / 2]``, the even column in the low half) and ``X.weight_scale`` (float32 ``[O, groups]``).
-In memory torchao's portable tensor takes one byte per weight for both formats.
+In memory torchao's portable tensors take one byte per weight for all formats.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Iterator
+from typing import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from cooper_ros.errors import BadCheckpoint, BadOption, NotReady
-from cooper_ros.runtime.card import INT4, QUANTISED_FORMATS, Quantisation
+from cooper_ros.runtime.card import FP8, INT4, INT8, Quantisation
+from cooper_ros.runtime.float8 import check_device, from_float8, to_float8
 from cooper_ros.runtime.weights import Weights
 
 GROUP = 128
 LEAST_GROUP = 16
 SCALE = '_scale'
+STORED = {INT8: 'I8', INT4: 'U8', FP8: 'F8_E4M3'}
 LINEAR = re.compile(r'language_model\.model\.layers\.\d+\..*_proj(_moe_gen)?\.weight')
 
 
@@ -52,6 +54,8 @@ def quantise(weight: Tensor, how: Quantisation) -> tuple[Tensor, Tensor]:
     Raises:
         NotReady: torchao is not installed.
     """
+    if how.format == FP8:
+        return to_float8(weight)
     kind = _tensor_class()
     block = (1, how.group or weight.shape[1])
     made = kind.from_hp(weight.float(), block, _target(how))
@@ -64,6 +68,8 @@ def restore(stored: Tensor, scale: Tensor, how: Quantisation, dtype: torch.dtype
     Raises:
         NotReady: torchao is not installed.
     """
+    if how.format == FP8:
+        return from_float8(stored, scale, dtype)
     data = _unpacked(stored) if how.format == INT4 else stored
     scale = scale.to(dtype)
     block = (1, how.group or data.shape[1])
@@ -77,10 +83,16 @@ class QuantisedWeights(Weights):
 
     how: Quantisation | None = None
 
+    def part(self, wanted: Callable[[str], bool]) -> Weights:
+        """The tensors whose keys are wanted, with their scales."""
+        return super().part(lambda key: wanted(key.removesuffix(SCALE)))
+
     def tensors(self, device: torch.device | str,
                 dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
         """Read tensors one by one; see :meth:`Weights.tensors`."""
         assert self.how is not None
+        if self.how.format == FP8:
+            check_device(device)
         waiting: dict[str, Tensor] = {}
         for key, value in super().tensors(device, None):
             weight = key.removesuffix(SCALE)
@@ -98,7 +110,8 @@ def with_scales(weights: Weights, how: Quantisation | None) -> Weights:
     """Weights as the network sees them; unchanged when nothing is quantised.
 
     Raises:
-        BadCheckpoint: scales are missing, left over or of another group size than declared.
+        BadCheckpoint: scales are missing, left over or of another group size than declared, or
+            numbers are stored in another format.
     """
     scales = {key for key in weights.shapes if is_quantised(key.removesuffix(SCALE))
               and key.endswith(SCALE)}
@@ -106,6 +119,7 @@ def with_scales(weights: Weights, how: Quantisation | None) -> Weights:
         return weights  # a scale without a declaration is an extra tensor
     shapes = {key: shape for key, shape in weights.shapes.items() if key not in scales}
     for key in filter(is_quantised, tuple(shapes)):
+        _check_type(key, weights.types[key], how)
         rows, columns = shapes[key]
         columns *= 2 if how.format == INT4 else 1
         wanted = (rows, columns // how.group if how.group else 1)
@@ -121,11 +135,19 @@ def with_scales(weights: Weights, how: Quantisation | None) -> Weights:
     if orphans := sorted(key for key in scales if key.removesuffix(SCALE) not in shapes):
         raise BadCheckpoint('a scale belongs to no layer', value=orphans[0],
                             remedy='quantise the checkpoint again')
-    return QuantisedWeights(shapes, weights.files, how)
+    return QuantisedWeights(shapes, weights.files, weights.types, how)
+
+
+def _check_type(key: str, found: str, how: Quantisation) -> None:
+    if found != STORED[how.format]:
+        raise BadCheckpoint('a layer is not stored in the declared format',
+                            value=f'{key}: {found}',
+                            limit=f'{STORED[how.format]} for {how.format}',
+                            remedy='quantise the checkpoint again')
 
 
 def _target(how: Quantisation) -> torch.dtype:
-    return {name: getattr(torch, name) for name in QUANTISED_FORMATS}[how.format]
+    return {INT8: torch.int8, INT4: torch.int4}[how.format]
 
 
 def _packed(data: Tensor) -> Tensor:

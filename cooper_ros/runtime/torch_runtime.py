@@ -7,7 +7,7 @@ the published bfloat16 inference has are in the network itself.
 from __future__ import annotations
 
 import functools
-from typing import Callable, ParamSpec, Sequence, TypeVar
+from typing import Callable, Iterator, ParamSpec, Sequence, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,8 +18,10 @@ from cooper_ros.model.mot import HIDDEN, KEYS, LATENTS, PassMode, Rope, Streams
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.patches import patchify, position_ids, unpatchify
 from cooper_ros.model.vae import AutoEncoder
-from cooper_ros.runtime.base import Cursor, Session
+from cooper_ros.runtime.base import Cursor, LoadStep, Session
 from cooper_ros.runtime.cache import CachedAttention, KeyValueCache, block_mask
+from cooper_ros.runtime.deferred import DeferredWeights
+from cooper_ros.runtime.memory import is_memory_error
 
 Given = ParamSpec('Given')
 Result = TypeVar('Result')
@@ -34,16 +36,12 @@ def inference(method: Callable[Given, Result]) -> Callable[Given, Result]:
             with torch.inference_mode():
                 return method(*args, **kwargs)
         except RuntimeError as error:
-            if not _is_memory_error(error):
+            if not is_memory_error(error):
                 raise
             raise OutOfMemory('the device has no memory left', value=method.__name__,
                               remedy='use smaller pictures, fewer context_tokens, or another '
                                      'device') from error
     return wrapped
-
-
-def _is_memory_error(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or 'DefaultCPUAllocator' in str(error)
 
 
 class TorchRuntime:
@@ -54,22 +52,29 @@ class TorchRuntime:
         vae: the autoencoder, with weights.
         specials: marker ids.
         vocabulary: ids that the tokenizer knows; logits are cut to them.
+        later: weights of both that are read when something is to be drawn; None for none.
         device, dtype: where both are moved, in place; None leaves them as they are.
     """
 
     def __init__(self, network: Cooper, vae: AutoEncoder, *, specials: SpecialTokens,
-                 vocabulary: int, device: torch.device | str | None = None,
+                 vocabulary: int, later: DeferredWeights | None = None,
+                 device: torch.device | str | None = None,
                  dtype: torch.dtype | None = None) -> None:
         self.network = network.to(device=device, dtype=dtype).eval()
         self.vae = vae.to(device=device, dtype=dtype).eval()
         self.config = network.config
         self.specials = specials
         self.vocabulary = min(vocabulary, network.config.llm.vocab_size)
-        sample = network.vae2llm.weight
+        sample = network.language_model.model.embed_tokens.weight
         self.device, self.dtype = sample.device, sample.dtype
         self._marker_ids = torch.tensor(
             [[specials.start_of_image, specials.end_of_image]], device=self.device)
+        self._later = later
         self._latent_positions: dict[tuple[int, int], Tensor] = {}
+
+    def load_drawing(self) -> Iterator[LoadStep]:
+        """See :class:`~..base.Runtime`."""
+        return iter(()) if self._later is None else self._later.load()
 
     @inference
     def session(self, *, rows: int, capacity: int) -> Session:
@@ -89,6 +94,7 @@ class TorchRuntime:
     def encode_image(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
         """See :class:`~..base.Runtime`."""
         grid_of(pixels, self.config.pixels_per_latent_token, self.config.max_latent_size)
+        self.need_drawing()
         noise = None if noise is None else noise.to(self.device)[None]
         return self.vae.encode(pixels.to(self.device, self.dtype)[None], noise)[0]
 
@@ -102,15 +108,22 @@ class TorchRuntime:
     @inference
     def decode_tokens(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """See :class:`~..base.Runtime`."""
+        self.need_drawing()
         tokens = tokens.to(self.device, self.dtype)
         latents = unpatchify(tokens, grid, self.config.latent_patch_size)
         return self.vae.decode(latents[None])[0].float()
 
     def embed_tokens_at(self, tokens: Tensor, time: float, grid: tuple[int, int]) -> Tensor:
         """Latent tokens ``[N, P]`` at one flow time to decoder tokens ``[N, D]``."""
+        self.need_drawing()
         vector = self.network.time_embedder(torch.full((1,), time, device=self.device))
         return self.network.embed_latents(tokens.to(self.device), vector,
                                           self._positions_of(grid))
+
+    def need_drawing(self) -> None:
+        """Make sure that latents can be read, drawn and decoded."""
+        if self._later is not None:
+            self._later.load_all()
 
     def markers(self) -> Tensor:
         """Embedded start and end of image ``[1, 2, D]``."""
@@ -224,6 +237,7 @@ class TorchSession:
     def feed_latents(self, row: int, tokens: Tensor, result: str) -> Streams:
         """Append a block of embedded clean latents ``[n, D]`` between its markers."""
         self.cache.require(row, len(tokens) + MARKERS)
+        self._runtime.need_drawing()
         und = self._runtime.markers()
         out = self._decoder(Streams(und, tokens.to(und)[None]), self._rope_of((row,), 1),
                             CachedAttention(self.cache, (row,), markers_first=True),

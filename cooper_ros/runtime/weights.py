@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Iterator, Mapping, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,10 +26,12 @@ class Weights:
     Attributes:
         shapes: of every tensor by key.
         files: the file that holds it.
+        types: its number type as safetensors calls it, such as ``BF16``.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     files: Mapping[str, Path]
+    types: Mapping[str, str]
 
     @property
     def name(self) -> str:
@@ -47,6 +49,12 @@ class Weights:
                                 value=f'missing: {key}', limit='the published layout',
                                 remedy='copy the file again')
         return self.shapes[key]
+
+    def part(self, wanted: Callable[[str], bool]) -> Weights:
+        """The tensors whose keys are wanted."""
+        return replace(self, shapes={key: shape for key, shape in self.shapes.items()
+                                     if wanted(key)},
+                       files={key: path for key, path in self.files.items() if wanted(key)})
 
     def tensors(self, device: torch.device | str,
                 dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
@@ -84,14 +92,24 @@ def vae_weights(folders: Sequence[Path]) -> Weights:
 
 
 def load_strictly(module: nn.Module, weights: Weights, device: torch.device | str,
-                  dtype: torch.dtype | None) -> None:
+                  dtype: torch.dtype | None, now: Callable[[str], bool] = lambda key: True
+                  ) -> None:
     """Put weights into a module built on the meta device, without a second copy.
+
+    All names and shapes are checked; what is not wanted ``now`` stays on the meta device.
 
     Raises:
         BadCheckpoint: naming every kind of misfit: missing, extra and misshapen tensors.
     """
     _check_fit({key: tuple(value.shape) for key, value in module.state_dict().items()}, weights)
-    module.load_state_dict(dict(weights.tensors(device, dtype)), strict=True, assign=True)
+    for key, value in weights.part(now).tensors(device, dtype):
+        assign(module, key, value)
+
+
+def assign(module: nn.Module, key: str, value: Tensor) -> None:
+    """Make ``value`` the weight of that name, without a copy."""
+    place, _, name = key.rpartition('.')
+    module.get_submodule(place).load_state_dict({name: value}, strict=False, assign=True)
 
 
 def _check_fit(expected: Mapping[str, tuple[int, ...]], weights: Weights) -> None:
@@ -134,15 +152,17 @@ def _indexed(folder: Path) -> list[Path]:
 def _read_headers(paths: Sequence[Path], *, is_vae: bool) -> Weights:
     shapes: dict[str, tuple[int, ...]] = {}
     files: dict[str, Path] = {}
+    types: dict[str, str] = {}
     for path in paths:
         try:
             with safe_open(path, framework='pt') as file:
                 for key in file.keys():
                     if is_vae or not key.startswith(VAE_PREFIXES):
-                        shapes[key] = tuple(file.get_slice(key).get_shape())
+                        header = file.get_slice(key)
+                        shapes[key], types[key] = tuple(header.get_shape()), header.get_dtype()
                         files[key] = path
         except (OSError, SafetensorError) as error:
             raise BadCheckpoint(f'{path.name} is damaged', value=f'{path}: {error}',
                                 limit='a complete safetensors file',
                                 remedy='copy the file again') from error
-    return Weights(shapes, files)
+    return Weights(shapes, files, types)

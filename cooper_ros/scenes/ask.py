@@ -30,17 +30,17 @@ def pick_two(rng: Rng, items: Sequence[T]) -> tuple[T, T]:
 
 
 def choice(rng: Rng, stem: str, right: str, wrong: Sequence[str], facts: str | dict[str, str],
-           tools: tuple[str, ...]) -> Draft:
+           tools: tuple[str, ...], start: str = '') -> Draft:
     """Make a multiple-choice question; the right letter is uniform.
 
     ``facts`` is a sentence, or what is known of each option; the latter is stated in the order
-    of the options, so the order does not give the answer away.
+    of the options, after ``start``, so the order does not give the answer away.
     """
     options = [right, *wrong]
     order = [int(i) for i in rng.permutation(len(options))]
     listed = ' '.join(f'({LETTERS[at]}) {options[i]}' for at, i in enumerate(order))
     if isinstance(facts, dict):
-        facts = ', '.join(f'{options[i]} {facts[options[i]]}' for i in order) + '.'
+        facts = start + ', '.join(f'{options[i]} {facts[options[i]]}' for i in order) + '.'
     return Draft('mcq', f'{stem} {listed}', LETTERS[order.index(0)], '', facts, tools)
 
 
@@ -77,6 +77,12 @@ def place(truth: ObjectTruth, axes: str = 'xz') -> str:
     """Write where an object is in the optical frame, metres: x right, y down, z ahead."""
     where = ' '.join(f'{axis} {metres(truth.position["xyz".index(axis)])}' for axis in axes)
     return f'{truth.name} {where}'
+
+
+def apart(words: str, a: ObjectTruth, b: ObjectTruth, axes: str = 'xz') -> str:
+    """Write how far b lies from a along axes of the optical frame, metres."""
+    way = b.position - a.position
+    return ' '.join([words, *(f'{axis} {metres(way["xyz".index(axis)])}' for axis in axes)])
 
 
 def ground(truth: ObjectTruth) -> FloatArray:

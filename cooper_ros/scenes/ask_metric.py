@@ -7,6 +7,7 @@ import math
 from cooper_ros.scenes.ask import (
     MARGIN,
     Rng,
+    apart,
     choice,
     clearly_less,
     gap,
@@ -43,7 +44,7 @@ def object_distance(view: View, rng: Rng) -> Draft | None:
                       'how many meters are between the {} and the {}?'))
     answer = metres(gap(a, b))
     return Draft('number', stem.format(a.name, b.name), answer, 'm',
-                 f'{place(a, "xyz")}, {place(b, "xyz")}.', _DEPTH)
+                 f'{place(a, "xyz")}, {place(b, "xyz")}, {apart("apart", a, b, "xyz")}.', _DEPTH)
 
 
 def relative_distance(view: View, rng: Rng) -> Draft | None:
@@ -54,22 +55,30 @@ def relative_distance(view: View, rng: Rng) -> Draft | None:
     rest = [thing for thing in view.named if thing is not base]
     rest = [rest[int(i)] for i in rng.permutation(len(rest))][:3 if rng.random() < 0.35 else 2]
     if base is not None and not base.cut:
-        return _closest(rng, rest, [gap(base, thing) for thing in rest], f'the {base.name}', True)
+        return _closest(rng, rest, [gap(base, thing) for thing in rest], f'the {base.name}', True,
+                        base)
     nearest = rng.random() < 0.6
     return _closest(rng, rest, [thing.distance for thing in rest], 'the camera', nearest)
 
 
 def _closest(rng: Rng, things: list[ObjectTruth], lengths: list[float], to: str,
-             nearest: bool) -> Draft | None:
+             nearest: bool, base: ObjectTruth | None = None) -> Draft | None:
     order = sorted(range(len(things)), key=lambda i: lengths[i] if nearest else -lengths[i])
     first, second = sorted((lengths[order[0]], lengths[order[1]]))
     if not clearly_less(first, second, 0.05):
         return None
-    facts = {thing.name: f'{metres(length)} m' for thing, length in zip(things, lengths)}
+    facts = {thing.name: _length(thing, length, base) for thing, length in zip(things, lengths)}
     words = ('closer to', 'closest to') if nearest else ('farther from', 'farthest from')
     stem = f'which is {words[len(things) > 2]} {to}?'
+    start = f'{place(base, "xyz")}, ' if base else ''
     return choice(rng, stem, things[order[0]].name, [things[i].name for i in order[1:]], facts,
-                  _DEPTH)
+                  _DEPTH, start)
+
+
+def _length(thing: ObjectTruth, length: float, base: ObjectTruth | None) -> str:
+    """Distance of a thing from the camera, or its place and distance from another object."""
+    where = place(thing, 'xyz')[len(thing.name) + 1:] + ' ' if base else ''
+    return f'{where}{metres(length)} m'
 
 
 def object_size(view: View, rng: Rng) -> Draft | None:
@@ -145,13 +154,16 @@ def reach(view: View, rng: Rng) -> Draft | None:
     if not pairs:
         return None
     near, far = pick(rng, pairs)
+    things = {thing.name: thing for thing in view.named}
     arm = round(float(rng.uniform(near[0] * MARGIN, far[0] / MARGIN)), 2)
     where = f'an arm at the {base.name}' if base else 'an arm at the camera'
     stem = pick(rng, (f'{where} reaches {metres(arm)} meters. can it reach the {{}}?',
                       f'{where} is {metres(arm)} meters long. is the {{}} in reach?'))
-    return yes_no(rng, [(stem.format(near[1]), _reach_facts(near, arm))],
-                  [(stem.format(far[1]), _reach_facts(far, arm))], _DEPTH)
+    yes, no = ([(stem.format(name), _reach_facts(things[name], length, arm, base))]
+               for length, name in (near, far))
+    return yes_no(rng, yes, no, _DEPTH)
 
 
-def _reach_facts(target: tuple[float, str], arm: float) -> str:
-    return f'{target[1]} {metres(target[0])} m, arm {metres(arm)} m.'
+def _reach_facts(target: ObjectTruth, length: float, arm: float, base: ObjectTruth | None) -> str:
+    start = f'{place(base, "xyz")}, ' if base else ''
+    return f'{start}{target.name} {_length(target, length, base)}, arm {metres(arm)} m.'

@@ -6,6 +6,7 @@ import numpy as np
 
 from cooper_ros.scenes.ask import (
     Rng,
+    apart,
     bearing,
     choice,
     clearly_less,
@@ -82,7 +83,7 @@ def relation_object(view: View, rng: Rng) -> Draft | None:
         phrases = {'in front': 'in front of it', 'behind': 'behind it'}
     if side is None or np.linalg.norm(ground(a) - ground(b)) < 0.08:
         return None
-    facts = f'{place(a)}, {place(b)}.'
+    facts = f'{place(a)}, {place(b)}, {apart("there", a, b)}.'
     other = next(word for word in phrases if word != side)
     start = f'the {a.name} faces the camera.'
     if rng.random() < 0.5:
@@ -102,7 +103,8 @@ def situational(view: View, rng: Rng) -> Draft | None:
     if side is None or min(np.linalg.norm(points[0] - p) for p in points[1:]) < 0.08:
         return None
     other = 'right' if side == 'left' else 'left'
-    facts = f'{place(a)}, {place(b)}, {place(c)}.'
+    facts = (f'{place(a)}, {place(b)}, {place(c)}, {apart("ahead", a, b)}, '
+             f'{apart("there", a, c)}.')
     start = pick(rng, ('you stand at the {} and face the {}.', 'from the {} you look at the {}.'))
     start = start.format(a.name, b.name)
     if rng.random() < 0.6:

@@ -28,6 +28,15 @@ CAMERA_GAP = 0.45  # nothing stands closer to the camera than this
 _PLACE_TRIES = 60
 _PICTURE_MARGIN = 0.10  # objects are aimed at the picture without its outer tenth
 _ASPECT = 0.75
+# Metres in one picture are undetermined unless something about it has a known size. Houses offer
+# such things, and so do these rooms: tiles, planks and doors come in the sizes that are sold. And
+# a robot's camera sits where it was mounted: on a mast of 1.2 m, with one kind of lens.
+_TILE = 0.30
+_PLANK = 0.45  # period of the planks pattern: boards of 18 cm
+_DOOR = (0.45, 1.0)  # half sizes of a door leaf, metres
+_TOLERANCE = 0.03
+_MAST = (1.17, 1.23)  # height of the camera above the floor, metres
+_LENS = (60.0, 66.0)  # horizontal field of view, degrees
 
 Rng = np.random.Generator
 
@@ -88,26 +97,35 @@ def _finish(rng: Rng, patterns: tuple[str, ...], low: float, high: float,
             period: float) -> Surface:
     pattern = patterns[rng.integers(len(patterns))]
     first = _wood(rng) if pattern in ('planks', 'grain') else _pale(rng, low, high, 0.03)
-    factor = rng.uniform(0.62, 0.8) if pattern == 'checker' else rng.uniform(0.82, 0.94)
-    return Surface(pattern, first, _darker(first, factor), period * rng.uniform(0.7, 1.4),
+    factor = rng.uniform(0.62, 0.8) if pattern in ('checker', 'tiles', 'planks') else \
+        rng.uniform(0.82, 0.94)
+    spread = rng.uniform(1 - _TOLERANCE, 1 + _TOLERANCE)
+    return Surface(pattern, first, _darker(first, factor), period * spread,
                    float(rng.uniform(0, math.pi)) if pattern == 'checker' and
                    rng.random() < 0.3 else 0.0)
 
 
+def _floor(rng: Rng) -> Surface:
+    if rng.random() < 0.4:
+        return _finish(rng, ('planks',), 0.35, 0.8, _PLANK)
+    return _finish(rng, ('checker', 'tiles'), 0.35, 0.8, _TILE)
+
+
 def _draw_room(rng: Rng, width: float, length: float) -> Room:
-    floor = _finish(rng, ('plain', 'checker', 'tiles', 'planks', 'planks'), 0.35, 0.8, 0.35)
+    floor = _floor(rng)
     wall = _finish(rng, ('plain',) * 4 + ('stripes',), 0.62, 0.95, 0.3)
     accent = _finish(rng, ('plain', 'bricks', 'stripes'), 0.5, 0.85, 0.25)
     walls = [wall] * 4
     if rng.random() < 0.4:
         walls[rng.integers(4)] = accent
-    patches = [_picture(rng, side, (length, width)[side // 2]) for side in range(4)
-               if rng.random() < 0.6]
+    spans = [(length, width)[side // 2] for side in range(4)]
+    patches = [_picture(rng, side, span) if rng.random() < 0.5 else _door(rng, side, span)
+               for side, span in enumerate(spans)]
     if rng.random() < 0.4:
         patches.append(Patch(-1, (rng.uniform(-0.6, 0.6), rng.uniform(-0.8, 0.8)),
                              (rng.uniform(0.5, 1.1), rng.uniform(0.5, 1.1)),
                              _finish(rng, ('plain', 'stripes', 'checker'), 0.3, 0.8, 0.2)))
-    return Room(width, length, rng.uniform(2.4, 3.0), floor,
+    return Room(width, length, rng.uniform(2.45, 2.65), floor,
                 (walls[0], walls[1], walls[2], walls[3]), tuple(patches))
 
 
@@ -118,9 +136,14 @@ def _picture(rng: Rng, side: int, span: float) -> Patch:
                  _finish(rng, ('plain', 'checker', 'stripes'), 0.3, 0.9, 0.25))
 
 
+def _door(rng: Rng, side: int, span: float) -> Patch:
+    along = rng.uniform(-span / 2 + 0.6, span / 2 - 0.6)
+    return Patch(side, (along, _DOOR[1]), _DOOR, _finish(rng, ('plain',), 0.35, 0.7, 0.25))
+
+
 def _draw_table(rng: Rng, centre: tuple[float, float]) -> Table:
-    surface = _finish(rng, ('grain', 'grain', 'plain', 'checker'), 0.35, 0.9, 0.12)
-    return Table(centre, (rng.uniform(0.8, 1.4), rng.uniform(0.65, 1.0)), rng.uniform(0.42, 0.8),
+    surface = _finish(rng, ('grain', 'grain', 'tiles', 'checker'), 0.35, 0.9, 0.10)
+    return Table(centre, (rng.uniform(0.8, 1.4), rng.uniform(0.65, 1.0)), rng.uniform(0.66, 0.78),
                  rng.uniform(0.03, 0.05), rng.uniform(0.04, 0.07),
                  rng.uniform(-math.pi, math.pi), surface)
 
@@ -143,7 +166,7 @@ def _looking(rng: Rng, position: Vec3, target: Vec3) -> Camera:
     jitter = rng.normal(0.0, 0.05, 2)
     return Camera(position, math.atan2(-dx, dy) + jitter[0],
                   math.atan2(dz, math.hypot(dx, dy)) + jitter[1] * 0.6,
-                  float(rng.normal(0.0, 0.015)), rng.uniform(50.0, 75.0))
+                  float(rng.normal(0.0, 0.015)), rng.uniform(*_LENS))
 
 
 def _inside(x: float, y: float, width: float, length: float, gap: float) -> bool:
@@ -157,14 +180,13 @@ def _table_view(rng: Rng, width: float, length: float) -> tuple[Camera | None, T
         azimuth, reach = rng.uniform(-math.pi, math.pi), rng.uniform(0.75, 1.45)
         x, y = centre[0] + reach * math.sin(azimuth), centre[1] + reach * math.cos(azimuth)
         if _inside(x, y, width, length, 0.3):
-            z = min(1.8, table.height + rng.uniform(0.28, 0.95))
-            return _looking(rng, (x, y, z), (*centre, table.height)), table
+            return _looking(rng, (x, y, rng.uniform(*_MAST)), (*centre, table.height)), table
     return None, table
 
 
 def _room_view(rng: Rng, width: float, length: float) -> tuple[Camera | None, Table | None]:
     x, y = rng.uniform(-0.3, 0.3) * width, -length / 2 + rng.uniform(0.3, 0.6)
-    position = (x, y, rng.uniform(0.4, 1.8))
+    position = (x, y, rng.uniform(*_MAST))
     target = (rng.uniform(-0.25, 0.25) * width, y + rng.uniform(1.5, 2.9), rng.uniform(0.0, 0.35))
     camera = _looking(rng, position, target)
     if rng.random() < 0.6:

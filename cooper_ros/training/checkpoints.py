@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from cooper_ros.errors import BadCheckpoint, BadData
+from cooper_ros.training.shards import averaged_weights, newest_shards
 
 NAME = 'checkpoint.pt'
 
@@ -51,5 +52,8 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
 
 def run_weights(folder: Path) -> dict[str, torch.Tensor] | None:
     """Averaged weights of a run folder's newest checkpoint, or None if it is not a run folder."""
+    shards = newest_shards(folder)
+    if shards is not None:
+        return averaged_weights(shards)
     state = load_checkpoint(folder)
     return None if state is None else state['ema']

@@ -9,6 +9,7 @@ import torch
 import typer
 
 from cooper_ros.errors import BadOption
+from cooper_ros.training.processes import is_first, joined, training_device, wait_for_all
 from cooper_ros.training.settings import STAGES, TrainSettings, load_settings
 from cooper_ros.training.task import Task
 from cooper_ros.training.trainer import Trainer
@@ -58,11 +59,14 @@ def run_stage(stage: str, config: Path, steps: int = 0, export: str = '') -> Non
         raise BadOption('the settings are for another stage', value=settings.stage, limit=stage)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    task = make_task(settings)
-    trainer = Trainer(task, settings)
-    trainer.run(steps or None)
-    if export:
-        task.export(Path(export), trainer.ema.full_state(task.module))
+    with joined(training_device(settings.device)):
+        task = make_task(settings)
+        trainer = Trainer(task, settings)
+        trainer.run(steps or None)
+        weights = trainer.ema.full_state(task.module) if export else {}
+        if export and is_first():
+            task.export(Path(export), weights)
+        wait_for_all()
 
 
 def _command(stage: str) -> Callable[..., None]:

@@ -7,6 +7,7 @@ draw, the interleaved conversations teach to reason.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Mapping, Sequence
 
@@ -21,9 +22,10 @@ from cooper_ros.model.training_forward import forward_train
 from cooper_ros.training.corpus_items import Corpus, ItemMaker, corpus_options
 from cooper_ros.training.datasets.draw import DEPTH, DrawSet
 from cooper_ros.training.datasets.stream import Batches, Draw, Source
-from cooper_ros.training.gradients import with_zero_gradient
 from cooper_ros.training.policy import open_policy
+from cooper_ros.training.processes import mean_over_processes, share_of, training_device
 from cooper_ros.training.settings import TrainSettings
+from cooper_ros.training.task import sample_generators
 
 
 class CorpusTask:
@@ -31,25 +33,26 @@ class CorpusTask:
 
     def __init__(self, settings: TrainSettings) -> None:
         self.settings, self.options = settings, corpus_options(settings.task)
-        self.policy = open_policy(settings.start, settings.vae, self.options.freeze)
+        self.policy = open_policy(settings.start, settings.vae, self.options.freeze,
+                                  training_device(settings.device))
         self.module = self.policy.network
         self.parts = self.policy.parts()
         self.maker = ItemMaker(self.policy, self.options)
         self.corpora = [self.maker.corpus(name, Path(entry['place']))
                         for name, entry in self.options.sets.items()]
-        self.batches = self._batches()
+        self.lanes = [self._lane(number) for number in share_of(settings.batch)]
 
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses per token over all sequences of the step.
 
         With several sequences per step, gradients are taken one sequence after the other.
         """
-        count = self.settings.batch
-        batches = [self._packed(self.batches.sequence((step - 1) * count + number), generator)
-                   for number in range(count)]
+        noises = sample_generators(self.settings.batch, generator)
+        batches = [self._packed(lane.sequence(step - 1), noise)
+                   for lane, noise in zip(self.lanes, noises)]
         totals = mean_over_processes([sum(counted(batch)[term] for batch in batches)
                                       for term in range(2)])
-        if count == 1:
+        if len(batches) == 1:
             return self._losses(batches[0], totals)
         sums: dict[str, Tensor] = {}
         for batch in batches:
@@ -57,7 +60,7 @@ class CorpusTask:
             losses['loss'].backward()
             for name, value in losses.items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach()
-        return {**sums, 'loss': with_zero_gradient(self.module, sums['loss'])}
+        return sums
 
     def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Losses on held-out samples with fixed noise, and drawings of the first of each set."""
@@ -75,13 +78,14 @@ class CorpusTask:
         """Write a complete model folder."""
         self.policy.export(folder, weights)
 
-    def _batches(self) -> Batches:
+    def _lane(self, number: int) -> Batches:
+        """Endless sequences of one place of the batch, from its own part of the data."""
         sources = [Source(corpus.name, float(entry.get('weight', 1.0)),
                           len(corpus.rows) - _held(len(corpus.rows), self.options.valid),
                           corpus.tokens)
                    for corpus, entry in zip(self.corpora, self.options.sets.values())]
-        rank, world = _place()
-        return Batches(sources, self.options.max_tokens, self.settings.seed, rank, world)
+        return Batches(sources, self.options.max_tokens, self.settings.seed, number,
+                       self.settings.batch)
 
     def _packed(self, draws: Sequence[Draw], generator: torch.Generator) -> PackedBatch:
         samples = []
@@ -96,16 +100,20 @@ class CorpusTask:
         return batch.to(self.parts.runtime.device)
 
     def _losses(self, batch: PackedBatch, totals: Sequence[float]) -> dict[str, Tensor]:
+        return self.module(partial(self._pass, batch, totals))
+
+    def _pass(self, batch: PackedBatch, totals: Sequence[float]) -> dict[str, Tensor]:
+        """Both losses, even of nothing: every weight has its place in every backward pass."""
         output = forward_train(self.module, batch, recompute=self.options.recompute)
         ce = output.ce.sum() / totals[0]
-        mse = output.mse.mean(-1).sum() / totals[1] if output.mse.numel() else 0 * ce
+        mse = output.mse.mean(-1).sum() / totals[1]
         return {'loss': self.options.ce_weight * ce + self.options.mse_weight * mse, 'ce': ce,
                 'mse': mse}
 
     def _valid_losses(self, corpus: Corpus, index: int) -> dict[str, float]:
         generator = torch.Generator().manual_seed(index)
         batch = self._pack([corpus.items(index, False, generator)], generator)
-        totals = [max(1.0, count) for count in counted(batch)]
+        totals = [max(1.0, float(count)) for count in counted(batch)]
         return {name: float(value) for name, value in self._losses(batch, totals).items()}
 
     def _previews(self) -> dict[str, np.ndarray]:
@@ -135,26 +143,3 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
 
 def _held(count: int, wanted: int) -> int:
     return min(wanted, count // 2)
-
-
-def _place() -> tuple[int, int]:
-    """Rank and number of processes."""
-    dist = torch.distributed
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-def mean_over_processes(counts: Sequence[int]) -> list[float]:
-    """Mean of each count over all processes, at least 1.
-
-    Gradients are averaged over processes; with these denominators that makes every loss the mean
-    over all tokens of all processes (reference 9.4), however unequal their sequences are.
-    """
-    world = _place()[1]
-    totals = torch.tensor(counts, dtype=torch.float64)
-    if world > 1:
-        if torch.distributed.get_backend() == 'nccl':
-            totals = totals.cuda()
-        torch.distributed.all_reduce(totals)
-    return [max(1.0, float(total) / world) for total in totals]

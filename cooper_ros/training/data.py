@@ -1,7 +1,8 @@
 """Generated frames on disk: made once, memory-mapped by every stage that trains on them.
 
-A store holds ``rgb.npy``, ``depth.npy``, ``labels.npy`` and ``questions.jsonl`` (one list per
-frame). It is written under a temporary name and renamed when complete.
+A store holds ``rgb.npy``, ``depth.npy``, ``labels.npy``, ``instance.npy``, ``objects.npy`` and
+``questions.jsonl`` (one list per frame). It is written under a temporary name and renamed when
+complete.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ import multiprocessing
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 from tqdm import tqdm
 
-from cooper_ros.scenes.render import HEIGHT, WIDTH, render
-from cooper_ros.scenes.sample import sample_scene
-from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M
+from cooper_ros.scenes.palette import COLOURS, SHAPES
+from cooper_ros.scenes.questions import questions
+from cooper_ros.scenes.render import HEIGHT, WIDTH, Frame, render
+from cooper_ros.scenes.sample import MAX_OBJECTS, sample_scene
+from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M, Scene
+from cooper_ros.scenes.truth import ObjectTruth, describe
 
 STEPS_PER_METRE = 8000  # 8 m just fits 16 bits; one step is 0.125 mm
+OBJECT_FIELDS = ('colour', 'shape', 'x', 'y', 'z', 'tall', 'top')
+ARRAYS = ('rgb', 'depth', 'labels', 'instance', 'objects')
 
 
 @dataclass(frozen=True)
@@ -32,12 +38,18 @@ class FrameStore:
         rgb: uint8 ``[N, H, W, 3]``.
         depth: uint16 ``[N, H, W]``, eighths of a millimetre along the optical axis.
         labels: uint8 ``[N, H, W]``, ids of the scene palette.
+        instance: int8 ``[N, H, W]``, object index, -1 the room, -2 the table.
+        objects: float32 ``[N, MAX_OBJECTS, 7]`` by ``OBJECT_FIELDS``: index of the colour and of
+            the shape, centre in the optical frame, height and height of the top above the floor
+            in metres; NaN where there is no such object, or where nothing is asked of frames.
         questions: per frame, a list of questions with their traces, as plain values.
     """
 
     rgb: np.ndarray
     depth: np.ndarray
     labels: np.ndarray
+    instance: np.ndarray
+    objects: np.ndarray
     questions: list[list[dict[str, Any]]]
 
     def __len__(self) -> int:
@@ -64,7 +76,7 @@ def frame_store(folder: Path | str, split: str, seed: int, count: int, per_categ
     path = Path(folder) / f'{split}_{seed}_{count}_{per_category}'
     if not path.exists():
         _make(path, split, seed, count, per_category, workers)
-    arrays = [np.load(path / f'{name}.npy', mmap_mode='r') for name in ('rgb', 'depth', 'labels')]
+    arrays = [np.load(path / f'{name}.npy', mmap_mode='r') for name in ARRAYS]
     lines = (path / 'questions.jsonl').read_text(encoding='utf-8').splitlines()
     return FrameStore(*arrays, [json.loads(line) for line in lines])
 
@@ -75,7 +87,8 @@ def _make(path: Path, split: str, seed: int, count: int, per_category: int,
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     shapes = {'rgb': ((HEIGHT, WIDTH, 3), np.uint8), 'depth': ((HEIGHT, WIDTH), np.uint16),
-              'labels': ((HEIGHT, WIDTH), np.uint8)}
+              'labels': ((HEIGHT, WIDTH), np.uint8), 'instance': ((HEIGHT, WIDTH), np.int8),
+              'objects': ((MAX_OBJECTS, len(OBJECT_FIELDS)), np.float32)}
     arrays = {name: np.lib.format.open_memmap(part / f'{name}.npy', 'w+', kind, (count, *shape))
               for name, (shape, kind) in shapes.items()}
     jobs = [(split, seed + index, per_category) for index in range(count)]
@@ -95,14 +108,25 @@ def _draw(job: tuple[str, int, int]) -> dict[str, Any]:
     split, seed, per_category = job
     scene = sample_scene(seed, split)
     frame = render(scene)
+    truths = describe(scene, frame) if per_category else ()
     return {'rgb': frame.rgb, 'labels': frame.labels,
             'depth': np.rint(frame.depth_m * STEPS_PER_METRE).clip(0, 65535).astype(np.uint16),
-            'questions': _questions(scene, frame, per_category)}
+            'instance': frame.instance.astype(np.int8), 'objects': _objects(truths),
+            'questions': _questions(scene, frame, truths, per_category)}
 
 
-def _questions(scene: Any, frame: Any, per_category: int) -> list[dict[str, Any]]:
+def _objects(truths: Sequence[ObjectTruth]) -> np.ndarray:
+    table = np.full((MAX_OBJECTS, len(OBJECT_FIELDS)), np.nan, np.float32)
+    for truth in truths:
+        thing = truth.thing
+        table[truth.index] = (COLOURS.index(thing.colour), SHAPES.index(thing.shape),
+                              *truth.position, thing.size[2], thing.top)
+    return table
+
+
+def _questions(scene: Scene, frame: Frame, truths: tuple[ObjectTruth, ...],
+               per_category: int) -> list[dict[str, Any]]:
     if not per_category:
         return []
-    from cooper_ros.scenes.questions import questions
-    return [dataclasses.asdict(entry)
-            for entry in questions(scene, frame, per_category=per_category)]
+    return [dataclasses.asdict(entry) for entry in
+            questions(scene, frame, per_category=per_category, truths=truths)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cooper_ros.training.sharding import local, whole
+
 
 class Ema:
     """Averages start from the given weights; the early decay is lower, so they catch up."""
@@ -19,13 +21,14 @@ class Ema:
         """Move the averages towards the module's weights; ``step`` counts from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         live = dict(module.named_parameters())
-        torch._foreach_lerp_(list(self.weights.values()),
-                             [live[name].detach().float() for name in self.weights], 1 - decay)
+        torch._foreach_lerp_([local(value) for value in self.weights.values()],
+                             [local(live[name].detach()).float() for name in self.weights],
+                             1 - decay)
 
     def full_state(self, module: nn.Module) -> dict[str, Tensor]:
-        """The module's state dict with averaged weights in place of the live ones."""
-        return {**{name: value.detach() for name, value in module.state_dict().items()},
-                **self.weights}
+        """The module's state dict with averaged weights in place of the live ones, whole."""
+        return {name: whole(self.weights.get(name, value.detach()))
+                for name, value in module.state_dict().items()}
 
     def swapped(self, module: nn.Module) -> _Swap:
         """Context in which the module computes with the averaged weights."""

@@ -74,7 +74,7 @@ def card(vae_rule: tuple[int, int, int], vit_rule: tuple[int, int, int], points:
     """What a checkpoint trained on our scenes says about itself."""
     drawing = Drawing(flow_points=points, flow_shift=1.0, cfg_text=1.0, cfg_image=1.0)
     return ModelCard(name, tuple(vae_rule), tuple(vit_rule), (MIN_DEPTH_M, MAX_DEPTH_M),
-                     palette_from_rows(palette_json()), drawing, max_turn_tokens=96)
+                     palette_from_rows(palette_json()), drawing, max_turn_tokens=128)
 
 
 def write_folder(folder: Path, config: ModelConfig, weights: Mapping[str, Tensor],

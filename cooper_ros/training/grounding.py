@@ -4,7 +4,7 @@ In a network that learns to see and to read at once, a word attends to patches a
 late, some head has learnt to compare them. Two choices of initial weights make comparing the
 default:
 
-* the embedding of a colour word is what the eyes make of patches of that colour;
+* the embedding of a colour or shape word is what the eyes make of patches that show it;
 * in the first layer, the query heads of one key head start equal to it, so that attention begins
   as likeness between a word and the patches.
 
@@ -13,6 +13,7 @@ Nothing is frozen; training is free to go elsewhere.
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,15 +21,16 @@ from transformers import PreTrainedTokenizerBase
 
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.patches import patchify, position_ids
-from cooper_ros.scenes.palette import SCENE_PALETTE
-from cooper_ros.training.data import FrameStore
+from cooper_ros.scenes.palette import SCENE_PALETTE, SHAPES
+from cooper_ros.training.data import OBJECT_FIELDS, FrameStore
 from cooper_ros.training.pictures import PictureCache
-from cooper_ros.training.probe import PATCH
+from cooper_ros.training.vae_task import RGB
 
 FRAMES = 256
 CLEAR_SHARE = 0.6  # of a patch that one class must fill to stand for it
 WORD_SPREAD = 0.3
 SHARPNESS = 2.0  # of attention at the start
+SHAPE = OBJECT_FIELDS.index('shape')
 
 
 @torch.no_grad()
@@ -36,19 +38,34 @@ def ground(network: Cooper, tokenizer: PreTrainedTokenizerBase, store: FrameStor
            cache: PictureCache) -> None:
     """Change initial weights in place; see the module's description."""
     frames = range(min(FRAMES, len(store)))
-    seen = _patch_tokens(network, torch.stack([cache.pixels(frame, 0) for frame in frames]))
-    shares = torch.from_numpy(np.stack([_shares(store.labels[frame]) for frame in frames]))
-    vocabulary = tokenizer.get_vocab()
-    words = network.language_model.model.embed_tokens.weight
-    for entry in SCENE_PALETTE:
-        clear = shares[..., entry.id] > CLEAR_SHARE  # [F, T]
-        if not clear.any():
-            continue
-        centre = seen[clear].mean(0)  # [D]
-        for spelling in (entry.name, f'\u0120{entry.name}'):  # as a first word, and behind a space
-            if spelling in vocabulary:
-                words[vocabulary[spelling]] = centre / centre.std() * WORD_SPREAD
+    pixels = torch.stack([cache.pixels(frame, RGB) for frame in frames])
+    grid = (pixels.shape[-2] // network.config.vit.patch_size,
+            pixels.shape[-1] // network.config.vit.patch_size)
+    seen = _patch_tokens(network, pixels, grid)  # [F, T, D]
+    colours = [entry.name for entry in SCENE_PALETTE]
+    for names, maps in ((colours, store.labels), (SHAPES, [_shape_map(store, f) for f in frames])):
+        shares = torch.from_numpy(np.stack([_shares(maps[frame], len(names), grid)
+                                            for frame in frames]))
+        for number, name in enumerate(names):
+            clear = shares[..., number] > CLEAR_SHARE  # [F, T]
+            if clear.any():
+                _name(network, tokenizer, name, seen[clear].mean(0))
     _start_as_likeness(network)
+
+
+def _name(network: Cooper, tokenizer: PreTrainedTokenizerBase, name: str, centre: Tensor) -> None:
+    """Give a word, as a first word and behind a space, the direction ``[D]`` of what it names."""
+    vocabulary, words = tokenizer.get_vocab(), network.language_model.model.embed_tokens.weight
+    for spelling in (name, f'\u0120{name}'):
+        if spelling in vocabulary:
+            words[vocabulary[spelling]] = centre / centre.std() * WORD_SPREAD
+
+
+def _shape_map(store: FrameStore, frame: int) -> np.ndarray:
+    """Index of the shape that every pixel ``[H, W]`` shows; -1 for the room and the table."""
+    owner = np.asarray(store.instance[frame])
+    shapes = np.nan_to_num(store.objects[frame][:, SHAPE], nan=-1)
+    return np.where(owner >= 0, shapes[owner.clip(0)], -1)
 
 
 @torch.no_grad()
@@ -68,17 +85,15 @@ def _start_as_likeness(network: Cooper) -> None:
     attention.q_norm.weight.fill_(SHARPNESS)
 
 
-def _patch_tokens(network: Cooper, pixels: Tensor) -> Tensor:
+def _patch_tokens(network: Cooper, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
     """What the connector makes of frames: ``[F, T, D]``, without positions."""
-    patch = network.config.vit.patch_size
-    grid = (pixels.shape[-2] // patch, pixels.shape[-1] // patch)
     ids = position_ids(grid, network.config.vit_max_num_patch_per_side)
-    return network.connector(network.vit_model(patchify(pixels, patch), ids, [len(ids)]))
+    patches = patchify(pixels, network.config.vit.patch_size)
+    return network.connector(network.vit_model(patches, ids, [len(ids)]))
 
 
-def _shares(labels: np.ndarray) -> np.ndarray:
-    """Class shares ``[T, K]`` of the patches of a label map."""
-    rows, columns = labels.shape[0] // PATCH, labels.shape[1] // PATCH
-    cells = np.asarray(labels).reshape(rows, PATCH, columns, PATCH).swapaxes(1, 2)
-    cells = cells.reshape(rows * columns, PATCH * PATCH)
-    return np.stack([(cells == entry.id).mean(1) for entry in SCENE_PALETTE], axis=1)
+def _shares(classes: np.ndarray, count: int, grid: tuple[int, int]) -> np.ndarray:
+    """Shares ``[T, count]`` of the classes 0 .. count - 1 in the patches of a map ``[H, W]``."""
+    found = [cv2.resize((classes == number).astype(np.float32), (grid[1], grid[0]),
+                        interpolation=cv2.INTER_AREA).ravel() for number in range(count)]
+    return np.stack(found, axis=1)

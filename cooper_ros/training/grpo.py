@@ -8,7 +8,7 @@ that was never sampled is not scored.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from cooper_ros.model.network import Cooper
 from cooper_ros.model.packing import PackedBatch
 from cooper_ros.model.training_forward import forward_train
 from cooper_ros.training.rollouts import Group, Rollout
-from cooper_ros.training.tree import Tree, TreeAttention, pack_trees, tree_attention
+from cooper_ros.training.tree import Tree, pack_trees, tree_attention
 
 CHUNK = 1024  # rows of logits that exist at the same time
 
@@ -56,7 +56,7 @@ def score_group(network: Cooper, group: Group, specials: SpecialTokens, vocabula
     batch, branch = pack_trees([tree], network.config, specials,
                                generator=torch.Generator().manual_seed(0))
     device = network.vae2llm.weight.device
-    attend = _to(tree_attention(batch, branch), device)
+    attend = tree_attention(batch, branch).to(device)
     rows, labels, owner = _scored_rows(batch, group.rollouts)
     hidden = forward_train(network, _without_losses(batch).to(device), attend=attend,
                            recompute=recompute).last_hidden
@@ -95,10 +95,6 @@ def _without_losses(batch: PackedBatch) -> PackedBatch:
     none = torch.zeros(0, dtype=torch.int64)
     layout: Layout = replace(batch.layout, ce_index=none, mse_index=none)
     return replace(batch, layout=layout, labels=batch.labels[:, :0])
-
-
-def _to(attend: TreeAttention, device: torch.device) -> TreeAttention:
-    return TreeAttention(*(getattr(attend, entry.name).to(device) for entry in fields(attend)))
 
 
 def grpo_loss(scored: Scored, advantages: Tensor, epsilon: float = 0.2,

@@ -2,13 +2,14 @@
 
 The network that samples is the network that trains: no second copy, no transfer. Gradients are
 taken group by group inside :meth:`GrpoTask.loss`, so that the activations of one group exist at a
-time; what the loop gets back carries the value and a gradient of zero. Written here rather than
+time; what the loop gets back is the value alone. Written here rather than
 on trl's GRPOTrainer because that one scores a single text per rollout, not text between pictures.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -27,21 +28,23 @@ from cooper_ros.training.checker import make_checker
 from cooper_ros.training.data import frame_store
 from cooper_ros.training.datasets.cooper_set import RlSet
 from cooper_ros.training.datasets.samples import RlSample
-from cooper_ros.training.gradients import with_zero_gradient
 from cooper_ros.training.grpo import grpo_loss, score_group
 from cooper_ros.training.policy import open_policy
+from cooper_ros.training.processes import mean_over_processes, training_device
 from cooper_ros.training.questions import Flagged, Questions, SceneQuestions, Span, read_flags
 from cooper_ros.training.rewards import RewardOptions, Terms, advantages, group_rewards
 from cooper_ros.training.rollouts import Actor, Group, RolloutOptions
-from cooper_ros.training.settings import TrainSettings
-from cooper_ros.training.task import batch_indices
+from cooper_ros.training.settings import TrainSettings, build
+from cooper_ros.training.sharding import gathered, is_sharded
+from cooper_ros.training.task import batch_indices, sample_generators
 
 MODE_OF_STYLE = {'interleaved': 'auto', 'text': 'text', 'maps': 'maps'}
 
 
 @dataclass(frozen=True)
 class GrpoOptions:
-    """Settings of this stage; ``batch`` of the run is the number of groups per step.
+    """Settings of this stage; ``batch`` of the run is the number of groups per step,
+    over all processes.
 
     Attributes:
         rollout: fields of :class:`~..rollouts.RolloutOptions`.
@@ -77,12 +80,13 @@ class GrpoTask:
     def __init__(self, settings: TrainSettings) -> None:
         self.settings = settings
         self.options = options = grpo_options(settings.task)
-        self.rollout = RolloutOptions(**options.rollout)
-        self.reward = RewardOptions(**{'style': self.rollout.style, **options.reward})
+        self.rollout = build(RolloutOptions, options.rollout)
+        self.reward = build(RewardOptions, {'style': self.rollout.style, **options.reward})
         self.checker = make_checker(options.checker)
         self.config = CooperConfig().replaced(**options.drawing, sample_posterior=False,
                                               time_budget_s=0.0)
-        self.policy = open_policy(settings.start, settings.vae, options.freeze)
+        self.policy = open_policy(settings.start, settings.vae, options.freeze,
+                                  training_device(settings.device))
         self.module = self.policy.network
         self.train, self.valid = _questions(settings, options)
         self.parts = self.policy.parts()
@@ -94,12 +98,14 @@ class GrpoTask:
         """Sample, score and learn from one batch of groups."""
         chosen = batch_indices(len(self.train), self.settings.batch, self.settings.seed, step)
         rows = [self.train.sample(index) for index in chosen.tolist()]
-        groups = [self.actor.group(row.image, row.question, generator) for row in rows]
+        noises = sample_generators(self.settings.batch, generator)
+        with gathered(self.module):
+            groups = [self.actor.group(row.image, row.question, noise)
+                      for row, noise in zip(rows, noises)]
         terms = self._rewards(rows, groups)
         self.module.train()
         value, entropy = self._learn(groups, terms)
-        return {'loss': with_zero_gradient(self.module, value), 'entropy': entropy,
-                **_statistics(groups, terms)}
+        return {'loss': value, 'entropy': entropy, **_statistics(groups, terms)}
 
     def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Greedy accuracy and maps per question; the first question as a sheet."""
@@ -135,19 +141,24 @@ class GrpoTask:
                ) -> tuple[Tensor, Tensor]:
         """Backward passes of all groups with a signal; mean loss and entropy, detached."""
         total = len(groups) * self.rollout.group
-        loss, entropies = torch.zeros(()), []
+        loss, entropies = torch.zeros(()), list[float]()
         for group, rewards in zip(groups, terms):
             gain = advantages([entry.total for entry in rewards])
-            if not any(gain):
+            if not any(gain) and not is_sharded(self.module):
                 continue  # all members did equally well: nothing to learn
-            scored = score_group(self.module, group, self.policy.loaded.specials,
-                                 self.policy.loaded.vocabulary, recompute=self.options.recompute,
-                                 temperature=self.rollout.temperature)
-            part = grpo_loss(scored, torch.tensor(gain), self.options.epsilon) / total
-            part.backward()
-            loss = loss + part.detach().cpu()
-            entropies.append(scored.entropy.mean().cpu())
-        return loss, torch.stack(entropies).mean() if entropies else torch.zeros(())
+            found = self.module(partial(self._pass, group, torch.tensor(gain)))
+            (found['loss'] / total).backward()
+            loss = loss + found['loss'].detach().cpu() / total
+            entropies += [float(found['entropy'])] if any(gain) else []
+        count = mean_over_processes([len(entropies)])[0]
+        return loss, torch.tensor(sum(entropies) / count)
+
+    def _pass(self, group: Group, gain: Tensor) -> dict[str, Tensor]:
+        scored = score_group(self.module, group, self.policy.loaded.specials,
+                             self.policy.loaded.vocabulary, recompute=self.options.recompute,
+                             temperature=self.rollout.temperature)
+        return {'loss': grpo_loss(scored, gain, self.options.epsilon),
+                'entropy': scored.entropy.mean()}
 
 
 def grpo_options(values: Mapping[str, Any]) -> GrpoOptions:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Mapping
+from typing import Iterator, Mapping
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
+
+from cooper_ros.errors import BadData
+from cooper_ros.training.processes import is_first
 
 LOG_NAME = 'log.jsonl'
 
@@ -36,9 +40,13 @@ class RunLog:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self._bar.close()
-        self._file.close()
-        if self._board is not None:
-            self._board.close()
+        try:
+            self._file.close()
+            if self._board is not None:
+                self._board.close()
+        except OSError:
+            if error is None:  # else the first error is the one to tell
+                raise
 
     def step(self, step: int, values: Mapping[str, float], samples: int) -> None:
         """Count one optimiser step; the mean of every ``every`` steps becomes a line."""
@@ -58,20 +66,22 @@ class RunLog:
         """Write one line of numbers."""
         rounded = {name: float(f'{value:.6g}') for name, value in values.items()}
         line = {'step': step, 'time': round(time.time(), 1), **rounded}
-        self._file.write(json.dumps(line) + '\n')
-        self._file.flush()
-        if self._board is not None:
-            for name, value in rounded.items():
-                self._board.add_scalar(name, value, step)
+        with _writing(self.folder):
+            self._file.write(json.dumps(line) + '\n')
+            self._file.flush()
+            if self._board is not None:
+                for name, value in rounded.items():
+                    self._board.add_scalar(name, value, step)
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Save uint8 ``[H, W, 3]`` pictures people can look at."""
         for name, picture in pictures.items():
             path = self.folder / 'previews' / f'{step:07d}_{name}.png'
-            path.parent.mkdir(exist_ok=True)
-            Image.fromarray(picture).save(path)
-            if self._board is not None:
-                self._board.add_image(name, picture, step, dataformats='HWC')
+            with _writing(self.folder):
+                path.parent.mkdir(exist_ok=True)
+                Image.fromarray(picture).save(path)
+                if self._board is not None:
+                    self._board.add_image(name, picture, step, dataformats='HWC')
 
     def _keep_until(self, start: int) -> None:
         path = self.folder / LOG_NAME
@@ -79,7 +89,45 @@ class RunLog:
             return
         kept = [line for line in path.read_text(encoding='utf-8').splitlines()
                 if _step_of(line) is not None and _step_of(line) <= start]
-        path.write_text(''.join(line + '\n' for line in kept), encoding='utf-8')
+        part = path.with_suffix('.part')  # a full disk must not cost the old curve
+        with _writing(self.folder):
+            part.write_text(''.join(line + '\n' for line in kept), encoding='utf-8')
+            part.replace(path)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Name errors of a full disk as ours."""
+    try:
+        yield
+    except OSError as error:
+        raise BadData('the log cannot be written', value=f'{folder}: {error}',
+                      remedy='free disk space and start the same command again') from error
+
+
+class SilentLog(RunLog):
+    """The log of a process that is not the first: it says and writes nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        pass
+
+    def step(self, step: int, values: Mapping[str, float], samples: int) -> None:
+        """Nothing."""
+
+    def line(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Nothing."""
+
+
+def open_log(folder: Path, start: int, steps: int) -> RunLog:
+    """The log of this process."""
+    return RunLog(folder, start, steps) if is_first() else SilentLog()
 
 
 def _step_of(line: str) -> int | None:

@@ -23,12 +23,12 @@ from cooper_ros.model.training_forward import mean_losses
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.training.checkpoints import run_weights
 from cooper_ros.training.data import FrameStore, frame_store
+from cooper_ros.training.eyes import balance_eyes, open_eyes
 from cooper_ros.training.folder import PROMPTS, card, corpus, load_vae, write_folder
 from cooper_ros.training.grounding import ground
 from cooper_ros.training.pictures import picture_cache
 from cooper_ros.training.placing import place
 from cooper_ros.training.recipes import RECIPES, Source
-from cooper_ros.training.see_task import balance_eyes, open_eyes
 from cooper_ros.training.settings import TrainSettings
 from cooper_ros.training.task import batch_indices, step_generator
 from cooper_ros.training.tokenizer import build_tokenizer, marker_ids
@@ -135,7 +135,8 @@ class MixedTask:
         for name in self.recipes:
             generator = step_generator(self.settings.seed, 0)
             batch, branch = self.batch(self.valid, name, 1, generator)
-            with torch.autocast('cpu', torch.bfloat16, enabled=self.settings.optim.bfloat16):
+            with torch.autocast(self.module.vae2llm.weight.device.type, torch.bfloat16,
+                                enabled=self.settings.optim.bfloat16):
                 ce, mse = mean_losses(forward_trees(self.module, batch, branch), batch)
             scores |= {f'valid_ce_{name}': float(ce), f'valid_mse_{name}': float(mse)}
         return scores, {}
@@ -157,12 +158,12 @@ class MixedTask:
             open_eyes(network, _run(self.options.eyes))
             balance_eyes(network, torch.stack([self.train.cache.pixels(frame, RGB)
                                                for frame in range(BALANCE_FRAMES)]))
+        if self.options.copy_experts:
+            copy_experts(network)
         if self.options.place:
             place(network)
         if self.options.ground:
             ground(network, self.tokenizer, self.train.store, self.train.cache)
-        if self.options.copy_experts:
-            copy_experts(network)
         for name, parameter in network.named_parameters():
             if any(name.startswith(prefix) for prefix in self.options.freeze):
                 parameter.requires_grad_(False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 import torch
@@ -63,28 +64,31 @@ def picture_cache(store: FrameStore, folder: Path, vae: AutoEncoder | None,
         vae_rule, vit_rule: resize rules of the checkpoint.
         latent_frames: latents are made for this many frames, from the first on.
     """
-    vision_path = folder / 'vision.npy'
+    vision_path = folder / f'vision_{vit_rule.max_size}.npy'
     if not vision_path.exists():
-        _save(vision_path, _vision(store, vae_rule, vit_rule))
+        _make_vision(vision_path, store, vae_rule, vit_rule)
     vision = np.load(vision_path, mmap_mode='r')
     if vae is None:
         return PictureCache(vision)
     count = min(latent_frames, len(store))
     paths = [folder / f'{name}_{_fingerprint(vae)}_{count}.npy' for name in ('latents', 'drawn')]
     if not paths[1].exists():
-        for path, values in zip(paths, _coded(store, vae, count, vit_rule)):
-            _save(path, values)
+        _make_coded(paths, store, vae, count, vit_rule)
     return PictureCache(vision, *(np.load(path, mmap_mode='r') for path in paths))
 
 
-def _vision(store: FrameStore, vae_rule: ImageTransform, vit_rule: ImageTransform) -> np.ndarray:
-    rows = []
+def _make_vision(path: Path, store: FrameStore, vae_rule: ImageTransform,
+                 vit_rule: ImageTransform) -> None:
+    part, array = path.with_suffix('.part.npy'), None
     for frame in tqdm(range(len(store)), desc='vision inputs', mininterval=5):
         views = (np.asarray(store.rgb[frame]), colourise(store.relative(frame)),
                  paint(store.labels[frame]))
-        inputs = [encoder_inputs(view, vae_rule, vit_rule).vit for view in views]
-        rows.append(np.stack([_bytes(pixels) for pixels in inputs]))
-    return np.stack(rows)
+        inputs = np.stack([_bytes(encoder_inputs(view, vae_rule, vit_rule).vit)
+                           for view in views])
+        if array is None:
+            array = np.lib.format.open_memmap(part, 'w+', np.uint8, (len(store), *inputs.shape))
+        array[frame] = inputs
+    part.rename(path)
 
 
 def _bytes(pixels: np.ndarray) -> np.ndarray:
@@ -92,20 +96,39 @@ def _bytes(pixels: np.ndarray) -> np.ndarray:
     return np.rint((pixels.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
 
 
+def _make_coded(paths: Sequence[Path], store: FrameStore, vae: AutoEncoder, count: int,
+                vit_rule: ImageTransform, batch: int = 8) -> None:
+    """Latents of all pictures, and the maps decoded from theirs; goes on where it was stopped."""
+    parts = [path.with_suffix('.part.npy') for path in paths]
+    arrays: list[np.ndarray] = [np.load(part, mmap_mode='r+') for part in parts if part.exists()]
+    starts = [frames[-1] for frames in _batches(count, batch)] if len(arrays) == 2 else []
+    written = sum(bool(arrays[0][last].any() and arrays[1][last].any()) for last in starts)
+    for frames in tqdm(_batches(count, batch)[written:], desc='latents', mininterval=5):
+        rows = _coded(store, vae, frames, vit_rule)
+        if len(arrays) < 2:
+            arrays = [np.lib.format.open_memmap(part, 'w+', row.dtype, (count, *row.shape[1:]))
+                      for part, row in zip(parts, rows)]
+        for array, row in zip(arrays, rows):
+            array[frames.start:frames.stop] = row
+    for part, path in zip(parts, paths):
+        part.rename(path)
+
+
+def _batches(count: int, batch: int) -> list[range]:
+    return [range(first, min(first + batch, count)) for first in range(0, count, batch)]
+
+
 @torch.no_grad()
-def _coded(store: FrameStore, vae: AutoEncoder, count: int, vit_rule: ImageTransform,
-           batch: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Latents of all pictures, and the maps decoded from theirs."""
-    latents, drawn = [], []
-    for first in tqdm(range(0, count, batch), desc='latents', mininterval=5):
-        frames = range(first, min(first + batch, count))
-        pixels = torch.stack([picture(store, frame, kind) for frame in frames for kind in KINDS])
-        with torch.autocast('cpu', torch.bfloat16):
-            found = vae.encode(pixels).unflatten(0, (-1, len(KINDS)))
-            decoded = vae.decode(found[:, DEPTH:].flatten(0, 1)).float().unflatten(0, (-1, 2))
-        latents.append(found.half().numpy())
-        drawn += [_shown(*maps, vit_rule) for maps in decoded.numpy()]
-    return np.concatenate(latents), np.stack(drawn)
+def _coded(store: FrameStore, vae: AutoEncoder, frames: range, vit_rule: ImageTransform
+           ) -> tuple[np.ndarray, np.ndarray]:
+    """Latents ``[B, 3, C, h, w]`` and drawn maps ``[B, 2, H, W, 3]`` of some frames."""
+    pixels = torch.stack([picture(store, frame, kind) for frame in frames for kind in KINDS])
+    device = next(vae.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16):
+        latents = vae.encode(pixels.to(device)).unflatten(0, (-1, len(KINDS)))
+        decoded = vae.decode(latents[:, DEPTH:].flatten(0, 1)).float().unflatten(0, (-1, 2))
+    return (latents.half().cpu().numpy(),
+            np.stack([_shown(*maps, vit_rule) for maps in decoded.cpu().numpy()]))
 
 
 def _shown(depth: np.ndarray, labels: np.ndarray, vit_rule: ImageTransform) -> np.ndarray:
@@ -118,8 +141,3 @@ def _fingerprint(vae: AutoEncoder) -> str:
     weights = vae.encoder.conv_out.weight.detach().float().contiguous().numpy().tobytes()
     return hashlib.sha256(weights).hexdigest()[:12]
 
-
-def _save(path: Path, values: np.ndarray) -> None:
-    part = path.with_suffix('.part.npy')
-    np.save(part, values)
-    part.rename(path)

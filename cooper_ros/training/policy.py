@@ -64,13 +64,15 @@ class Policy:
         save_prompts(folder, self.prompts)
 
 
-def open_policy(start: str, base: str = '', freeze: Sequence[str] = ()) -> Policy:
-    """Load a model folder for training, in float32, on the GPU where there is one.
+def open_policy(start: str, base: str = '', freeze: Sequence[str] = (),
+                device: torch.device | None = None) -> Policy:
+    """Load a model folder for training, in float32.
 
     Args:
         start: model folder with the weights and ``prompts.yaml``.
         base: folder with configs, tokenizer and autoencoder where ``start`` lacks them.
         freeze: name prefixes of weights that do not train; the autoencoder never does.
+        device: where to; None for a GPU where there is one.
 
     Raises:
         BadCheckpoint, BadPrompts: the folder is incomplete.
@@ -79,7 +81,7 @@ def open_policy(start: str, base: str = '', freeze: Sequence[str] = ()) -> Polic
     if not start:
         raise BadOption('this stage needs weights to start from', value="start: ''",
                         remedy='name a model folder: an earlier stage with --export')
-    loaded = read_model_folder(start, base or None, device=choose_device('auto'),
+    loaded = read_model_folder(start, base or None, device=device or choose_device('auto'),
                                dtype=torch.float32)
     loaded.vae.requires_grad_(False)
     freeze_weights(loaded.network, freeze)

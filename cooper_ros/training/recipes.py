@@ -136,9 +136,8 @@ def describe(source: Source, frame: int, count: int, draw: torch.Generator) -> T
 
 
 def probe(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
-    """Single lookups: places, colours, distances."""
-    asked = probes(np.asarray(source.store.labels[frame]),
-                   source.store.depth[frame].astype(np.float32) / STEPS_PER_METRE, count, draw)
+    """Single lookups: which objects are there, where, how far, how tall."""
+    asked = probes(source.store.instance[frame], source.store.objects[frame], count, draw)
     return Tree((source.seen(frame, RGB),), tuple(
         (source.text(question), source.text(answer, loss=True)) for question, answer in asked))
 

@@ -13,6 +13,8 @@ from cooper_ros.errors import BadOption
 
 STAGES = ('vae', 'see', 'amg', 'sft', 'joint', 'grpo')
 SCHEDULES = ('constant', 'cosine')
+PARALLEL = ('ddp', 'fsdp')
+DEVICES = ('auto', 'cpu', 'cuda')
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Optim:
         ema: decay of the averaged weights per step, which are the ones shipped.
         clip: largest norm of the whole gradient.
         weight_decay: AdamW's, 0 as published.
+        muon: Muon instead of AdamW for the matrices inside blocks; learns from nothing in fewer
+            steps.
         bfloat16: compute under bfloat16 autocast; weights and optimiser stay float32.
     """
 
@@ -37,6 +41,7 @@ class Optim:
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-15
     weight_decay: float = 0.0
+    muon: bool = False
     bfloat16: bool = True
 
 
@@ -67,9 +72,14 @@ class TrainSettings:
         stage: which task is trained.
         folder: where checkpoints, logs and previews go.
         steps: optimiser steps.
-        batch: samples (frames) per step.
+        batch: samples (frames, sequences, groups) per step, over all processes: the curve does not
+            depend on their number.
         seed: seed of initial weights, order and noise.
         threads: CPU threads; 0 leaves the choice to torch.
+        device: ``auto`` is the GPU of this process where there is one; ``cpu``; ``cuda``.
+        parallel: what several processes share: ``ddp`` gradients only; ``fsdp`` weights,
+            gradients and optimiser state too, in shards. Nothing with one process.
+        shards: processes one sharded copy of the weights spans; 0 for all.
         start: model folder or run folder the weights come from; empty for fresh weights.
         vae: model folder (or VAE run) whose autoencoder is used, frozen.
         checkpoint_every: steps between checkpoints; a killed run loses at most these.
@@ -84,6 +94,9 @@ class TrainSettings:
     batch: int = 16
     seed: int = 1
     threads: int = 0
+    device: str = 'auto'
+    parallel: str = 'ddp'
+    shards: int = 0
     start: str = ''
     vae: str = ''
     checkpoint_every: int = 200
@@ -96,9 +109,14 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise BadOption('no such stage', value=self.stage, limit=', '.join(STAGES))
-        if self.optim.schedule not in SCHEDULES:
-            raise BadOption('no such schedule', value=self.optim.schedule,
-                            limit=', '.join(SCHEDULES))
+        for name, value, known in (('schedule', self.optim.schedule, SCHEDULES),
+                                   ('device', self.device, DEVICES),
+                                   ('kind of parallel training', self.parallel, PARALLEL)):
+            if value not in known:
+                raise BadOption(f'no such {name}', value=value, limit=', '.join(known))
+        if self.parallel == 'fsdp' and self.optim.muon:
+            raise BadOption('Muon needs whole matrices', value='parallel: fsdp', limit='ddp',
+                            remedy='set muon: false, or parallel: ddp')
         for name in ('steps', 'batch', 'checkpoint_every', 'preview_every'):
             if getattr(self, name) < 1:
                 raise BadOption(f'{name} must be positive', value=getattr(self, name),

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cooper_ros.training.processes import share_of
+
 
 class Task(Protocol):
     """One stage. Everything random must come from the generator of the step, so that a resumed
@@ -17,7 +19,11 @@ class Task(Protocol):
     module: nn.Module
 
     def loss(self, step: int, generator: torch.Generator) -> Mapping[str, Tensor]:
-        """Losses of one batch; ``loss`` is the one that is minimised."""
+        """Losses of this process's share of one batch; ``loss`` is the one that is minimised.
+
+        A ``loss`` that needs no gradient had it taken already, part by part. The generator is
+        the same in all processes, so that they choose alike.
+        """
 
     def validate(self) -> tuple[Mapping[str, float], Mapping[str, np.ndarray]]:
         """Scores and preview pictures (uint8 ``[H, W, 3]``) on validation frames."""
@@ -31,15 +37,26 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
+def sample_generators(batch: int, generator: torch.Generator) -> list[torch.Generator]:
+    """Random numbers of every sample of this process's share of a batch.
+
+    They depend on the place of a sample in the whole batch alone, so that a run on any number of
+    processes draws the same.
+    """
+    seeds = torch.randint(2**62, (batch,), generator=generator).tolist()
+    return [torch.Generator().manual_seed(seeds[place]) for place in share_of(batch)]
+
+
 def batch_indices(count: int, batch: int, seed: int, step: int) -> Tensor:
     """Which samples step ``step`` (from 1) takes: every sample once per pass, shuffled anew.
 
     Returns:
-        int64 ``[batch]``; a batch may reach over the border of two passes.
+        int64, this process's share of a whole batch of ``batch``; a batch may reach over the
+        border of two passes.
     """
     first = (step - 1) * batch
     passes = range(first // count, (first + batch - 1) // count + 1)
     order = torch.cat([torch.randperm(count, generator=step_generator(seed, -1 - number))
                        for number in passes])
-    start = first - passes[0] * count
-    return order[start:start + batch]
+    mine, start = share_of(batch), first - passes[0] * count
+    return order[start + mine.start:start + mine.stop]

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from cooper_ros.errors import BadData
+from cooper_ros.errors import BadCheckpoint, BadData
 from cooper_ros.training.checkpoints import load_checkpoint, save_checkpoint
 from cooper_ros.training.ema import Ema
-from cooper_ros.training.logs import RunLog
+from cooper_ros.training.logs import RunLog, open_log
+from cooper_ros.training.optimiser import make_optimiser
+from cooper_ros.training.processes import (
+    average_gradients,
+    is_first,
+    mean_values,
+    training_device,
+)
 from cooper_ros.training.settings import Optim, TrainSettings
+from cooper_ros.training.sharding import gathered, is_sharded, shard_network, whole
+from cooper_ros.training.shards import load_shards, newest_shards, save_shards
 from cooper_ros.training.task import Task, step_generator
 
 FLOOR = 0.01  # of the peak learning rate, where the cosine ends
@@ -33,12 +43,13 @@ class Trainer:
     def __init__(self, task: Task, settings: TrainSettings) -> None:
         self.task, self.settings = task, settings
         self.folder = Path(settings.folder)
+        self.device = training_device(settings.device)
+        task.module.to(self.device)
+        if settings.parallel == 'fsdp':
+            shard_network(task.module, self.device, settings.shards)
         self.parameters = [p for p in task.module.parameters() if p.requires_grad]
-        optim = settings.optim
-        self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=optim.learning_rate, betas=tuple(optim.betas), eps=optim.eps,
-            weight_decay=optim.weight_decay, fused=True)
-        self.ema = Ema(task.module, optim.ema)
+        self.optimiser = make_optimiser(task.module, settings.optim)
+        self.ema = Ema(task.module, settings.optim.ema)
         self.step = 0
         self._resume()
 
@@ -50,7 +61,7 @@ class Trainer:
         """
         settings = self.settings
         last = min(until or settings.steps, settings.steps)
-        with RunLog(self.folder, self.step, settings.steps) as log:
+        with open_log(self.folder, self.step, settings.steps) as log:
             while self.step < last:
                 self.step += 1
                 log.step(self.step, self._one_step(), settings.batch)
@@ -62,18 +73,30 @@ class Trainer:
 
     def save(self) -> None:
         """Write everything needed to go on as if nothing had happened."""
-        save_checkpoint(self.folder, {
-            'step': self.step, 'model': self.task.module.state_dict(),
-            'ema': self.ema.full_state(self.task.module), 'ema_names': list(self.ema.weights),
-            'optimiser': self.optimiser.state_dict()})
+        if self.settings.parallel == 'fsdp' or newest_shards(self.folder):
+            save_shards(self.folder, self.task.module, self.optimiser, self.ema.weights,
+                        self.step)
+        elif is_first():
+            save_checkpoint(self.folder, {
+                'step': self.step, 'model': self.task.module.state_dict(),
+                'ema': self.ema.full_state(self.task.module),
+                'ema_names': list(self.ema.weights), 'optimiser': self.optimiser.state_dict()})
 
     def _resume(self) -> None:
+        shards = newest_shards(self.folder)
+        if shards is not None:
+            self.step = load_shards(shards, self.task.module, self.optimiser, self.ema.weights)
+            return
         state = load_checkpoint(self.folder)
         if state is None:
             return
+        if self.settings.parallel == 'fsdp':
+            raise BadCheckpoint('the checkpoint of this run is not in shards', value=self.folder,
+                                remedy='go on with parallel: ddp, or train into a new folder')
         self.step = state['step']
         self.task.module.load_state_dict(state['model'], strict=True)
-        self.ema.weights = {name: state['ema'][name].float() for name in state['ema_names']}
+        for name, value in self.ema.weights.items():
+            value.copy_(state['ema'][name])
         self.optimiser.load_state_dict(state['optimiser'])
 
     def _one_step(self) -> dict[str, float]:
@@ -82,25 +105,32 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group['lr'] = rate
         self.task.module.train()
-        with torch.autocast('cpu', torch.bfloat16, enabled=settings.optim.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.optim.bfloat16):
             losses = self.task.loss(self.step, step_generator(settings.seed, self.step))
-        losses['loss'].backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, settings.optim.clip)
-        self._check(losses['loss'], norm)
+        if losses['loss'].requires_grad:
+            losses['loss'].backward()
+        if not is_sharded(self.task.module):
+            average_gradients(self.parameters)
+        norm = whole(nn.utils.clip_grad_norm_(self.parameters, settings.optim.clip))
+        values = mean_values({**losses, 'gradient_norm': norm})
+        self._check(values)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.ema.update(self.task.module, self.step)
-        return {**{name: float(value.detach()) for name, value in losses.items()},
-                'gradient_norm': float(norm), 'learning_rate': rate}
+        return {**values, 'learning_rate': rate}
 
-    def _check(self, loss: Tensor, norm: Tensor) -> None:
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise BadData('the loss or its gradient is not finite', value=f'step {self.step}',
+    def _check(self, values: Mapping[str, float]) -> None:
+        """Stop before the step is taken; every process sees the same numbers."""
+        if not (math.isfinite(values['loss']) and math.isfinite(values['gradient_norm'])):
+            terms = ', '.join(f'{name} {value:.4g}' for name, value in values.items())
+            raise BadData('the loss or its gradient is not finite',
+                          value=f'step {self.step}: {terms}',
                           remedy='lower the learning rate; the last checkpoint is intact')
 
     def _validate(self, log: RunLog) -> None:
         self.task.module.eval()
-        with torch.no_grad(), self.ema.swapped(self.task.module):
+        module = self.task.module
+        with torch.no_grad(), self.ema.swapped(module), gathered(module):
             scores, pictures = self.task.validate()
         log.line(self.step, scores)
         log.pictures(self.step, pictures)

@@ -8,7 +8,7 @@ the same. A picture with twelve questions costs little more than a picture with 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Sequence
 
 import torch
@@ -125,6 +125,10 @@ class TreeAttention:
     def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
         """Nothing outlives the pass."""
 
+    def to(self, device: torch.device) -> TreeAttention:
+        """The same on another device."""
+        return TreeAttention(*(getattr(self, entry.name).to(device) for entry in fields(self)))
+
     def _stacked(self, part: Tensor) -> Tensor:
         return part[:, :, self.branches].transpose(1, 2).flatten(0, 1)
 
@@ -181,4 +185,6 @@ def _inverse(compact: Tensor, prefix: Tensor, padded: Tensor, real: Tensor) -> T
 
 def forward_trees(network: Cooper, batch: PackedBatch, branch: Tensor) -> TrainOutput:
     """:func:`~cooper_ros.model.training_forward.forward_train` with :class:`TreeAttention`."""
-    return forward_train(network, batch, attend=tree_attention(batch, branch))
+    device = network.vae2llm.weight.device
+    attend = tree_attention(batch, branch).to(device)
+    return forward_train(network, batch.to(device), attend=attend)

@@ -22,8 +22,8 @@ from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.scenes.palette import paint
 from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M
 from cooper_ros.training.data import FrameStore, frame_store
-from cooper_ros.training.settings import TrainSettings
-from cooper_ros.training.task import batch_indices
+from cooper_ros.training.settings import TrainSettings, build
+from cooper_ros.training.task import batch_indices, sample_generators
 
 RGB, DEPTH, LABELS = range(3)
 
@@ -39,6 +39,8 @@ class VaeOptions:
             depth scores are relative. 0 for equal weights.
         decoder_only: keep the encoder, and with it every latent a network was trained on; train
             the decoder further, on maps alone, which are all it has to draw.
+        latent_noise: largest noise added to what the decoder reads, in spreads of the latents;
+            drawn latents are never exact, and a decoder that has met noise forgives them.
         vae: folder of the ``ae.safetensors`` to start from; empty for fresh weights.
     """
 
@@ -46,6 +48,7 @@ class VaeOptions:
     kl: float = 1e-4
     depth_focus: float = 1.0
     decoder_only: bool = False
+    latent_noise: float = 0.0
     vae: str = ''
 
 
@@ -53,7 +56,7 @@ class VaeTask:
     """See :class:`~cooper_ros.training.task.Task`."""
 
     def __init__(self, settings: TrainSettings) -> None:
-        self.settings, self.options = settings, VaeOptions(**settings.task)
+        self.settings, self.options = settings, build(VaeOptions, settings.task)
         torch.manual_seed(settings.seed)
         fields = {**settings.model, 'ch_mult': tuple(settings.model['ch_mult'])}
         self.module: AutoEncoder = AutoEncoder(VaeConfig(**fields))
@@ -66,23 +69,35 @@ class VaeTask:
 
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Absolute reconstruction error and divergence of one batch of mixed pictures."""
-        frames = batch_indices(len(self.train), self.settings.batch, self.settings.seed, step)
-        pixels, weight = self._batch(frames.tolist(), generator)
+        batch = self.settings.batch
+        frames = batch_indices(len(self.train), batch, self.settings.seed, step)
+        noises = sample_generators(batch, generator)
+        pixels, weight = (part.to(self._device) for part in self._batch(frames.tolist(), noises))
         mean, logvar = self.module.encoder(pixels).float().chunk(2, dim=1)
-        noise = torch.randn(mean.shape, generator=generator)
-        restored = self.module.decoder(mean + torch.exp(0.5 * logvar) * noise).float()
+        noise = torch.stack([torch.randn(mean.shape[1:], generator=noise)
+                             for noise in noises]).to(self._device)
+        spread = torch.exp(0.5 * logvar) + self._disturbance(mean, noises)
+        restored = self.module.decoder(mean + spread * noise).float()
         error = ((restored - pixels).abs() * weight).mean()
         square = F.mse_loss(restored, pixels)
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         return {'loss': error + square + self.options.kl * divergence, 'l1': error, 'mse': square,
                 'kl': divergence, 'sigma': torch.exp(0.5 * logvar).mean() / mean.std()}
 
-    def _batch(self, frames: list[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        first = DEPTH if self.options.decoder_only else RGB
-        kinds = torch.randint(first, 3, (len(frames),), generator=generator).tolist()
-        draws = torch.rand(len(frames), 3, generator=generator).tolist()
-        parts = [self._sample(frame, kind, draw)
-                 for frame, kind, draw in zip(frames, kinds, draws)]
+    @property
+    def _device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    def _disturbance(self, mean: Tensor, noises: list[torch.Generator]) -> Tensor:
+        """Spread of the added noise, one per picture: ``[B, 1, 1, 1]``."""
+        share = torch.stack([torch.rand(1, 1, 1, generator=noise) for noise in noises])
+        return self.options.latent_noise * share.to(mean.device) * mean.detach().std()
+
+    def _batch(self, frames: list[int], noises: list[torch.Generator]) -> tuple[Tensor, Tensor]:
+        first, parts = DEPTH if self.options.decoder_only else RGB, []
+        for frame, noise in zip(frames, noises):
+            kind = int(torch.randint(first, 3, (1,), generator=noise))
+            parts.append(self._sample(frame, kind, torch.rand(3, generator=noise).tolist()))
         pixels, weights = (torch.stack(column) for column in zip(*parts))
         return pixels, weights
 
@@ -113,8 +128,10 @@ class VaeTask:
         rows = []
         for frame in range(min(len(self.valid), 64)):
             pixels = torch.stack([picture(self.valid, frame, kind) for kind in range(3)])
-            with torch.autocast('cpu', torch.bfloat16, enabled=self.settings.optim.bfloat16):
-                restored = self.module.decode(self.module.encode(pixels)).float().clamp(-1, 1)
+            with torch.autocast(self._device.type, torch.bfloat16,
+                                enabled=self.settings.optim.bfloat16):
+                latents = self.module.encode(pixels.to(self._device))
+                restored = self.module.decode(latents).float().clamp(-1, 1).cpu()
             scores['valid_rgb_l1'].append(float((restored[RGB] - pixels[RGB]).abs().mean()))
             scores['valid_absrel'].append(_absrel(restored[DEPTH], pixels[DEPTH]))
             scores['valid_pixel_accuracy'].append(_same_class(restored[LABELS], pixels[LABELS]))
@@ -127,17 +144,18 @@ class VaeTask:
         """Write ``ae.safetensors`` with latents rescaled to the fixed scale factor."""
         self.module.load_state_dict(weights)
         folder.mkdir(parents=True, exist_ok=True)
-        spread = self._latent_std()
-        if self.options.decoder_only:  # the latents must stay as they are
-            spread = torch.full_like(spread, 1 / self.module.config.scale_factor)
-        save_file(rescaled(self.module, spread), folder / 'ae.safetensors')
+        state = (self.module.state_dict() if self.options.decoder_only  # latents stay as they are
+                 else rescaled(self.module, self._latent_std().to(self._device)))
+        save_file({name: value.cpu() for name, value in state.items()},
+                  folder / 'ae.safetensors')
 
     @torch.no_grad()
     def _latent_std(self) -> Tensor:
         """Spread ``[C]`` of the unscaled posterior means over validation pictures."""
         pixels = torch.stack([picture(self.valid, frame, kind)
                               for frame in range(min(len(self.valid), 32)) for kind in range(3)])
-        means = [self.module.encoder(part).chunk(2, dim=1)[0] for part in pixels.split(8)]
+        means = [self.module.encoder(part.to(self._device)).chunk(2, dim=1)[0].cpu()
+                 for part in pixels.split(8)]
         return torch.cat(means).std(dim=(0, 2, 3))
 
 

@@ -76,7 +76,8 @@ def find_plan(place: Place, converter: str) -> Found:
     bundle = find_bundle(place, place.precision)
     if bundle is None:
         more = '' if converter == 'onnx' else f' --converter {converter}'
-        raise EngineMismatch('no engines were built from this checkpoint', value=place.folders[0],
+        raise EngineMismatch('no engines were built from this checkpoint, or its graphs are '
+                             'damaged', value=place.folders[0],
                              remedy=f'run `cooper engine build {place.folders[0]} --precision '
                              f'{place.precision} --cache {place.cache}{more}`')
     usual = Plan(bundle, flavour, place.context or CONTEXT, usual_side(place),

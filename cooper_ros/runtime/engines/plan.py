@@ -13,10 +13,10 @@ from torch import nn
 
 from cooper_ros.errors import BadOption
 from cooper_ros.runtime.engines.build import Told, build_engine
-from cooper_ros.runtime.engines.cache import EngineCache
+from cooper_ros.runtime.engines.cache import BuiltEngine, EngineCache
 from cooper_ros.runtime.engines.flavour import Flavour, gpu_name
 from cooper_ros.runtime.engines.key import BuildOptions, EngineKey
-from cooper_ros.runtime.files import locked, write_whole
+from cooper_ros.runtime.files import locked, room, write_whole
 from cooper_ros.runtime.graphs.bundle import Bundle
 from cooper_ros.runtime.graphs.digest import file_digest, plain_digest
 from cooper_ros.runtime.graphs.spec import CONTEXT, GraphSpec, Limits
@@ -136,16 +136,26 @@ class Plan:
 
         Raises:
             EngineBuild: TensorRT refused.
+            BadCheckpoint: the exported graph is damaged.
+            OutOfDisk: the engine does not fit the disk.
         """
         timings = cache.folder / f'{self.flavour.name}-{self.flavour.version}-{job.arch}.timings'
-        source: Path | nn.Module = self.bundle.graph(job.spec.name)
-        if self.converter != ONNX:
-            assert modules is not None
-            source = modules[job.spec.name]
-        return cache.store(job.key, lambda: build_engine(
-            self.flavour, job.spec, source, arch=job.arch,
-            precision=self.bundle.precision, limits=self.limits, options=self.options,
-            timing_cache=timings, told=told), force=force)
+
+        def made() -> BuiltEngine:
+            with room(cache.folder, job.estimate.bytes, f'the engine of graph {job.spec.name}'):
+                return build_engine(
+                    self.flavour, job.spec, self._source(job.spec.name, modules),
+                    arch=job.arch, precision=self.bundle.precision, limits=self.limits,
+                    options=self.options, timing_cache=timings, told=told)
+
+        return cache.store(job.key, made, force=force)
+
+    def _source(self, graph: str, modules: Mapping[str, nn.Module] | None) -> Path | nn.Module:
+        """What the converter starts from: a proved file, or a module."""
+        if self.converter == ONNX:
+            return self.bundle.prove_graph(graph)
+        assert modules is not None
+        return modules[graph]
 
 
 def rebuild_command(checkpoint: str | Path, plan: Plan, arch: str, cache: Path) -> str:

@@ -10,26 +10,27 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Iterable, Mapping
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from cooper_ros.errors import BadCheckpoint
 from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens, VaeConfig, VitConfig
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
-from cooper_ros.runtime.files import PART, locked
-from cooper_ros.runtime.graphs.digest import plain_digest, weights_digest
-from cooper_ros.runtime.graphs.export import OPSET, export_graph
+from cooper_ros.runtime.files import PART, locked, room, sync_folder, sync_tree
+from cooper_ros.runtime.graphs.digest import file_digest, plain_digest, weights_digest
+from cooper_ros.runtime.graphs.export import EXTERNAL_SUFFIX, OPSET, export_graph
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.spec import GraphSpec, dtype_of, graph_specs
 
-FORMAT = 1
+FORMAT = 2
 DESCRIPTION, WORDS = 'bundle.json', 'words.safetensors'
+REMEDY = 'run `cooper engine build`, which exports damaged graphs again'
 Progress = Callable[[str, int, int], None]  # graph, how many are done, how many there are
 
 
@@ -44,6 +45,7 @@ class Bundle:
         vocabulary: ids the tokenizer knows.
         precision: number type of the graphs.
         model: fingerprint of the weights the graphs were made from.
+        files: size and SHA-256 of every file, by name.
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class Bundle:
     vocabulary: int
     precision: str
     model: str
+    files: Mapping[str, tuple[int, str]] = field(default_factory=dict, compare=False, repr=False)
 
     def graph(self, name: str) -> Path:
         """The ONNX file of a graph."""
@@ -62,17 +65,51 @@ class Bundle:
         return graph_specs(self.config)
 
     def words(self) -> Tensor:
-        """The word embedding table ``[V, D]``."""
+        """The word embedding table ``[V, D]``, proved first.
+
+        Raises:
+            BadCheckpoint: its file is damaged.
+        """
+        self.prove((WORDS,))
         return load_file(str(self.folder / WORDS))['words']
+
+    def prove(self, names: Iterable[str] = ()) -> None:
+        """Read files and compare their SHA-256 with what was exported.
+
+        Args:
+            names: of files; all of them where empty.
+
+        Raises:
+            BadCheckpoint: naming those that differ.
+        """
+        bad = [name for name in names or self.files
+               if _state(self.folder / name) != self.files.get(name)]
+        if bad:
+            raise BadCheckpoint('exported graphs are damaged', value=', '.join(sorted(bad)),
+                                limit='the SHA-256 in bundle.json', remedy=REMEDY)
+
+    def prove_graph(self, name: str) -> Path:
+        """The ONNX file of a graph, after proving it and its weights.
+
+        Raises:
+            BadCheckpoint: one of them is damaged.
+        """
+        path = self.graph(name)
+        self.prove([file for file in (path.name, path.name + EXTERNAL_SUFFIX)
+                    if file in self.files or file == path.name])
+        return path
 
     @classmethod
     def load(cls, folder: Path) -> Bundle:
-        """Read a folder that :func:`export_bundle` wrote.
+        """Read the description of a folder that :func:`export_bundle` wrote.
+
+        Sizes of the files are compared here, their content when they are used
+        (:meth:`prove`): the graphs of the 7B network take a while to read.
 
         Raises:
             BadCheckpoint: it is no bundle, of another format, or a file is missing.
         """
-        remedy = 'export again with `cooper engine build`'
+        remedy = REMEDY
         try:
             values = json.loads((folder / DESCRIPTION).read_text())
             if values['format'] != FORMAT or values['opset'] != OPSET:
@@ -80,11 +117,13 @@ class Bundle:
                                     value=f"format {values['format']}, opset {values['opset']}",
                                     limit=f'format {FORMAT}, opset {OPSET}')
             made = cls(folder, config_of(values['config']), SpecialTokens(**values['specials']),
-                       values['vocabulary'], values['precision'], values['model'])
-            sizes = dict(values['files'])
+                       values['vocabulary'], values['precision'], values['model'],
+                       {name: (int(size), str(digest))
+                        for name, (size, digest) in values['files'].items()})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadCheckpoint('no exported graphs here', value=folder, remedy=remedy) from error
-        damaged = [name for name, size in sizes.items() if _size(folder / name) != size]
+        damaged = [name for name, (size, _) in made.files.items()
+                   if _size(folder / name) != size]
         if damaged:
             raise BadCheckpoint('exported graphs are incomplete', value=', '.join(damaged),
                                 remedy=remedy)
@@ -93,6 +132,11 @@ class Bundle:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
+
+
+def _state(path: Path) -> tuple[int, str]:
+    """Size and SHA-256 of a file; those of no file where there is none."""
+    return (_size(path), file_digest(path)) if path.is_file() else (-1, '')
 
 
 def config_of(values: Mapping[str, Any]) -> ModelConfig:
@@ -109,7 +153,7 @@ def bundle_name(model: str, precision: str) -> str:
 
 
 def export_bundle(network: Cooper, vae: AutoEncoder, folder: Path, *, specials: SpecialTokens,
-                  vocabulary: int, precision: str, model: str = '',
+                  vocabulary: int, precision: str, model: str = '', force: bool = False,
                   progress: Progress = lambda graph, done, total: None) -> Bundle:
     """Export all graphs of a network.
 
@@ -120,6 +164,7 @@ def export_bundle(network: Cooper, vae: AutoEncoder, folder: Path, *, specials: 
         vocabulary: ids the tokenizer knows.
         precision: ``fp32``, ``fp16`` or ``bf16``.
         model: fingerprint of the weights; computed from them where empty.
+        force: export although the same sound graphs are there.
         progress: told before each graph, and once when all are done.
 
     Raises:
@@ -132,34 +177,49 @@ def export_bundle(network: Cooper, vae: AutoEncoder, folder: Path, *, specials: 
     network.eval().to(dtype)
     vae.eval().to(dtype)
     with locked(folder.with_name(f'{folder.name}.lock')):
-        if not _is_there(made):
+        if force or not _is_there(made):
+            made.folder.parent.mkdir(parents=True, exist_ok=True)
             _export(made, network, vae, progress)
     progress('', len(made.specs()), len(made.specs()))
-    return made
+    return Bundle.load(folder)
 
 
 def _is_there(made: Bundle) -> bool:
     """Whether another process has exported the same meanwhile."""
     try:
-        return Bundle.load(made.folder) == made
+        found = Bundle.load(made.folder)
+        found.prove()
+        return found == made
     except BadCheckpoint:
         return False
 
 
 def _export(made: Bundle, network: Cooper, vae: AutoEncoder, progress: Progress) -> None:
     """Export into a draft, which becomes the folder at the end; call under the lock."""
-    for left in made.folder.parent.glob(f'{made.folder.name}{PART}*'):  # by a killed process
-        shutil.rmtree(left)
+    _sweep(made.folder)
     draft = made.folder.with_name(f'{made.folder.name}{PART}{os.getpid()}')
     draft.mkdir(parents=True)
     modules = graph_modules(network, vae)
     try:
-        for number, (name, spec) in enumerate(made.specs().items()):
-            progress(name, number, len(modules))
-            export_graph(spec, modules[name], draft / f'{name}.onnx', made.precision)
-        _finish(made, network, draft)
+        with room(draft.parent, _bytes_of((network, vae)), 'exported graphs'):
+            for number, (name, spec) in enumerate(made.specs().items()):
+                progress(name, number, len(modules))
+                export_graph(spec, modules[name], draft / f'{name}.onnx', made.precision)
+            _finish(made, network, draft)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left; call under the lock."""
+    for left in folder.parent.glob(f'{folder.name}{PART}*'):
+        shutil.rmtree(left)
+
+
+def _bytes_of(modules: Iterable[nn.Module]) -> int:
+    """Weights of modules; the least that their graphs take."""
+    return sum(value.numel() * value.element_size()
+               for module in modules for value in module.state_dict().values())
 
 
 def _finish(made: Bundle, network: Cooper, draft: Path) -> None:
@@ -170,7 +230,10 @@ def _finish(made: Bundle, network: Cooper, draft: Path) -> None:
         'format': FORMAT, 'opset': OPSET, 'precision': made.precision, 'model': made.model,
         'vocabulary': made.vocabulary, 'specials': asdict(made.specials),
         'torch': torch.__version__, 'config': made.config.to_dict(),
-        'files': {file.name: file.stat().st_size for file in sorted(draft.iterdir())}},
-        indent=1))
-    shutil.rmtree(made.folder, ignore_errors=True)
+        'files': {file.name: _state(file) for file in sorted(draft.iterdir())}}, indent=1))
+    sync_tree(draft)  # a name that outlives a power cut must not outlive its content
+    if made.folder.exists():
+        made.folder.rename(made.folder.with_name(f'{made.folder.name}{PART}old'))
     draft.rename(made.folder)
+    sync_folder(made.folder.parent)
+    _sweep(made.folder)

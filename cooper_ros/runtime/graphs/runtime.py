@@ -6,7 +6,7 @@ write behind its end in place. The runner decides how tensors reach the device.
 
 from __future__ import annotations
 
-from typing import Mapping, Protocol, Sequence
+from typing import Iterator, Mapping, Protocol, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from cooper_ros.errors import BadOption
 from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens
 from cooper_ros.model.patches import patchify, position_ids, unpatchify
 from cooper_ros.model.tables import rope_angles
-from cooper_ros.runtime.base import Cursor, Session
+from cooper_ros.runtime.base import Cursor, LoadStep, Session
 from cooper_ros.runtime.cache import KeyValueCache
 from cooper_ros.runtime.graphs.spec import dtype_of, layer_names
 from cooper_ros.runtime.torch_runtime import MARKERS, grid_of, inference
@@ -84,6 +84,10 @@ class GraphRuntime:
         self.vocabulary = min(vocabulary, config.llm.vocab_size)
         self.device, self.dtype = runner.device, dtype_of(precision)
         self.words = words.to(self.device, self.dtype)
+
+    def load_drawing(self) -> Iterator[LoadStep]:
+        """Graphs hold all weights from the start."""
+        return iter(())
 
     @inference
     def session(self, *, rows: int, capacity: int) -> Session:

@@ -1,7 +1,8 @@
 """Endless, sharded, weighted draws, packed into sequences of a token limit.
 
-Step ``n`` of rank ``r`` is a function of seed, rank and the data alone: a resumed run asks for
-step n and gets what the uninterrupted one would have had. Unlike the published filling (quirk
+A batch of n sequences is n lanes, each with its own part of the data. Sequence ``k`` of a lane is
+a function of seed, lane and the data alone, whichever process asks: a resumed run asks for
+sequence k and gets what the uninterrupted one would have had. Unlike the published filling (quirk
 Q14) no sample is lost: what does not fit waits for the next sequence, the oldest first.
 """
 
@@ -50,38 +51,39 @@ class Draw:
     number: int
 
 
-def shard_order(count: int, rank: int, world: int, seed: int = ORDER_SEED) -> list[int]:
-    """Rows of one process: shuffled together, then cut into equal contiguous parts.
+def shard_order(count: int, lane: int, lanes: int, seed: int = ORDER_SEED) -> list[int]:
+    """Rows of one lane: shuffled together, then cut into equal contiguous parts.
 
-    The remainder is dropped, so that all processes have the same number (reference 9.3).
+    The remainder is dropped, so that all lanes have the same number (reference 9.3).
 
     Raises:
-        BadData: fewer rows than processes.
+        BadData: fewer rows than lanes.
     """
-    share = count // world
+    share = count // lanes
     if share == 0:
-        raise BadData('fewer samples than processes', value=count, limit=f'>= {world}')
+        raise BadData('fewer samples than sequences in a batch', value=count,
+                      limit=f'>= {lanes}')
     order = np.random.default_rng(seed).permutation(count)
-    return order[rank * share:(rank + 1) * share].tolist()
+    return order[lane * share:(lane + 1) * share].tolist()
 
 
 class Batches:
-    """The sequences of one process.
+    """The sequences of one lane.
 
     Args:
         sources: the mixture.
         max_tokens: limit of a sequence; longer samples are left out.
         seed: of the mixture.
-        rank, world: this process among all.
+        lane, lanes: this one among all; published: one per process.
     """
 
-    def __init__(self, sources: Sequence[Source], max_tokens: int, seed: int = 0, rank: int = 0,
-                 world: int = 1) -> None:
+    def __init__(self, sources: Sequence[Source], max_tokens: int, seed: int = 0, lane: int = 0,
+                 lanes: int = 1) -> None:
         self.sources, self.max_tokens = list(sources), max_tokens
         self.skipped = 0
-        self._orders = [shard_order(source.count, rank, world) for source in self.sources]
+        self._orders = [shard_order(source.count, lane, lanes) for source in self.sources]
         self._tokens: dict[tuple[int, int], int] = {}
-        self._draws = self._fitting(seed, rank)
+        self._draws = self._fitting(seed, lane)
         self._waiting: list[Draw] = []
         self._made: list[list[Draw]] = []
 
@@ -105,10 +107,10 @@ class Batches:
             room -= self._length(best)
         return taken
 
-    def _fitting(self, seed: int, rank: int) -> Iterator[Draw]:
+    def _fitting(self, seed: int, lane: int) -> Iterator[Draw]:
         """All draws but those that are longer than a sequence."""
         refused = 0
-        for draw in self._mixture(seed, rank):
+        for draw in self._mixture(seed, lane):
             if self._length(draw) <= self.max_tokens:
                 refused = 0
                 yield draw
@@ -119,8 +121,8 @@ class Batches:
                 raise BadData('every sample is longer than a sequence', value=self._length(draw),
                               limit=f'{self.max_tokens} tokens', remedy='raise max_tokens')
 
-    def _mixture(self, seed: int, rank: int) -> Iterator[Draw]:
-        random = np.random.default_rng([seed, rank])
+    def _mixture(self, seed: int, lane: int) -> Iterator[Draw]:
+        random = np.random.default_rng([seed, lane])
         weights = np.array([source.weight for source in self.sources], float)
         weights /= weights.sum()
         taken, number = [0] * len(self.sources), 0

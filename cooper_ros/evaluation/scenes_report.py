@@ -1,0 +1,132 @@
+"""Tables of ``cooper evaluate --suite scenes``: one model, its baselines, and its variants."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import asdict, dataclass
+from typing import Any, Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from cooper_ros.config import MODES, CooperConfig
+from cooper_ros.engine.engine import CooperEngine
+from cooper_ros.evaluation import scenes_suite
+from cooper_ros.evaluation.paired import Comparison, compare_paired
+
+LENGTHS = ('camera_distance', 'object_distance', 'relative_distance', 'object_size', 'height')
+
+
+@dataclass(frozen=True)
+class ScenesRun:
+    """Which scenes are asked about, and how.
+
+    Attributes:
+        seed, count, split: the scenes.
+        blind: also ask with a grey picture.
+        maps: scenes whose maps are measured.
+        points: grid points of the flow, -1 as the model says.
+        threads: CPU threads of variants, 0 for torch's choice.
+    """
+
+    seed: int
+    count: int
+    split: str = 'test'
+    blind: bool = True
+    maps: int = 50
+    points: int = -1
+    threads: int = 0
+
+
+def report(engine: CooperEngine, run: ScenesRun, first: tuple[str, str], variants: Sequence[str],
+           about: Mapping[str, Any], console: Console) -> dict[str, Any]:
+    """Ask a model and its variants, print everything.
+
+    Args:
+        engine: the loaded model.
+        run: the scenes.
+        first: model folder and mode of ``engine``.
+        variants: what it is compared with: a mode, a folder, or ``folder:mode``.
+        about: what every printed number must name.
+        console: where to print.
+
+    Returns:
+        JSON-ready results; ``comparisons`` has one entry per baseline and variant.
+    """
+    results: dict[str, Any] = {**_asked(engine, run, first[1]), **about}
+    show(results, console)
+    rows = results['rows']
+    pairs = {'best constant': [row['majority'] for row in rows]}
+    if run.blind:
+        pairs['grey picture'] = [row['blind'] for row in rows]
+    alone = dataclasses.replace(run, blind=False)
+    results['variants'] = {}
+    for name in variants:
+        folder, mode = parse_variant(name, *first)
+        other = engine if folder == first[0] else CooperEngine.from_pretrained(
+            folder, CooperConfig(model_path=folder, flow_points=run.points, threads=run.threads))
+        found = {**_asked(other, alone, mode), **about, 'model': folder}
+        results['variants'][name] = found
+        show(found, console)
+        pairs[name] = [row['score'] for row in found['rows']]
+    compared = {name: _compared(rows, scores) for name, scores in pairs.items()}
+    _print(compared, console)
+    results['comparisons'] = {name: {group: asdict(value) for group, value in groups.items()}
+                              for name, groups in compared.items()}
+    return results
+
+
+def parse_variant(text: str, folder: str, mode: str) -> tuple[str, str]:
+    """Folder and mode of a variant; what it does not name is that of the first model."""
+    if text in MODES:
+        return folder, text
+    head, _, tail = text.rpartition(':')
+    return (head, tail) if head and tail in MODES else (text, mode)
+
+
+def _asked(engine: CooperEngine, run: ScenesRun, mode: str) -> dict[str, Any]:
+    return scenes_suite.run(engine, seed=run.seed, count=run.count, mode=mode, split=run.split,
+                            blind=run.blind, map_frames=run.maps)
+
+
+def _compared(rows: Sequence[Mapping[str, Any]], scores: Sequence[float]
+              ) -> dict[str, Comparison]:
+    """All questions, and those about lengths, which is where maps should help most."""
+    found = {}
+    for group, wanted in (('all', None), ('distance and size', LENGTHS)):
+        chosen = [(row['score'], score, row['scene']) for row, score in zip(rows, scores)
+                  if wanted is None or row['category'] in wanted]
+        if chosen:
+            found[group] = compare_paired(*zip(*chosen))
+    return found
+
+
+def _print(compared: Mapping[str, Mapping[str, Comparison]], console: Console) -> None:
+    console.print('in pairs, this model minus the other; 95 % interval over scenes:')
+    for name, groups in compared.items():
+        for group, value in groups.items():
+            console.print(f'  {name}, {group}: {value}', highlight=False, soft_wrap=True)
+
+
+def show(results: dict[str, Any], console: Console) -> None:
+    """Print one table of questions and one line of maps."""
+    table = Table(title=f"{results['model']}, mode {results['mode']}, {results['split']} scenes "
+                        f"{results['seed']}..{results['seed'] + results['scenes'] - 1}, 128x96")
+    for name in ('category', 'n', 'score %', '95 % interval', 'constant %', 'grey picture %',
+                 'draws depth %', 'draws segm. %'):
+        table.add_column(name, justify='left' if name == 'category' else 'right')
+    for name, row in {**results['categories'], 'ALL': results['overall']}.items():
+        low, high = row['interval']
+        blind = '' if row['blind'] is None else f"{100 * row['blind']:.1f}"
+        table.add_row(name, str(row['questions']), f"{100 * row['score']:.1f}",
+                      f'{100 * low:.1f} .. {100 * high:.1f}', f"{100 * row['majority']:.1f}",
+                      blind, f"{100 * row['draws_depth']:.0f}",
+                      f"{100 * row['draws_segmentation']:.0f}")
+    console.print(table)
+    if results['maps']:
+        maps = results['maps']
+        console.print(f"maps of {maps['frames']} scenes, no alignment: "
+                      f"AbsRel {maps['absrel']:.4f}, delta1 {maps['delta1']:.4f}, "
+                      f"mIoU {maps['miou']:.4f}")
+    console.print(f"{results['hardware']}, {results['precision']}, median "
+                  f"{results['seconds_per_question']:.2f} s a question")

@@ -1,0 +1,133 @@
+"""Several processes that train one network: who is who, shares, means.
+
+`torchrun` or `accelerate launch` starts the processes and tells each its place through the
+environment; :func:`join` lets them meet. Everything here is a plain no-op for one process.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from cooper_ros.errors import BadOption
+from cooper_ros.runtime.load import choose_device
+
+BUCKET = 2**23  # gradient numbers that are averaged together
+
+
+def place() -> tuple[int, int]:
+    """Rank of this process and number of processes."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return place()[0] == 0
+
+
+def training_device(wanted: str) -> torch.device:
+    """The device a setting means, one GPU per process of a machine.
+
+    Raises:
+        BadOption: CUDA was asked for and is not there.
+    """
+    device = choose_device(wanted)
+    if device.type == 'cuda':
+        device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', '0')))
+        torch.cuda.set_device(device)
+    return device
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Meet the other processes, if there are any: NCCL between GPUs, gloo between CPUs."""
+    if int(os.environ.get('WORLD_SIZE', '1')) == 1 or dist.is_initialized():
+        yield
+        return
+    backend = 'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo'
+    dist.init_process_group(backend)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Return when every process has come this far."""
+    if place()[1] > 1:
+        dist.barrier()
+
+
+def share_of(batch: int) -> range:
+    """Places of a whole batch that are this process's.
+
+    Raises:
+        BadOption: the batch cannot be cut into equal parts.
+    """
+    rank, world = place()
+    if batch % world:
+        raise BadOption('a batch must be the same for every process', value=f'batch: {batch}',
+                        limit=f'a multiple of {world} processes')
+    size = batch // world
+    return range(rank * size, (rank + 1) * size)
+
+
+def mean_over_processes(counts: Sequence[float]) -> list[float]:
+    """Mean of each count over all processes, at least 1.
+
+    Gradients are averaged over processes; with these denominators that makes every loss the mean
+    over all tokens of all processes (reference 9.4), however unequal their sequences are.
+    """
+    totals = torch.tensor(counts, dtype=torch.float64)
+    if place()[1] > 1:
+        dist.all_reduce(totals)  # on the CPU: gloo
+    return [max(1.0, float(total) / place()[1]) for total in totals]
+
+
+def mean_values(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Means of named numbers over all processes; all must have the same names."""
+    numbers = torch.tensor([float(value.detach()) for value in values.values()],
+                           dtype=torch.float64)
+    if place()[1] > 1:
+        dist.all_reduce(numbers)
+    return dict(zip(values, (numbers / place()[1]).tolist()))
+
+
+def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Give every process the mean gradient of all, in buckets.
+
+    Where one process had no use for a weight, its gradient counts as zero; a weight that no
+    process used gets none. torch's DistributedDataParallel counts on one backward pass through
+    every weight per step, which groups of rollouts and mixed recipes do not keep to.
+    """
+    if place()[1] == 1:
+        return
+    used = torch.tensor([float(p.grad is not None) for p in parameters])
+    dist.all_reduce(used)
+    kept = [p for p, count in zip(parameters, used.tolist()) if count]
+    for p in kept:
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    for bucket in _buckets([p.grad for p in kept]):
+        flat = torch.cat([grad.flatten() for grad in bucket])
+        dist.all_reduce(flat)
+        flat /= place()[1]
+        for grad, part in zip(bucket, flat.split([grad.numel() for grad in bucket])):
+            grad.copy_(part.view_as(grad))
+
+
+def _buckets(grads: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    for grad in grads:
+        bucket.append(grad)
+        if sum(part.numel() for part in bucket) >= BUCKET:
+            yield bucket
+            bucket = []
+    if bucket:
+        yield bucket

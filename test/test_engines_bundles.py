@@ -1,0 +1,192 @@
+"""Exported graphs on disk: whole, proved, made again when damaged; and what a full disk does."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import random
+import shutil
+import signal
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from model_folder import write_model_folder
+from support.crash import killed_at, moments
+from support.exported import exported_runtime, tiny_bundle
+from typer.testing import CliRunner
+
+from cooper_ros.cli.engine import app
+from cooper_ros.errors import BadCheckpoint, EngineBuild, ErrorCode, OutOfDisk
+from cooper_ros.runtime import files
+from cooper_ros.runtime.files import PART, room, write_whole
+from cooper_ros.runtime.graphs import bundle as bundles
+from cooper_ros.runtime.graphs.bundle import Bundle, export_bundle
+from cooper_ros.runtime.onnx_runtime import load_onnx_runtime, onnx_runtime_of
+
+DAMAGES = {
+    'tampered': lambda folder: _tamper(folder / 'latents.onnx.data'),
+    'cut short': lambda folder: os.truncate(folder / 'flow.onnx.data', 100),
+    'gone': lambda folder: (folder / 'words.safetensors').unlink(),
+    'undescribed': lambda folder: (folder / 'bundle.json').write_text('{'),
+}
+
+
+def _tamper(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # the size stays
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def quick_export(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Graphs of the tiny network, copied where they would be exported again; names are kept."""
+    made: list[str] = []
+
+    def copied(spec: Any, module: Any, path: Path, *more: Any) -> Path:
+        made.append(spec.name)
+        for suffix in ('', '.data'):
+            shutil.copy(f'{tiny_bundle().graph(spec.name)}{suffix}', f'{path}{suffix}')
+        return path
+
+    tiny_bundle()
+    monkeypatch.setattr(bundles, 'export_graph', copied)
+    return made
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Bundle:
+    """A bundle that a test may spoil."""
+    return Bundle.load(Path(shutil.copytree(tiny_bundle().folder, tmp_path / 'copy')))
+
+
+def export(folder: Path) -> Bundle:
+    runtime = exported_runtime()
+    return export_bundle(runtime.network, runtime.vae, folder, specials=runtime.specials,
+                         vocabulary=runtime.vocabulary, precision='fp32')
+
+
+@pytest.mark.parametrize('damage', DAMAGES.values(), ids=DAMAGES)
+def test_engine_build_exports_a_damaged_bundle_again(
+        tmp_path: Path, quick_export: list[str], damage: Callable[[Path], None]) -> None:
+    checkpoint, cache = write_model_folder(tmp_path / 'model'), tmp_path / 'cache'
+    words = ['build', str(checkpoint), '--cache', str(cache), '--precision', 'fp32', '--graph',
+             'latents', '--context', '64', '--arch', 'SM89', '--dry-run']
+    assert CliRunner().invoke(app, words).exit_code == 0 and len(quick_export) == 6
+    assert CliRunner().invoke(app, words).exit_code == 0 and len(quick_export) == 6
+    (folder,) = (path for path in (cache / 'graphs').iterdir() if path.is_dir())
+    damage(folder)
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 0 and 'exporting again' in again.output, again.output
+    assert len(quick_export) == 12
+    Bundle.load(folder).prove()
+
+
+def test_a_changed_byte_is_found_before_use(copy: Bundle, quick_export: list[str],
+                                            tmp_path: Path) -> None:
+    copy.prove()
+    _tamper(copy.folder / 'latents.onnx.data')
+    with pytest.raises(BadCheckpoint, match='graphs are damaged; got latents.onnx.data; allowed: '
+                       'the SHA-256 in bundle.json; remedy: run `cooper engine build`, which'):
+        Bundle.load(copy.folder).prove()
+    runner = load_onnx_runtime(copy, threads=1).runner
+    with pytest.raises(BadCheckpoint, match='latents.onnx.data'):
+        runner.run('latents', {}, {})
+    copy.prove_graph('vision')
+    _tamper(copy.folder / 'words.safetensors')
+    with pytest.raises(BadCheckpoint, match='got words.safetensors'):
+        copy.words()
+
+
+def test_the_onnx_runtime_exports_damaged_graphs_again(tmp_path: Path,
+                                                       quick_export: list[str]) -> None:
+    def made() -> Bundle:
+        return onnx_runtime_of(exported_runtime(), tmp_path, threads=1).runner.bundle
+
+    first = made()
+    assert len(quick_export) == 6 and made() == first and len(quick_export) == 6
+    _tamper(first.folder / 'flow.onnx')
+    made().prove()
+    assert len(quick_export) == 12
+
+
+def test_content_is_on_disk_before_the_name(tmp_path: Path, quick_export: list[str],
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    sync, rename = os.fsync, Path.rename
+
+    def synced(handle: int) -> None:
+        done.append(Path(os.readlink(f'/proc/self/fd/{handle}')).name)
+        sync(handle)
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append(f'-> {target.name}')
+        return rename(path, target)
+
+    monkeypatch.setattr(files.os, 'fsync', synced)
+    monkeypatch.setattr(Path, 'rename', renamed)
+    made = export(tmp_path / 'new')
+    at = done.index('-> new')
+    assert set(done[:at]) >= {path.name for path in made.folder.iterdir()}
+    assert done[at - 1].startswith(f'new{PART}') and done[at + 1] == tmp_path.name
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / 'latents.engine'
+    target.write_bytes(b'old')
+    full = tmp_path / f'latents.engine{PART}{os.getpid()}'
+    full.symlink_to('/dev/full')  # the kernel's own full disk
+    with pytest.raises(OutOfDisk) as caught:
+        write_whole(target, bytes(5000))
+    assert caught.value.code == ErrorCode.OUT_OF_DISK == 308
+    message = str(caught.value)
+    assert message.startswith('OUT_OF_DISK: no room on disk for latents.engine; got 5,000 bytes '
+                              'needed; allowed: ') and f'bytes free in {tmp_path}' in message
+    assert 'remedy: free some space' in message
+    assert [path.name for path in tmp_path.iterdir()] == ['latents.engine']
+    assert target.read_bytes() == b'old'
+    assert str(pickle.loads(pickle.dumps(caught.value))) == message
+
+
+def test_what_cannot_fit_is_not_begun(tmp_path: Path, quick_export: list[str],
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: shutil._ntuple_diskusage(9, 8, 1))
+    with pytest.raises(OutOfDisk, match='no room on disk for exported graphs; got .* needed; '
+                                        'allowed: 1 bytes free'):
+        export(tmp_path / 'new')
+    assert not quick_export and [path.name for path in tmp_path.iterdir()] == ['new.lock']
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_no_draft(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(spec: Any, module: Any, path: Path, *more: Any) -> Path:
+        path.write_bytes(b'half a graph')
+        try:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        except OSError as error:
+            raise EngineBuild('could not be exported') from error
+
+    monkeypatch.setattr(bundles, 'export_graph', full)
+    with pytest.raises(OutOfDisk, match='exported graphs'):
+        export(tmp_path / 'new')
+    assert [path.name for path in tmp_path.iterdir()] == ['new.lock']
+    with pytest.raises(PermissionError), room(tmp_path, 1, 'x'):  # and nothing else is renamed
+        raise PermissionError(errno.EACCES, 'no')
+
+
+def test_a_killed_export_is_never_trusted(tmp_path: Path, quick_export: list[str]) -> None:
+    """SIGKILL at random calls of a real export process, each into what the last one left."""
+    folder = tmp_path / 'new'
+    calls = moments(lambda: export(tmp_path / 'counted'))
+    chosen = random.Random(4).sample(range(calls), 12)
+    for moment in chosen:
+        assert killed_at(moment, lambda: export(folder)) == -signal.SIGKILL
+        try:
+            found = Bundle.load(folder)
+        except BadCheckpoint:
+            continue
+        found.prove()
+        shutil.rmtree(folder)
+    export(folder).prove()
+    assert sorted(path.name for path in tmp_path.glob('new*')) == ['new', 'new.lock']

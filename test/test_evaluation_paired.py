@@ -1,0 +1,71 @@
+"""Paired comparison of two ways of answering, and the variants of ``cooper evaluate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cooper_ros.cli import main
+from cooper_ros.errors import BadData
+from cooper_ros.evaluation.paired import compare_paired
+from cooper_ros.evaluation.scenes_report import parse_variant
+
+RNG = np.random.default_rng(3)
+SCENES = np.repeat(np.arange(60), 5)
+
+
+def test_equal_scores_differ_by_nothing() -> None:
+    scores = RNG.random(300)
+    found = compare_paired(scores, scores, SCENES)
+    assert found.difference == 0 and found.interval == (0, 0) and found.p == 1
+    assert (found.questions, found.scenes) == (300, 60)
+
+
+def test_a_real_gain_is_found_and_luck_is_not() -> None:
+    base = RNG.random(300) < 0.5
+    gain = compare_paired(base | (RNG.random(300) < 0.2), base, SCENES, rounds=2000)
+    assert gain.p < 0.001 and gain.interval[0] > 0
+    luck = [compare_paired(RNG.random(300) < 0.5, RNG.random(300) < 0.5, SCENES, rounds=500).p
+            for _ in range(60)]
+    assert np.mean(np.array(luck) < 0.05) < 0.17
+
+
+def test_questions_of_one_scene_count_as_one_witness() -> None:
+    """Five copies of every question tell nothing new."""
+    first, second = RNG.random(60), RNG.random(60)
+    once = compare_paired(first, second, np.arange(60))
+    copies = compare_paired(np.repeat(first, 5), np.repeat(second, 5), SCENES)
+    assert copies.difference == pytest.approx(once.difference)
+    assert copies.p == pytest.approx(once.p, abs=0.02)
+
+
+@pytest.mark.parametrize(('first', 'second', 'scenes'), [
+    ([], [], []), ([1.0], [1.0, 0.0], [0]), ([1.0], [0.0], [0, 1])])
+def test_unequal_lists_are_refused(first: list, second: list, scenes: list) -> None:
+    with pytest.raises(BadData, match='same questions'):
+        compare_paired(first, second, scenes)
+
+
+@pytest.mark.parametrize(('text', 'expected'), [
+    ('direct', ('here', 'direct')), ('runs/base', ('runs/base', 'auto')),
+    ('runs/base:text', ('runs/base', 'text')), ('C:/x', ('C:/x', 'auto'))])
+def test_variants_name_a_mode_a_folder_or_both(text: str, expected: tuple[str, str]) -> None:
+    assert parse_variant(text, 'here', 'auto') == expected
+
+
+def test_variants_are_asked_the_same_questions(tmp_path: Path,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / 'scores.json'
+    with pytest.raises(SystemExit) as end:
+        main(['evaluate', '--mode', 'direct', '--count', '2', '--maps', '0', '--variant', 'text',
+              '--json', str(out), '--threads', '1'])
+    said, found = capsys.readouterr().out, json.loads(out.read_text())
+    assert end.value.code == 0 and 'in pairs' in said
+    assert set(found['comparisons']) == {'best constant', 'grey picture', 'text'}
+    asked, again = found['rows'], found['variants']['text']['rows']
+    assert [row['truth'] for row in asked] == [row['truth'] for row in again]
+    gap = np.mean([a['score'] - b['score'] for a, b in zip(asked, again)])
+    assert found['comparisons']['text']['all']['difference'] == pytest.approx(gap)

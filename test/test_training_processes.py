@@ -1,0 +1,186 @@
+"""Two processes train what one does: gradients shared or everything in shards, and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+import torch
+from model_folder import write_model_folder
+from support.disk import small_files
+from test_data_readers import cooper_tree, rgb, talk_row
+from test_data_stream import draw_sets
+from test_grpo_task import LikesLow, questions
+
+from cooper_ros.errors import BadCheckpoint, BadData, BadOption
+from cooper_ros.runtime.checkpoint import read_model_folder
+from cooper_ros.training import grpo_task
+from cooper_ros.training.checkpoints import run_weights
+from cooper_ros.training.cli import make_task
+from cooper_ros.training.processes import (
+    average_gradients,
+    is_first,
+    joined,
+    mean_over_processes,
+    share_of,
+)
+from cooper_ros.training.settings import Optim, TrainSettings
+from cooper_ros.training.sharding import is_sharded
+from cooper_ros.training.trainer import Trainer
+
+STAGES = ('amg', 'sft', 'grpo')
+STEPS = 4
+
+
+def settings(place: Path, stage: str, folder: str, **changes: Any) -> TrainSettings:
+    """Both parts of a batch differ in size, so that a mean of means would be wrong."""
+    task: dict[str, Any] = {'max_tokens': 700, 'valid': 1, 'preview': False}
+    if stage == 'amg':
+        task['sets'] = {'hypersim': {'place': str(place / 'hypersim'), 'weight': 0.5},
+                        'ade20k': {'place': str(place / 'ade'), 'weight': 0.5}}
+    elif stage == 'sft':
+        task['sets'] = {'cooper': {'place': str(place / 'talk')}}
+    else:
+        task = {'rollout': {'group': 4, 'max_turns': 1, 'max_turn_tokens': 5},
+                'valid_questions': 2, 'drawing': {'flow_points': 2, 'cfg_text': 1.0},
+                'questions': str(place / 'questions')}
+    return TrainSettings(stage, str(place / folder), steps=STEPS, batch=2, device='cpu',
+                         start=str(place / 'model'), checkpoint_every=2, preview_every=STEPS,
+                         optim=Optim(1e-3, warmup=1, eps=1e-4, bfloat16=False), task=task,
+                         **changes)
+
+
+def train(place: Path, stage: str, folder: str, until: int = STEPS, **changes: Any) -> Trainer:
+    run = settings(place, stage, folder, **changes)
+    trainer = Trainer(make_task(run), run)
+    trainer.run(until)
+    return trainer
+
+
+def work(rank: int, place: Path, port: int) -> None:
+    """One of two processes; all runs of the file, so that processes start once."""
+    os.environ |= {'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': '2',
+                   'MASTER_ADDR': 'localhost', 'MASTER_PORT': str(port), 'TQDM_DISABLE': '1'}
+    torch.set_num_threads(1)
+    grpo_task.make_checker = lambda values: LikesLow()
+    with joined(torch.device('cpu')):
+        for stage in STAGES:
+            train(place, stage, f'{stage}_ddp')
+        for stage in ('amg', 'grpo'):
+            trainer = train(place, stage, f'{stage}_fsdp', parallel='fsdp')
+            weights = trainer.ema.full_state(trainer.task.module)
+            if is_first():
+                torch.save((weights, is_sharded(trainer.task.module)),
+                           place / f'{stage}_fsdp.pt')
+        train(place, 'amg', 'amg_grown', parallel='fsdp')  # begun by one process
+        train(place, 'amg', 'amg_shrunk', until=2, parallel='fsdp')  # one will go on
+        answers = [mean_over_processes([10 + 20 * rank, 0]), list(share_of(4)), averaged(rank)]
+        with pytest.raises(BadOption, match='multiple of 2 processes'):
+            share_of(3)
+        with pytest.raises(BadCheckpoint, match='not in shards'):
+            train(place, 'amg', 'amg_ddp', parallel='fsdp')
+        torch.save(answers, place / f'answers_{rank}.pt')
+
+
+def averaged(rank: int) -> list[Any]:
+    """Gradients where both, one and no process used a weight."""
+    weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    weights[0].grad = torch.tensor([1.0, 2.0]) + rank
+    if rank:
+        weights[1].grad = torch.tensor([4.0, 6.0])
+    average_gradients(weights)
+    return [None if weight.grad is None else weight.grad.tolist() for weight in weights]
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Data, models, and the runs of two processes."""
+    place = tmp_path_factory.mktemp('processes')
+    write_model_folder(place / 'model')
+    draw_sets(place)
+    cooper_tree(place / 'talk', [talk_row(rgb()) for _ in range(4)], [])
+    questions(place / 'questions')
+    with socket.socket() as free, pytest.MonkeyPatch.context() as patch:
+        free.bind(('localhost', 0))
+        port = free.getsockname()[1]
+        free.close()
+        patch.setenv('TQDM_DISABLE', '1')
+        patch.setattr(grpo_task, 'make_checker', lambda values: LikesLow())
+        train(place, 'amg', 'amg_grown', until=2, parallel='fsdp')
+        torch.multiprocessing.spawn(work, (place, port), nprocs=2)
+        yield place
+
+
+def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=2e-5, rtol=1e-4, msg=name)
+
+
+@pytest.fixture(scope='module')
+def alone(place: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Averaged weights after the same steps in one process."""
+    runs = {stage: train(place, stage, f'{stage}_alone') for stage in STAGES}
+    return {stage: run.ema.full_state(run.task.module) for stage, run in runs.items()}
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_two_processes_equal_one(stage: str, place: Path, alone: dict) -> None:
+    before = read_model_folder(place / 'model', None, device='cpu', dtype=torch.float32).network
+    same(run_weights(place / f'{stage}_ddp'), alone[stage])
+    assert max(float((value - alone[stage][name]).abs().max())
+               for name, value in before.state_dict().items()) > 1e-3  # it did learn
+    curves = [[json.loads(line) for line in (place / run / 'log.jsonl').read_text().splitlines()]
+              for run in (f'{stage}_ddp', f'{stage}_alone')]
+    for found, expected in zip(*curves, strict=True):
+        numbers = {name: value for name, value in expected.items() if name != 'time'}
+        assert {name: found[name] for name in numbers} == pytest.approx(numbers, rel=1e-3,
+                                                                        abs=1e-5)
+
+
+@pytest.mark.parametrize('stage', ['amg', 'grpo'])
+def test_two_shards_equal_one_network(stage: str, place: Path, alone: dict) -> None:
+    weights, sharded = torch.load(place / f'{stage}_fsdp.pt')
+    assert sharded
+    same(weights, alone[stage])
+    same(run_weights(place / f'{stage}_fsdp'), alone[stage])
+
+
+def test_a_sharded_run_goes_on_with_more_or_fewer_processes(place: Path, alone: dict) -> None:
+    same(run_weights(place / 'amg_grown'), alone['amg'])
+    assert [path.name for path in (place / 'amg_shrunk').glob('checkpoint*')] == [
+        'checkpoint_0000002']
+    (place / 'amg_shrunk' / 'checkpoint.part').mkdir()  # what a kill leaves behind
+    trainer = train(place, 'amg', 'amg_shrunk')
+    assert not is_sharded(trainer.task.module)
+    same(trainer.ema.full_state(trainer.task.module), alone['amg'])
+
+
+def test_processes_share_means_and_batches(place: Path) -> None:
+    first, second = (torch.load(place / f'answers_{rank}.pt') for rank in range(2))
+    assert first[0] == second[0] == [20.0, 1.0]
+    assert first[1] + second[1] == [0, 1, 2, 3]
+    assert first[2] == second[2] == [[1.5, 2.5], [2.0, 3.0], None]
+    assert mean_over_processes([7, 0]) == [7.0, 1.0] and list(share_of(3)) == [0, 1, 2]
+
+
+def test_a_damaged_shard_is_named(place: Path) -> None:
+    shard = next((place / 'amg_fsdp').glob('checkpoint_*/*.distcp'))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(BadCheckpoint, match='damaged'):
+        train(place, 'amg', 'amg_fsdp')
+    shard.write_bytes(whole)
+
+
+def test_a_full_disk_keeps_the_last_shards(place: Path) -> None:
+    trainer = train(place, 'amg', 'amg_full', until=1, parallel='fsdp')
+    trainer.step = 2
+    with small_files(10_000), pytest.raises(BadData, match='disk space'):
+        trainer.save()
+    assert [path.name for path in (place / 'amg_full').glob('checkpoint*')] == [
+        'checkpoint_0000001']
