@@ -1,16 +1,19 @@
 # make setup   prepare .venv: torch, pinned wheels, ROS 2 Jazzy, cooper_interfaces
 # make demo    a robot's questions answered over ROS 2, pictures and a bag in demo_out/
 # make test    prove it
+# make engines every graph into real TensorRT engines, without a GPU (minutes to an hour; resumes)
 # make clean   remove what these made, except .venv; make distclean removes .venv too
 #
 # make setup PYTHON=python3.12           take another Python (3.10 or newer)
 # make setup TORCH_PIP_ARGS='...'        extra words for the pip command that installs torch
 # make demo DEMO='--seed 3'             another room; see cooper demo --help
 # make test TESTS='-k launch'           extra words for pytest
+# make engines ENGINES='--case odd'     part of it; see benchmarks/build_engines.py --help
 
 PYTHON ?= python3
 TESTS ?=
 DEMO ?=
+ENGINES ?=
 VENV := $(CURDIR)/.venv
 export TORCH_PIP_ARGS
 
@@ -19,7 +22,7 @@ export TORCH_PIP_ARGS
 ROS_ENV := ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST AMENT_PREFIX_PATH=$(VENV) \
            ROS_PYTHON_CHECK_FIELDS=1
 
-.PHONY: setup demo test lint clean distclean
+.PHONY: setup demo test lint engines clean distclean
 .DEFAULT_GOAL := setup
 
 setup:
@@ -33,6 +36,9 @@ lint: setup
 
 test: lint
 	@$(ROS_ENV) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest test -q $(TESTS)
+
+engines: setup
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/build_engines.py $(ENGINES)
 
 clean:
 	rm -rf build install log demo_out .pytest_cache .ruff_cache .hypothesis *.egg-info

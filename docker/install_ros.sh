@@ -5,6 +5,12 @@ distro=$1
 source=https://github.com/ros-infrastructure/ros-apt-source/releases/download
 version=1.1.0
 . /etc/os-release
+case "$distro $UBUNTU_CODENAME" in
+    "humble jammy" | "jazzy noble") ;;
+    *) echo "ROS 2 $distro does not belong on Ubuntu $UBUNTU_CODENAME: humble is for JetPack 6" \
+            "(jammy), jazzy for JetPack 7 (noble)" >&2
+       exit 1 ;;
+esac
 
 apt-get update
 apt-get install -y --no-install-recommends ca-certificates curl

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.exported import half_understand, tiny_bundle
+from support.exported import golden_bundle, half_understand, tiny_bundle
 from support.tiny import tiny_config
 
 from cooper_ros.errors import BadOption, EngineBuild, NotReady
@@ -40,6 +40,16 @@ def test_every_graph_compiles(name: str, arch: str) -> None:
     assert built.interface == bundle.specs()[name].interface('fp32')
     assert built.facts['limits'] == LIMITS.to_dict() and built.facts['layers'] > 10
     assert len(seen) > 20 and seen == sorted(seen) and seen[-1] == 1.0 and seen[0] < 0.1
+
+
+@pytest.mark.parametrize('arch', ['SM86', 'SM89'])
+@pytest.mark.parametrize('name', graph_specs(tiny_config()))
+def test_odd_widths_and_depths_compile(name: str, arch: str) -> None:
+    """Width 72 in heads of 12, three layers, tower of width 48; `make engines` has odder ones."""
+    bundle = golden_bundle()
+    built = build_engine(find_flavour(), bundle.specs()[name], bundle.graph(name), arch=arch,
+                         precision='fp32', limits=Limits.of(bundle.config, context=64))
+    assert built.interface == bundle.specs()[name].interface('fp32') and len(built.content) > 1000
 
 
 def test_half_precision_compiles_with_all_options() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from cooper_ros.engine.engine import CooperEngine, Parts
 from cooper_ros.engine.events import DEPTH, Answer
 from cooper_ros.errors import BadImage, BadOption, ContextFull, EngineMismatch
 from cooper_ros.runtime.base import Cursor, Runtime
-from cooper_ros.runtime.graphs.bundle import Bundle, bundle_name
+from cooper_ros.runtime.graphs.bundle import bundle_name
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.probe import probe
 from cooper_ros.runtime.onnx_runtime import OnnxRunner, load_onnx_runtime, onnx_runtime_of
@@ -98,9 +99,7 @@ def test_a_full_context_and_a_wrong_picture_are_refused(onnx_runtime: Runtime) -
 
 
 def test_bfloat16_graphs_are_refused_with_a_remedy() -> None:
-    bundle = tiny_bundle()
-    other = Bundle(bundle.folder, bundle.config, bundle.specials, bundle.vocabulary, 'bf16',
-                   bundle.model)
+    other = replace(tiny_bundle(), precision='bf16')
     with pytest.raises(BadOption, match='got bf16; allowed: fp32, fp16; remedy: export with'):
         load_onnx_runtime(other)
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
 import torch
+import yaml
 from model_folder import write_model_folder
 from support.disk import small_files
 from test_data_readers import cooper_tree, rgb, talk_row
 from test_data_stream import draw_sets
 from test_grpo_task import LikesLow, questions
+from test_training_run import mixed_values, vae_settings
 
 from cooper_ros.errors import BadCheckpoint, BadData, BadOption
-from cooper_ros.runtime.checkpoint import read_model_folder
 from cooper_ros.training import grpo_task
 from cooper_ros.training.checkpoints import run_weights
 from cooper_ros.training.cli import make_task
@@ -26,18 +30,23 @@ from cooper_ros.training.processes import (
     is_first,
     joined,
     mean_over_processes,
+    part_of,
     share_of,
 )
-from cooper_ros.training.settings import Optim, TrainSettings
+from cooper_ros.training.settings import Optim, TrainSettings, build
 from cooper_ros.training.sharding import is_sharded
 from cooper_ros.training.trainer import Trainer
+from cooper_ros.training.vae_task import VaeTask
 
-STAGES = ('amg', 'sft', 'grpo')
+STAGES = ('amg', 'sft', 'grpo', 'joint', 'see')
 STEPS = 4
+OPTIM = Optim(1e-3, warmup=1, eps=1e-4, bfloat16=False)
 
 
 def settings(place: Path, stage: str, folder: str, **changes: Any) -> TrainSettings:
     """Both parts of a batch differ in size, so that a mean of means would be wrong."""
+    if stage in ('joint', 'see'):
+        return small_settings(place, stage, folder, **changes)
     task: dict[str, Any] = {'max_tokens': 700, 'valid': 1, 'preview': False}
     if stage == 'amg':
         task['sets'] = {'hypersim': {'place': str(place / 'hypersim'), 'weight': 0.5},
@@ -50,8 +59,22 @@ def settings(place: Path, stage: str, folder: str, **changes: Any) -> TrainSetti
                 'questions': str(place / 'questions')}
     return TrainSettings(stage, str(place / folder), steps=STEPS, batch=2, device='cpu',
                          start=str(place / 'model'), checkpoint_every=2, preview_every=STEPS,
-                         optim=Optim(1e-3, warmup=1, eps=1e-4, bfloat16=False), task=task,
-                         **changes)
+                         optim=OPTIM, task=task, **changes)
+
+
+def small_settings(place: Path, stage: str, folder: str, **changes: Any) -> TrainSettings:
+    """Stages on scenes; three frames do not fall into equal parts."""
+    recipes = {'draw': {'weight': 1, 'frames': 3}, 'auto': {'weight': 1, 'frames': 2},
+               'text': {'weight': 1, 'frames': 3, 'questions': 2}}
+    task: dict[str, Any] = {'vit_rule': [112, 112, 14]}
+    task |= {'vocabulary': 400, 'recipes': recipes} if stage == 'joint' else {}
+    return build(TrainSettings, mixed_values(
+        scenes(place), place / 'vae', place / folder, stage=stage, steps=STEPS, batch=4,
+        device='cpu', preview_every=STEPS, task=task, optim=asdict(OPTIM), **changes))
+
+
+def scenes(place: Path) -> dict[str, Any]:
+    return {'folder': str(place / 'scenes'), 'seed': 0, 'train': 6, 'valid': 3, 'questions': 1}
 
 
 def train(place: Path, stage: str, folder: str, until: int = STEPS, **changes: Any) -> Trainer:
@@ -78,9 +101,12 @@ def work(rank: int, place: Path, port: int) -> None:
                            place / f'{stage}_fsdp.pt')
         train(place, 'amg', 'amg_grown', parallel='fsdp')  # begun by one process
         train(place, 'amg', 'amg_shrunk', until=2, parallel='fsdp')  # one will go on
-        answers = [mean_over_processes([10 + 20 * rank, 0]), list(share_of(4)), averaged(rank)]
+        answers = [mean_over_processes([10 + 20 * rank, 0]), list(share_of(4)), averaged(rank),
+                   list(part_of(5))]
         with pytest.raises(BadOption, match='multiple of 2 processes'):
             share_of(3)
+        with pytest.raises(BadOption, match='at least one for each of 2 processes'):
+            part_of(1)
         with pytest.raises(BadCheckpoint, match='not in shards'):
             train(place, 'amg', 'amg_ddp', parallel='fsdp')
         torch.save(answers, place / f'answers_{rank}.pt')
@@ -104,6 +130,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     draw_sets(place)
     cooper_tree(place / 'talk', [talk_row(rgb()) for _ in range(4)], [])
     questions(place / 'questions')
+    vae = VaeTask(vae_settings(scenes(place), place / 'vae'))
+    vae.export(place / 'vae', vae.module.state_dict())
     with socket.socket() as free, pytest.MonkeyPatch.context() as patch:
         free.bind(('localhost', 0))
         port = free.getsockname()[1]
@@ -130,7 +158,7 @@ def alone(place: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 @pytest.mark.parametrize('stage', STAGES)
 def test_two_processes_equal_one(stage: str, place: Path, alone: dict) -> None:
-    before = read_model_folder(place / 'model', None, device='cpu', dtype=torch.float32).network
+    before = make_task(settings(place, stage, 'fresh')).module
     same(run_weights(place / f'{stage}_ddp'), alone[stage])
     assert max(float((value - alone[stage][name]).abs().max())
                for name, value in before.state_dict().items()) > 1e-3  # it did learn
@@ -164,6 +192,7 @@ def test_processes_share_means_and_batches(place: Path) -> None:
     first, second = (torch.load(place / f'answers_{rank}.pt') for rank in range(2))
     assert first[0] == second[0] == [20.0, 1.0]
     assert first[1] + second[1] == [0, 1, 2, 3]
+    assert first[3] + second[3] == [0, 1, 2, 3, 4]
     assert first[2] == second[2] == [[1.5, 2.5], [2.0, 3.0], None]
     assert mean_over_processes([7, 0]) == [7.0, 1.0] and list(share_of(3)) == [0, 1, 2]
 
@@ -184,3 +213,21 @@ def test_a_full_disk_keeps_the_last_shards(place: Path) -> None:
         trainer.save()
     assert [path.name for path in (place / 'amg_full').glob('checkpoint*')] == [
         'checkpoint_0000001']
+
+
+def test_the_documented_command_trains_what_one_process_does(place: Path, tmp_path: Path) -> None:
+    """`torchrun` on the command line, which makes the data too; noise has the spread of all."""
+    task = {'crop': [32, 32], 'latent_noise': 0.3}
+    runs = [vae_settings({**scenes(place), 'folder': str(tmp_path / 'scenes')}, tmp_path / name,
+                         steps=2, device='cpu', optim=asdict(OPTIM), task=task)
+            for name in ('two', 'one')]
+    config = tmp_path / 'vae.yaml'
+    config.write_text(yaml.safe_dump(json.loads(json.dumps(asdict(runs[0])))))
+    subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone',
+                    '--nproc-per-node', '2', '-m', 'cooper_ros.cli', 'train', 'vae', '--config',
+                    str(config), '--export', str(tmp_path / 'out')], check=True, timeout=300,
+                   env=os.environ | {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1'})
+    alone = Trainer(make_task(runs[1]), runs[1])
+    alone.run()
+    same(run_weights(tmp_path / 'two'), alone.ema.full_state(alone.task.module))
+    assert (tmp_path / 'out' / 'ae.safetensors').is_file()

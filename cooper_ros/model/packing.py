@@ -108,6 +108,13 @@ class PackedBatch:
         return replace(self, **{entry.name: getattr(self, entry.name).to(device)
                                 for entry in fields(self)})
 
+    def rows(self, places: range) -> PackedBatch:
+        """Some of the samples, padded as they were among all; what all share stays whole."""
+        def cut(value: Tensor) -> Tensor:
+            return value if len(value) == 1 else value[places.start:places.stop]
+        return replace(self, **{entry.name: cut(getattr(self, entry.name))
+                                for entry in fields(self) if entry.name != 'layout'})
+
 
 def piece_of(item: Item, config: ModelConfig) -> Piece:
     """The shape of an item."""

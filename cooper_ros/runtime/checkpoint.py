@@ -25,6 +25,7 @@ from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.card import CARD_FILE, ModelCard, read_card, read_json
 from cooper_ros.runtime.deferred import DeferredWeights, is_drawing, is_talking
+from cooper_ros.runtime.hollow import NumbersOnDisk
 from cooper_ros.runtime.quantised import with_scales
 from cooper_ros.runtime.tokenizer import find_tokenizer, special_tokens
 from cooper_ros.runtime.weights import (
@@ -52,6 +53,8 @@ class LoadedModel:
         tokenizer: None when the folder has none and the ids were given by hand.
         card: what ``cooper.json`` says, else the published values.
         later: weights of both that are read when something is to be drawn; None for none.
+        numbers: reads weights of both, which have shapes and types only; None when they are in
+            memory.
     """
 
     network: Cooper
@@ -62,12 +65,13 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase | None
     card: ModelCard
     later: DeferredWeights | None = None
+    numbers: NumbersOnDisk | None = None
 
 
 def read_model_folder(path: str | Path, base: str | Path | None = None, *,
                       device: torch.device | str = 'cpu', dtype: torch.dtype | None = None,
                       specials: SpecialTokens | None = None,
-                      defer_drawing: bool = False) -> LoadedModel:
+                      defer_drawing: bool = False, hollow: bool = False) -> LoadedModel:
     """Load a model folder.
 
     Args:
@@ -78,6 +82,8 @@ def read_model_folder(path: str | Path, base: str | Path | None = None, *,
         specials: marker ids, for folders without a tokenizer.
         defer_drawing: leave the generation expert and the autoencoder on disk; their names and
             shapes are checked all the same.
+        hollow: leave all numbers on disk, for tracing; needs ``dtype``. Quantised weights are
+            loaded nevertheless.
 
     Raises:
         BadCheckpoint: a file, key or shape is missing, extra or wrong; named in the message.
@@ -93,13 +99,14 @@ def read_model_folder(path: str | Path, base: str | Path | None = None, *,
     vae_files = vae_weights(folders)
     config = _model_config(folders, weights, vae_files)
     _check_ids(tokenizer, specials, config.llm.vocab_size)
-    place = _Place(device, dtype, defer_drawing)
+    numbers = NumbersOnDisk(dtype) if hollow and card.quantization is None else None
+    place = _Place(device, dtype, defer_drawing, numbers)
     network = place.loaded(lambda: Cooper(config), weights, is_talking)
     vae = place.loaded(lambda: AutoEncoder(config.vae), vae_files, lambda key: False)
     later = [(network, weights.part(is_drawing)), (vae, vae_files)]
     return LoadedModel(network, vae, config, specials,
                        len(tokenizer) if tokenizer else config.llm.vocab_size, tokenizer, card,
-                       DeferredWeights(later, device, dtype) if defer_drawing else None)
+                       DeferredWeights(later, device, dtype) if defer_drawing else None, numbers)
 
 
 def read_model_config(path: str | Path, base: str | Path | None = None) -> ModelConfig:
@@ -234,6 +241,7 @@ class _Place:
     device: torch.device | str
     dtype: torch.dtype | None
     defer: bool
+    numbers: NumbersOnDisk | None = None
 
     def loaded(self, build: Callable[[], Built], weights: Weights,
                now: Callable[[str], bool]) -> Built:
@@ -244,6 +252,9 @@ class _Place:
         except (ValueError, IndexError, RuntimeError) as error:
             raise BadCheckpoint(f'no network has the sizes of {weights.name}', value=error,
                                 remedy='use configs and weights that belong together') from error
-        load_strictly(module, weights, self.device, self.dtype,
-                      now if self.defer else lambda key: True)
+        if self.numbers:
+            self.numbers.hollow(module, weights)
+        else:
+            load_strictly(module, weights, self.device, self.dtype,
+                          now if self.defer else lambda key: True)
         return module.eval()

@@ -103,10 +103,11 @@ def exported(folders: Sequence[Path], precision: str, cache: Path, *, force: boo
     target = cache / GRAPHS / bundle_name(model, precision)
     if not force and (found := _sound(target, say)) is not None:
         return found
-    loaded = read_model_folder(folders[0], *folders[1:], dtype=dtype)
+    loaded = read_model_folder(folders[0], *folders[1:], dtype=dtype, hollow=True)
     return export_bundle(
         loaded.network, loaded.vae, target, specials=loaded.specials, model=model,
-        vocabulary=loaded.vocabulary, precision=precision, force=force,
+        vocabulary=loaded.vocabulary, precision=precision, read=loaded.numbers,
+        force=force,
         progress=lambda graph, done, total: told(f'graph {graph}' if graph else 'graphs',
                                                  done / total))
 

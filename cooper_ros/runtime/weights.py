@@ -65,6 +65,14 @@ class Weights:
                     if self.files.get(key) == path:
                         yield key, file.get_tensor(key).to(dtype=dtype)
 
+    def read(self, key: str, dtype: torch.dtype) -> Tensor:
+        """One tensor on the CPU.
+
+        The file is opened for it alone: one that stays open keeps in memory what was read of it.
+        """
+        with safe_open(self.files[key], framework='pt') as file:
+            return file.get_tensor(key).to(dtype)
+
 
 def network_weights(folder: Path) -> Weights:
     """Weights of the network in a folder: ``ema`` before ``model``, single before sharded.
@@ -101,7 +109,7 @@ def load_strictly(module: nn.Module, weights: Weights, device: torch.device | st
     Raises:
         BadCheckpoint: naming every kind of misfit: missing, extra and misshapen tensors.
     """
-    _check_fit({key: tuple(value.shape) for key, value in module.state_dict().items()}, weights)
+    check_fit(module, weights)
     for key, value in weights.part(now).tensors(device, dtype):
         assign(module, key, value)
 
@@ -112,7 +120,13 @@ def assign(module: nn.Module, key: str, value: Tensor) -> None:
     module.get_submodule(place).load_state_dict({name: value}, strict=False, assign=True)
 
 
-def _check_fit(expected: Mapping[str, tuple[int, ...]], weights: Weights) -> None:
+def check_fit(module: nn.Module, weights: Weights) -> None:
+    """Compare names and shapes of weights with those of a module.
+
+    Raises:
+        BadCheckpoint: naming every kind of misfit: missing, extra and misshapen tensors.
+    """
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     missing = sorted(expected.keys() - weights.shapes.keys())
     extra = sorted(weights.shapes.keys() - expected.keys())
     misshapen = [f'{key} {list(weights.shapes[key])} instead of {list(shape)}'

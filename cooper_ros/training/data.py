@@ -24,6 +24,7 @@ from cooper_ros.scenes.render import HEIGHT, WIDTH, Frame, render
 from cooper_ros.scenes.sample import MAX_OBJECTS, sample_scene
 from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M, Scene
 from cooper_ros.scenes.truth import ObjectTruth, describe
+from cooper_ros.training.processes import first_before_others
 
 STEPS_PER_METRE = 8000  # 8 m just fits 16 bits; one step is 0.125 mm
 OBJECT_FIELDS = ('colour', 'shape', 'x', 'y', 'z', 'tall', 'top')
@@ -74,8 +75,9 @@ def frame_store(folder: Path | str, split: str, seed: int, count: int, per_categ
         workers: processes that draw.
     """
     path = Path(folder) / f'{split}_{seed}_{count}_{per_category}'
-    if not path.exists():
-        _make(path, split, seed, count, per_category, workers)
+    with first_before_others():
+        if not path.exists():
+            _make(path, split, seed, count, per_category, workers)
     arrays = [np.load(path / f'{name}.npy', mmap_mode='r') for name in ARRAYS]
     lines = (path / 'questions.jsonl').read_text(encoding='utf-8').splitlines()
     return FrameStore(*arrays, [json.loads(line) for line in lines])

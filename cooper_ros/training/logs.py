@@ -1,7 +1,8 @@
-"""What a run says: a progress bar, ``log.jsonl``, TensorBoard curves and preview pictures."""
+"""What a run says: a progress bar, ``log.jsonl``, curves and preview pictures."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -15,7 +16,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from cooper_ros.errors import BadData
+from cooper_ros.training.curves import Curves, NoCurves, check_tracker, open_curves
 from cooper_ros.training.processes import is_first
+from cooper_ros.training.settings import TrainSettings
 
 LOG_NAME = 'log.jsonl'
 
@@ -23,14 +26,15 @@ LOG_NAME = 'log.jsonl'
 class RunLog:
     """Use as a context. Lines beyond the resumed step are dropped, so curves have no overlap."""
 
-    def __init__(self, folder: Path, start: int, steps: int, every: int = 20) -> None:
+    def __init__(self, folder: Path, start: int, steps: int, every: int = 20,
+                 curves: Curves = NoCurves()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.every = folder, every
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._keep_until(start)
         self._file = open(folder / LOG_NAME, 'a', encoding='utf-8')
-        self._board = _tensorboard(folder, start)
+        self._curves = curves
         self._bar = tqdm(total=steps, initial=start, unit='step', dynamic_ncols=True,
                          mininterval=5.0 if not sys.stderr.isatty() else 0.1)
 
@@ -42,8 +46,7 @@ class RunLog:
         self._bar.close()
         try:
             self._file.close()
-            if self._board is not None:
-                self._board.close()
+            self._curves.close()
         except OSError:
             if error is None:  # else the first error is the one to tell
                 raise
@@ -69,9 +72,7 @@ class RunLog:
         with _writing(self.folder):
             self._file.write(json.dumps(line) + '\n')
             self._file.flush()
-            if self._board is not None:
-                for name, value in rounded.items():
-                    self._board.add_scalar(name, value, step)
+            self._curves.scalars(step, rounded)
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Save uint8 ``[H, W, 3]`` pictures people can look at."""
@@ -80,8 +81,7 @@ class RunLog:
             with _writing(self.folder):
                 path.parent.mkdir(exist_ok=True)
                 Image.fromarray(picture).save(path)
-                if self._board is not None:
-                    self._board.add_image(name, picture, step, dataformats='HWC')
+                self._curves.picture(step, name, picture)
 
     def _keep_until(self, start: int) -> None:
         path = self.folder / LOG_NAME
@@ -125,9 +125,19 @@ class SilentLog(RunLog):
         """Nothing."""
 
 
-def open_log(folder: Path, start: int, steps: int) -> RunLog:
-    """The log of this process."""
-    return RunLog(folder, start, steps) if is_first() else SilentLog()
+def open_log(settings: TrainSettings, start: int) -> RunLog:
+    """The log of this process, for a run that goes on after step ``start``.
+
+    Raises:
+        BadOption: the tracker that was asked for cannot be used.
+    """
+    check_tracker(settings.track)
+    if not is_first():
+        return SilentLog()
+    folder = Path(settings.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    curves = open_curves(settings.track, folder, start, dataclasses.asdict(settings))
+    return RunLog(folder, start, settings.steps, settings.log_every, curves)
 
 
 def _step_of(line: str) -> int | None:
@@ -135,11 +145,3 @@ def _step_of(line: str) -> int | None:
         return int(json.loads(line)['step'])
     except (ValueError, KeyError):
         return None  # a line cut off by a kill
-
-
-def _tensorboard(folder: Path, start: int) -> object | None:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None  # optional: the curves are in log.jsonl too
-    return SummaryWriter(str(folder / 'tensorboard'), purge_step=start + 1)

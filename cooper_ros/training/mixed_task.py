@@ -18,9 +18,10 @@ from cooper_ros.errors import BadCheckpoint, BadOption
 from cooper_ros.imaging.resize import ImageTransform
 from cooper_ros.model.config import LlmConfig, ModelConfig, VaeConfig, VitConfig
 from cooper_ros.model.network import Cooper
-from cooper_ros.model.packing import PackedBatch
-from cooper_ros.model.training_forward import mean_losses
+from cooper_ros.model.packing import IGNORED, PackedBatch
+from cooper_ros.model.training_forward import TrainOutput, mean_losses
 from cooper_ros.model.vae import AutoEncoder
+from cooper_ros.runtime.card import ModelCard
 from cooper_ros.training.checkpoints import run_weights
 from cooper_ros.training.data import FrameStore, frame_store
 from cooper_ros.training.eyes import balance_eyes, open_eyes
@@ -28,15 +29,18 @@ from cooper_ros.training.folder import PROMPTS, card, corpus, load_vae, write_fo
 from cooper_ros.training.grounding import ground
 from cooper_ros.training.pictures import picture_cache
 from cooper_ros.training.placing import place
+from cooper_ros.training.previews import drawing_engine, drawn_maps
+from cooper_ros.training.processes import mean_over_processes, part_of
 from cooper_ros.training.recipes import RECIPES, Source
 from cooper_ros.training.settings import TrainSettings
-from cooper_ros.training.task import batch_indices, step_generator
+from cooper_ros.training.task import step_generator, whole_batch
 from cooper_ros.training.tokenizer import build_tokenizer, marker_ids
 from cooper_ros.training.tree import forward_trees, pack_trees
 from cooper_ros.training.vae_task import RGB
 
 LATENT_RECIPES = ('draw', 'auto', 'maps')
 BALANCE_FRAMES = 32
+PREVIEWS = 2  # validation frames whose maps are drawn
 VALID_LATENTS = 32  # frames; coding pictures is slow on a CPU, and scores come from elsewhere
 
 
@@ -46,7 +50,7 @@ class Recipe:
 
     Attributes:
         weight: share of the steps.
-        frames: frames per step.
+        frames: frames per step, over all processes; at least one for each.
         questions: questions per frame.
     """
 
@@ -99,6 +103,8 @@ class MixedTask:
         self.options = MixOptions(**{name: tuple(value) if isinstance(value, list) else value
                                      for name, value in settings.task.items()})
         self.recipes = _recipes(self.options.recipes)
+        if settings.parallel == 'fsdp':  # trees do not go through the network's own forward
+            raise BadOption('this stage cannot be sharded', value='parallel: fsdp', limit='ddp')
         data = settings.data
         train = frame_store(data.folder, 'train', data.seed, data.train, data.questions)
         valid = frame_store(data.folder, 'validation', data.seed, data.valid, data.questions)
@@ -114,16 +120,21 @@ class MixedTask:
         """Cross-entropy and flow loss of one batch of one recipe."""
         name = self._recipe(generator)
         batch, branch = self.batch(self.train, name, step, generator)
-        ce, mse = mean_losses(forward_trees(self.module, batch, branch), batch)
+        mine = batch.rows(part_of(self.recipes[name].frames))
+        ce, mse = shared_losses(forward_trees(self.module, mine, branch), mine)
         return {'loss': self.options.ce_weight * ce + self.options.mse_weight * mse,
                 f'ce_{name}': ce, f'mse_{name}': mse}
 
     def batch(self, source: Source, name: str, step: int, generator: torch.Generator
               ) -> tuple[PackedBatch, Tensor]:
-        """Trees of one recipe for one step."""
+        """Trees of one recipe for one step, those of all processes.
+
+        Making them is little work beside learning from them; so noise and padding are the same
+        for any number of processes, and each takes its rows.
+        """
         recipe = self.recipes[name]
         usable = source.usable[name]
-        places = batch_indices(len(usable), recipe.frames, self.settings.seed, step)
+        places = whole_batch(len(usable), recipe.frames, self.settings.seed, step)
         trees = [RECIPES[name](source, usable[place], recipe.questions, generator)
                  for place in places.tolist()]
         return pack_trees(trees, self.config, self.specials, generator=generator,
@@ -139,15 +150,23 @@ class MixedTask:
                                 enabled=self.settings.optim.bfloat16):
                 ce, mse = mean_losses(forward_trees(self.module, batch, branch), batch)
             scores |= {f'valid_ce_{name}': float(ce), f'valid_mse_{name}': float(mse)}
-        return scores, {}
+        return scores, self._drawings() if 'draw' in self.recipes else {}
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Write a complete model folder."""
         if self.vae is None:
             raise BadOption('a model folder needs an autoencoder', value='vae: ""',
                             remedy='train stage vae first and name its export in the settings')
-        write_folder(folder, self.config, weights, self.vae, self.tokenizer,
-                     card(self.options.vae_rule, self.options.vit_rule))
+        write_folder(folder, self.config, weights, self.vae, self.tokenizer, self._card())
+
+    def _card(self) -> ModelCard:
+        return card(self.options.vae_rule, self.options.vit_rule)
+
+    def _drawings(self) -> dict[str, np.ndarray]:
+        assert self.vae is not None  # the recipe reads its latents
+        engine = drawing_engine(self.module, self.vae, self.tokenizer, self.specials,
+                                self._card())
+        return {'maps': drawn_maps(engine, self.valid.store, PREVIEWS)}
 
     def _network(self) -> Cooper:
         torch.manual_seed(self.settings.seed)
@@ -156,8 +175,9 @@ class MixedTask:
             network.load_state_dict(_run(self.settings.start), strict=True)
         if self.options.eyes:
             open_eyes(network, _run(self.options.eyes))
+            balanced = min(BALANCE_FRAMES, len(self.train.store))
             balance_eyes(network, torch.stack([self.train.cache.pixels(frame, RGB)
-                                               for frame in range(BALANCE_FRAMES)]))
+                                               for frame in range(balanced)]))
         if self.options.copy_experts:
             copy_experts(network)
         if self.options.place:
@@ -192,6 +212,13 @@ def _run(folder: str) -> dict[str, Tensor]:
         raise BadCheckpoint('no run to start from', value=folder,
                             remedy='train that stage first')
     return weights
+
+
+def shared_losses(output: TrainOutput, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    """:func:`mean_losses` over the batches of all processes, as parts that average to them."""
+    tokens, numbers = mean_over_processes([int((batch.labels != IGNORED).sum()),
+                                           output.mse.numel()])
+    return output.ce.sum() / tokens, output.mse.sum() / numbers
 
 
 def copy_experts(network: Cooper) -> None:

@@ -21,6 +21,7 @@ from cooper_ros.imaging.resize import ImageTransform, encoder_inputs, normalise
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.scenes.palette import paint
 from cooper_ros.training.data import FrameStore
+from cooper_ros.training.processes import first_before_others
 from cooper_ros.training.vae_task import DEPTH, LABELS, RGB, picture
 
 KINDS = (RGB, DEPTH, LABELS)
@@ -65,15 +66,17 @@ def picture_cache(store: FrameStore, folder: Path, vae: AutoEncoder | None,
         latent_frames: latents are made for this many frames, from the first on.
     """
     vision_path = folder / f'vision_{vit_rule.max_size}.npy'
-    if not vision_path.exists():
-        _make_vision(vision_path, store, vae_rule, vit_rule)
+    with first_before_others():
+        if not vision_path.exists():
+            _make_vision(vision_path, store, vae_rule, vit_rule)
     vision = np.load(vision_path, mmap_mode='r')
     if vae is None:
         return PictureCache(vision)
     count = min(latent_frames, len(store))
     paths = [folder / f'{name}_{_fingerprint(vae)}_{count}.npy' for name in ('latents', 'drawn')]
-    if not paths[1].exists():
-        _make_coded(paths, store, vae, count, vit_rule)
+    with first_before_others():
+        if not paths[1].exists():
+            _make_coded(paths, store, vae, count, vit_rule)
     return PictureCache(vision, *(np.load(path, mmap_mode='r') for path in paths))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Iterator, Mapping, Sequence
 
 import torch
@@ -18,6 +19,7 @@ from cooper_ros.errors import BadOption
 from cooper_ros.runtime.load import choose_device
 
 BUCKET = 2**23  # gradient numbers that are averaged together
+PATIENCE = timedelta(hours=3)  # the others wait while the first makes data or coded pictures
 
 
 def place() -> tuple[int, int]:
@@ -52,7 +54,7 @@ def joined(device: torch.device) -> Iterator[None]:
         yield
         return
     backend = 'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo'
-    dist.init_process_group(backend)
+    dist.init_process_group(backend, timeout=PATIENCE)
     try:
         yield
     finally:
@@ -63,6 +65,16 @@ def wait_for_all() -> None:
     """Return when every process has come this far."""
     if place()[1] > 1:
         dist.barrier()
+
+
+@contextmanager
+def first_before_others() -> Iterator[None]:
+    """Let the first process make files that the others then find; all see one folder."""
+    if not is_first():
+        wait_for_all()
+    yield
+    if is_first():
+        wait_for_all()
 
 
 def share_of(batch: int) -> range:
@@ -77,6 +89,19 @@ def share_of(batch: int) -> range:
                         limit=f'a multiple of {world} processes')
     size = batch // world
     return range(rank * size, (rank + 1) * size)
+
+
+def part_of(count: int) -> range:
+    """Places of ``count`` samples that are this process's, in parts as equal as can be.
+
+    Raises:
+        BadOption: there are fewer samples than processes.
+    """
+    rank, world = place()
+    if count < world:
+        raise BadOption('a process would have no sample', value=f'frames: {count}',
+                        limit=f'at least one for each of {world} processes')
+    return range(rank * count // world, (rank + 1) * count // world)
 
 
 def mean_over_processes(counts: Sequence[float]) -> list[float]:

@@ -28,6 +28,7 @@ from cooper_ros.scenes.palette import SCENE_PALETTE, SHAPES
 from cooper_ros.training.data import STEPS_PER_METRE, FrameStore, frame_store
 from cooper_ros.training.eyes import Eyes
 from cooper_ros.training.pictures import PictureCache, picture_cache
+from cooper_ros.training.processes import mean_over_processes, share_of
 from cooper_ros.training.settings import TrainSettings
 from cooper_ros.training.task import batch_indices
 from cooper_ros.training.vae_task import DEPTH, LABELS, RGB
@@ -75,14 +76,18 @@ class SeeTask:
                                             range(min(INITIAL_FRAMES, len(self.train[0])))]))
 
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Errors of one batch of pictures, half of them mirrored."""
-        store, cache = self.train
-        frames = batch_indices(len(store), self.settings.batch, self.settings.seed, step)
+        """Errors of one batch of pictures, half of them mirrored.
+
+        Kinds and mirrors are drawn for the whole batch, whatever the number of processes.
+        """
+        (store, cache), batch = self.train, self.settings.batch
+        frames = batch_indices(len(store), batch, self.settings.seed, step)
         picture = self.options.picture_share
         chances = torch.tensor([picture, (1 - picture) / 2, (1 - picture) / 2])
-        kinds = torch.multinomial(chances, len(frames), replacement=True, generator=generator)
-        mirrored = torch.rand(len(frames), generator=generator) < 0.5
-        return self._errors(store, cache, frames.tolist(), kinds, mirrored)
+        kinds = torch.multinomial(chances, batch, replacement=True, generator=generator)
+        mirrored = torch.rand(batch, generator=generator) < 0.5
+        mine = slice(share_of(batch).start, share_of(batch).stop)
+        return self._errors(store, cache, frames.tolist(), kinds[mine], mirrored[mine])
 
     def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Errors on camera frames, and how often a cell's class is named."""
@@ -123,17 +128,20 @@ class SeeTask:
         scores, far, forms, lengths = out.split((CLASSES, 1, FORMS, LENGTHS), dim=-1)
         named, seen = kinds != DEPTH, kinds != LABELS
         mine = (truth.shape >= 0) & (kinds == RGB)[:, None, None]  # [B, T, 16]
-        losses = {
-            'classes': F.cross_entropy(scores[named].flatten(0, 2), truth.label[named].flatten()),
-            'depth': (far[seen][..., 0] - truth.log_depth[seen]).abs().mean(),
-            'shapes': F.cross_entropy(forms[mine], truth.shape[mine]),
-            'lengths': (lengths[mine] - truth.lengths[mine]).abs().mean()}
+        terms = {
+            'classes': F.cross_entropy(scores[named].flatten(0, 2), truth.label[named].flatten(),
+                                       reduction='none'),
+            'depth': (far[seen][..., 0] - truth.log_depth[seen]).abs(),
+            'shapes': F.cross_entropy(forms[mine], truth.shape[mine], reduction='none'),
+            'lengths': (lengths[mine] - truth.lengths[mine]).abs(),
+            'accuracy': (scores.argmax(-1) == truth.label)[named].float(),
+            'shape_accuracy': (forms.argmax(-1) == truth.shape)[mine].float()}
+        counts = mean_over_processes([term.numel() for term in terms.values()])
+        losses = {name: term.sum() / count for (name, term), count in zip(terms.items(), counts)}
         options = self.options
         whole = (losses['classes'] + options.depth_weight * losses['depth'] + options.object_weight
                  * (losses['shapes'] + options.depth_weight * losses['lengths']))
-        right = (scores.argmax(-1) == truth.label)[named].float().mean()
-        shaped = (forms.argmax(-1) == truth.shape)[mine].float().mean()
-        return {'loss': whole, **losses, 'accuracy': right, 'shape_accuracy': shaped}
+        return {'loss': whole, **losses}
 
 
 @dataclass(frozen=True)

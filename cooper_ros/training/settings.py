@@ -15,6 +15,7 @@ STAGES = ('vae', 'see', 'amg', 'sft', 'joint', 'grpo')
 SCHEDULES = ('constant', 'cosine')
 PARALLEL = ('ddp', 'fsdp')
 DEVICES = ('auto', 'cpu', 'cuda')
+TRACKERS = ('tensorboard', 'wandb', 'none')
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,9 @@ class TrainSettings:
         vae: model folder (or VAE run) whose autoencoder is used, frozen.
         checkpoint_every: steps between checkpoints; a killed run loses at most these.
         preview_every: steps between validations with sample pictures.
+        log_every: steps whose mean becomes one point of the curves.
+        track: where curves and pictures go besides ``log.jsonl`` and ``previews``:
+            ``tensorboard``, ``wandb`` (which must be installed) or ``none``.
         model: sizes, as in ``llm_config.json``, ``vit_config.json`` and the VAE's fields.
         task: settings of the stage itself.
     """
@@ -101,6 +105,8 @@ class TrainSettings:
     vae: str = ''
     checkpoint_every: int = 200
     preview_every: int = 500
+    log_every: int = 20
+    track: str = 'tensorboard'
     optim: Optim = field(default_factory=Optim)
     data: DataSettings = field(default_factory=DataSettings)
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -111,13 +117,14 @@ class TrainSettings:
             raise BadOption('no such stage', value=self.stage, limit=', '.join(STAGES))
         for name, value, known in (('schedule', self.optim.schedule, SCHEDULES),
                                    ('device', self.device, DEVICES),
+                                   ('tracker', self.track, TRACKERS),
                                    ('kind of parallel training', self.parallel, PARALLEL)):
             if value not in known:
                 raise BadOption(f'no such {name}', value=value, limit=', '.join(known))
         if self.parallel == 'fsdp' and self.optim.muon:
             raise BadOption('Muon needs whole matrices', value='parallel: fsdp', limit='ddp',
                             remedy='set muon: false, or parallel: ddp')
-        for name in ('steps', 'batch', 'checkpoint_every', 'preview_every'):
+        for name in ('steps', 'batch', 'checkpoint_every', 'preview_every', 'log_every'):
             if getattr(self, name) < 1:
                 raise BadOption(f'{name} must be positive', value=getattr(self, name),
                                 limit='>= 1')

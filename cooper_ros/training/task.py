@@ -48,15 +48,21 @@ def sample_generators(batch: int, generator: torch.Generator) -> list[torch.Gene
 
 
 def batch_indices(count: int, batch: int, seed: int, step: int) -> Tensor:
+    """This process's share of :func:`whole_batch`."""
+    mine = share_of(batch)
+    return whole_batch(count, batch, seed, step)[mine.start:mine.stop]
+
+
+def whole_batch(count: int, batch: int, seed: int, step: int) -> Tensor:
     """Which samples step ``step`` (from 1) takes: every sample once per pass, shuffled anew.
 
     Returns:
-        int64, this process's share of a whole batch of ``batch``; a batch may reach over the
-        border of two passes.
+        int64 ``[batch]``, for all processes together; a batch may reach over the border of two
+        passes.
     """
     first = (step - 1) * batch
     passes = range(first // count, (first + batch - 1) // count + 1)
     order = torch.cat([torch.randperm(count, generator=step_generator(seed, -1 - number))
                        for number in passes])
-    mine, start = share_of(batch), first - passes[0] * count
-    return order[start + mine.start:start + mine.stop]
+    start = first - passes[0] * count
+    return order[start:start + batch]

@@ -61,7 +61,7 @@ class Trainer:
         """
         settings = self.settings
         last = min(until or settings.steps, settings.steps)
-        with open_log(self.folder, self.step, settings.steps) as log:
+        with open_log(settings, self.step) as log:
             while self.step < last:
                 self.step += 1
                 log.step(self.step, self._one_step(), settings.batch)

@@ -22,6 +22,7 @@ from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.scenes.palette import paint
 from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M
 from cooper_ros.training.data import FrameStore, frame_store
+from cooper_ros.training.processes import mean_values
 from cooper_ros.training.settings import TrainSettings, build
 from cooper_ros.training.task import batch_indices, sample_generators
 
@@ -76,22 +77,23 @@ class VaeTask:
         mean, logvar = self.module.encoder(pixels).float().chunk(2, dim=1)
         noise = torch.stack([torch.randn(mean.shape[1:], generator=noise)
                              for noise in noises]).to(self._device)
-        spread = torch.exp(0.5 * logvar) + self._disturbance(mean, noises)
+        wide = spread_of(mean)
+        spread = torch.exp(0.5 * logvar) + self._disturbance(wide, noises)
         restored = self.module.decoder(mean + spread * noise).float()
         error = ((restored - pixels).abs() * weight).mean()
         square = F.mse_loss(restored, pixels)
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         return {'loss': error + square + self.options.kl * divergence, 'l1': error, 'mse': square,
-                'kl': divergence, 'sigma': torch.exp(0.5 * logvar).mean() / mean.std()}
+                'kl': divergence, 'sigma': torch.exp(0.5 * logvar).mean() / wide}
 
     @property
     def _device(self) -> torch.device:
         return next(self.module.parameters()).device
 
-    def _disturbance(self, mean: Tensor, noises: list[torch.Generator]) -> Tensor:
+    def _disturbance(self, wide: float, noises: list[torch.Generator]) -> Tensor:
         """Spread of the added noise, one per picture: ``[B, 1, 1, 1]``."""
         share = torch.stack([torch.rand(1, 1, 1, generator=noise) for noise in noises])
-        return self.options.latent_noise * share.to(mean.device) * mean.detach().std()
+        return self.options.latent_noise * wide * share.to(self._device)
 
     def _batch(self, frames: list[int], noises: list[torch.Generator]) -> tuple[Tensor, Tensor]:
         first, parts = DEPTH if self.options.decoder_only else RGB, []
@@ -166,6 +168,12 @@ def picture(store: FrameStore, frame: int, kind: int) -> Tensor:
         return (grey * 2 - 1).expand(3, -1, -1)
     rgb = store.rgb[frame] if kind == RGB else paint(store.labels[frame])
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def spread_of(latents: Tensor) -> float:
+    """Spread of the latents of all processes."""
+    found = mean_values({'mean': latents.mean(), 'square': latents.square().mean()})
+    return max(found['square'] - found['mean']**2, 1e-12)**0.5
 
 
 def to_uint8(pixels: Tensor) -> np.ndarray:

@@ -1,11 +1,19 @@
-"""The tiny network exported once per test run, for every test that needs graphs."""
+"""Networks exported once per test run, for every test that needs graphs."""
 
 from __future__ import annotations
 
 import functools
+import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.engine.engine import CooperEngine
+from cooper_ros.evaluation.conformance_golden import Golden
+from cooper_ros.model.network import Cooper
 from cooper_ros.runtime.files import PART
 from cooper_ros.runtime.graphs.bundle import Bundle, export_bundle
 from cooper_ros.runtime.graphs.export import export_graph
@@ -14,6 +22,7 @@ from cooper_ros.runtime.graphs.spec import graph_specs
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 from support.tiny import tiny_runtime
 
+ROOT = Path(__file__).parents[2]
 PROGRESS: list[tuple[str, int, int]] = []
 _FOLDER = tempfile.TemporaryDirectory(prefix='cooper_test_graphs_')
 
@@ -40,3 +49,62 @@ def half_understand() -> Path:
 def exported_runtime() -> TorchRuntime:
     """The network they were exported from."""
     return tiny_runtime()
+
+
+@functools.cache
+def golden() -> Golden:
+    """The recording; its network has odd widths (72, 48) and an odd depth (3)."""
+    return Golden(ROOT / 'test' / 'data' / 'golden_small')
+
+
+@functools.cache
+def golden_bundle() -> Bundle:
+    """All six graphs of the recorded network in fp32; read only."""
+    return _bundle(golden().runtime, 'golden', 'fp32')
+
+
+@functools.cache
+def half_network() -> TorchRuntime:
+    """The recorded network in fp16, cut to one layer of each kind: exporting takes its time."""
+    whole = golden().network().state_dict()
+    config = golden().model_config
+    network = Cooper(replace(config, llm=replace(config.llm, num_layers=1),
+                             vit=replace(config.vit, num_layers=1)))
+    network.load_state_dict({name: value for name, value in whole.items()
+                             if not re.search(r'layers\.[1-9]', name)})
+    return TorchRuntime(network.half().eval(), golden().autoencoder().half(),
+                        specials=golden().specials, vocabulary=config.llm.vocab_size,
+                        dtype=torch.float16)
+
+
+@functools.cache
+def half_bundle() -> Bundle:
+    """All six graphs of :func:`half_network`."""
+    return _bundle(half_network(), 'golden_half', 'fp16')
+
+
+@functools.cache
+def bfloat_latents() -> Path:
+    """The smallest graph in bf16."""
+    network, path = golden().network().bfloat16(), Path(_FOLDER.name) / 'bfloat.onnx'
+    module = graph_modules(network, golden().runtime.vae)['latents']
+    return export_graph(graph_specs(network.config)['latents'], module, path, 'bf16')
+
+
+@functools.cache
+def nano_engine() -> CooperEngine:
+    """The shipped checkpoint in PyTorch, float32, 1 thread."""
+    return CooperEngine.from_pretrained(ROOT / 'models' / 'cooper-nano', CooperConfig(
+        runtime='torch', device='cpu', dtype='float32', threads=1))
+
+
+@functools.cache
+def nano_bundle() -> Bundle:
+    """All six graphs of the shipped checkpoint in fp32; read only."""
+    return _bundle(nano_engine().parts.runtime, 'nano', 'fp32')
+
+
+def _bundle(runtime: TorchRuntime, name: str, precision: str) -> Bundle:
+    return export_bundle(runtime.network, runtime.vae, Path(_FOLDER.name) / name,
+                         specials=runtime.specials, vocabulary=runtime.vocabulary,
+                         precision=precision)

@@ -24,7 +24,7 @@ from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.files import PART, locked, room, sync_folder, sync_tree
 from cooper_ros.runtime.graphs.digest import file_digest, plain_digest, weights_digest
-from cooper_ros.runtime.graphs.export import EXTERNAL_SUFFIX, OPSET, export_graph
+from cooper_ros.runtime.graphs.export import EXTERNAL_SUFFIX, OPSET, Read, export_graph
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.spec import GraphSpec, dtype_of, graph_specs
 
@@ -153,17 +153,21 @@ def bundle_name(model: str, precision: str) -> str:
 
 
 def export_bundle(network: Cooper, vae: AutoEncoder, folder: Path, *, specials: SpecialTokens,
-                  vocabulary: int, precision: str, model: str = '', force: bool = False,
+                  vocabulary: int, precision: str, model: str = '', read: Read | None = None,
+                  force: bool = False,
                   progress: Progress = lambda graph, done, total: None) -> Bundle:
     """Export all graphs of a network.
 
     Args:
-        network, vae: moved to the number type of ``precision`` in place.
+        network, vae: moved to the number type of ``precision`` in place; without numbers they
+            are in it already.
         folder: where to; an earlier bundle there is replaced at the end.
         specials: marker ids.
         vocabulary: ids the tokenizer knows.
         precision: ``fp32``, ``fp16`` or ``bf16``.
-        model: fingerprint of the weights; computed from them where empty.
+        model: fingerprint of the weights; computed from them where empty, needed with ``read``.
+        read: reads the numbers of a weight, for networks without; see
+            :func:`~.export.export_graph`.
         force: export although the same sound graphs are there.
         progress: told before each graph, and once when all are done.
 
@@ -174,12 +178,12 @@ def export_bundle(network: Cooper, vae: AutoEncoder, folder: Path, *, specials: 
     made = Bundle(folder, network.config, specials,
                   min(vocabulary, network.config.llm.vocab_size), precision,
                   model or weights_digest((network, vae)))
-    network.eval().to(dtype)
-    vae.eval().to(dtype)
+    for module in (network.eval(), vae.eval()) if read is None else ():
+        module.to(dtype)
     with locked(folder.with_name(f'{folder.name}.lock')):
         if force or not _is_there(made):
             made.folder.parent.mkdir(parents=True, exist_ok=True)
-            _export(made, network, vae, progress)
+            _export(made, network, vae, progress, read)
     progress('', len(made.specs()), len(made.specs()))
     return Bundle.load(folder)
 
@@ -194,7 +198,8 @@ def _is_there(made: Bundle) -> bool:
         return False
 
 
-def _export(made: Bundle, network: Cooper, vae: AutoEncoder, progress: Progress) -> None:
+def _export(made: Bundle, network: Cooper, vae: AutoEncoder, progress: Progress,
+            read: Read | None) -> None:
     """Export into a draft, which becomes the folder at the end; call under the lock."""
     _sweep(made.folder)
     draft = made.folder.with_name(f'{made.folder.name}{PART}{os.getpid()}')
@@ -204,8 +209,10 @@ def _export(made: Bundle, network: Cooper, vae: AutoEncoder, progress: Progress)
         with room(draft.parent, _bytes_of((network, vae)), 'exported graphs'):
             for number, (name, spec) in enumerate(made.specs().items()):
                 progress(name, number, len(modules))
-                export_graph(spec, modules[name], draft / f'{name}.onnx', made.precision)
-            _finish(made, network, draft)
+                export_graph(spec, modules[name], draft / f'{name}.onnx', made.precision,
+                             read)
+            words = network.language_model.model.embed_tokens.weight
+            _finish(made, read(words) if read else words, draft)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -222,10 +229,9 @@ def _bytes_of(modules: Iterable[nn.Module]) -> int:
                for module in modules for value in module.state_dict().values())
 
 
-def _finish(made: Bundle, network: Cooper, draft: Path) -> None:
+def _finish(made: Bundle, words: Tensor, draft: Path) -> None:
     """Write what stands beside the graphs, then show the folder under its name."""
-    words = network.language_model.model.embed_tokens.weight.detach().contiguous()
-    save_file({'words': words}, str(draft / WORDS))
+    save_file({'words': words.detach().contiguous()}, str(draft / WORDS))
     (draft / DESCRIPTION).write_text(json.dumps({
         'format': FORMAT, 'opset': OPSET, 'precision': made.precision, 'model': made.model,
         'vocabulary': made.vocabulary, 'specials': asdict(made.specials),

@@ -8,10 +8,11 @@ typed: the number types of the graph are those of the weights.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import warnings
 from pathlib import Path
-from typing import Iterator
+from typing import TYPE_CHECKING, Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,12 @@ from torch import Tensor, nn
 from cooper_ros.errors import EngineBuild
 from cooper_ros.runtime.graphs.spec import Axis, GraphSpec, TensorSpec
 
+if TYPE_CHECKING:
+    import onnx_ir
+
 OPSET = 20
 EXTERNAL_SUFFIX = '.data'
+Read = Callable[[Tensor], Tensor]  # from a weight without numbers to its numbers
 _EXAMPLE = {'context': 7, 'tokens': 5, 'patches': 12, 'cells': 9, 'branches': 2, 'rows': 3,
             'columns': 2}  # all different and none of them 0 or 1, which torch.export would fix
 
@@ -56,17 +61,20 @@ def _example(entry: TensorSpec, values: dict[str, int], precision: str,
     return torch.randn(shape, generator=generator, dtype=torch.float32).to(dtype)
 
 
-def export_graph(spec: GraphSpec, module: nn.Module, path: Path, precision: str) -> Path:
+def export_graph(spec: GraphSpec, module: nn.Module, path: Path, precision: str,
+                 read: Read | None = None) -> Path:
     """Write one graph as ``path`` and its weights beside it (``path`` + ``.data``).
 
-    Weights are written from where they lie, without another copy in memory, so graphs above the
-    2 GB limit of the format work too.
+    Weights are written from where they lie, in memory or on disk, without another copy of them
+    all, so graphs above the 2 GB limit of the format work too.
 
     Args:
         spec: what goes in and comes out.
         module: the graph, already in the number type of ``precision``.
         path: the ``.onnx`` file.
         precision: ``fp32``, ``fp16`` or ``bf16``.
+        read: reads the numbers of a weight, for a module without (see
+            :class:`~cooper_ros.runtime.hollow.NumbersOnDisk`); None when it has them.
 
     Returns:
         ``path``.
@@ -79,8 +87,12 @@ def export_graph(spec: GraphSpec, module: nn.Module, path: Path, precision: str)
         with _quiet(), torch.no_grad():
             program = exported_program(spec, module, precision)
             made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False,
+                                     optimize=False,  # it folds small weights: they come first
                                      input_names=[entry.name for entry in spec.inputs],
                                      output_names=[entry.name for entry in spec.outputs])
+            if read is not None:
+                _read_when_written(made.model, module, read)
+            made.optimize()
             made.save(str(path), external_data=True)
     except Exception as error:  # the exporter raises many kinds
         raise EngineBuild(f'graph {spec.name} could not be exported', value=str(error)[-400:],
@@ -88,6 +100,23 @@ def export_graph(spec: GraphSpec, module: nn.Module, path: Path, precision: str)
                           ) from error
     _check_interface(spec, onnx.load(str(path), load_external_data=False))
     return path
+
+
+def _read_when_written(model: onnx_ir.Model, module: nn.Module, read: Read) -> None:
+    """Make every weight of a graph one that is read when its numbers are asked for, not kept."""
+    import onnx_ir
+    weights = module.state_dict(keep_vars=True)
+    for name, value in model.graph.initializers.items():
+        if name in weights:
+            hollow = value.const_value
+            value.const_value = onnx_ir.LazyTensor(
+                functools.partial(_numbers, read, weights[name], name), hollow.dtype,
+                hollow.shape, name=name)
+
+
+def _numbers(read: Read, weight: Tensor, name: str) -> onnx_ir.TensorProtocol:
+    from onnx_ir.tensor_adapters import TorchTensor
+    return TorchTensor(read(weight).contiguous(), name)
 
 
 def exported_program(spec: GraphSpec, module: nn.Module,
