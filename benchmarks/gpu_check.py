@@ -1,12 +1,14 @@
 """Prove compiled engines on a machine with a GPU, in one run of under ten minutes.
 
-    python benchmarks/gpu_check.py                          random weights, small network
+    python benchmarks/gpu_check.py                          cooper-nano, as it is shipped
     python benchmarks/gpu_check.py --random official        two layers of the published widths
     python benchmarks/gpu_check.py --model models/COOPER --precision bf16
     python benchmarks/gpu_check.py --runtime onnx           the same checks without a GPU
 
 It builds the engines (or finds them in the cache), compares every graph and whole conversations
-with PyTorch on the same device, and prints what took how long as a table for the documentation.
+with PyTorch on the same device, proves that steps recorded as CUDA graphs say what they said
+unrecorded, and prints what took how long, as ratios to PyTorch in the same run, as a table for the
+documentation.
 Exit status: 0 all good, 1 a check failed, 2 it could not run here (what was missing is said).
 """
 
@@ -44,6 +46,8 @@ from cooper_ros.runtime.graphs.spec import PRECISIONS
 from cooper_ros.runtime.onnx_runtime import load_onnx_runtime
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
+NANO = Path(__file__).parents[1] / 'models' / 'cooper-nano'
+RECORDED_TOLERANCE = 1e-3  # the same kernels; atomics may add in another order
 SEED, TOKENS, FLOW_STEPS, REPEATS, WARM = 0, 64, 8, 30, 5
 RANDOM = {
     'tiny': ModelConfig(LlmConfig(64, 128, 2, 4, 2, 300), VitConfig(32, 64, 2, 2, image_size=140),
@@ -141,8 +145,30 @@ def check_drawing(report: Report, graphs: Runtime, network: Runtime, precision: 
                      4 * TOLERANCES[precision])
 
 
-def measure(report: Report, name: str, runtime: Runtime) -> None:
-    """Milliseconds of what a robot waits for."""
+def check_recorded(report: Report, graphs: GraphRuntime) -> None:
+    """Decode and flow steps as CUDA graphs against the same steps run plainly, bit by bit."""
+    runner = graphs.runner
+    assert isinstance(runner, TensorRtRunner)
+    grid, said = (4, 6), []
+    x = draw(9, grid[0] * grid[1], graphs.config.latent_features)
+    for runner.record in (True, False):
+        session = filled(graphs)
+        logits = [session.step(0, token) for token in (5, 6, 7, 8)]
+        said.append([*logits, *(session.velocity((0, 1, 2), x, time, grid)
+                                for time in (0.9, 0.5, 0.1))])
+    runner.record = True
+    report.check('steps as CUDA graphs differ from plain ones by',
+                 max(map(relative_error, *said)), RECORDED_TOLERANCE)
+
+
+def measure(report: Report, name: str, runtime: Runtime,
+            against: dict[str, float] | None = None) -> dict[str, float]:
+    """Milliseconds of what a robot waits for, and how many times faster than ``against``.
+
+    Returns:
+        median milliseconds by what was measured.
+    """
+    medians: dict[str, float] = {}
     session, grid = filled(runtime), (4, 6)
     x = draw(9, grid[0] * grid[1], runtime.config.latent_features).to(runtime.device)
     text, start = list(range(3, 131)), session.cursor(2)
@@ -159,8 +185,10 @@ def measure(report: Report, name: str, runtime: Runtime) -> None:
                       ('flow step, 3 branches, 24 tokens',
                        lambda: session.velocity((0, 1, 2), x, 0.5, grid)),
                       ('decode a map', lambda: runtime.decode_tokens(x, grid))):
-        middle, slow = milliseconds(run, runtime.device)
-        report.say(f'{name}: {what}', f'{middle:.2f} ms median, {slow:.2f} ms p95')
+        medians[what], slow = milliseconds(run, runtime.device)
+        ratio = f', {against[what] / medians[what]:.2f} times eager' if against else ''
+        report.say(f'{name}: {what}', f'{medians[what]:.2f} ms median, {slow:.2f} ms p95{ratio}')
+    return medians
 
 
 def milliseconds(run: Callable[[], Any], device: torch.device) -> tuple[float, float]:
@@ -185,7 +213,7 @@ def draw(seed: int, *shape: int) -> Tensor:
 def network_of(options: argparse.Namespace, device: str) -> TorchRuntime:
     """The network in PyTorch: a checkpoint, or random weights large enough to matter."""
     dtype = PRECISIONS[options.precision]
-    if options.model:
+    if not options.random:
         read = read_model_folder(options.model, options.base or None, device=device, dtype=dtype)
         return TorchRuntime(read.network, read.vae, specials=read.specials,
                             vocabulary=read.vocabulary)
@@ -225,19 +253,19 @@ def compiled(bundle: Bundle, folder: Path, report: Report) -> GraphRuntime:
                    f'{time.monotonic() - started:.1f} s here')
     runtime = load_tensorrt_runtime(plan, cache)
     assert isinstance(runtime.runner, TensorRtRunner)
-    memory = runtime.runner.memory()
-    report.say('device memory of engines', f'{sum(memory.weights.values()) / 2**20:.0f} MiB of '
-               f'weights, {memory.scratch / 2**20:.0f} MiB of scratch')
+    what, _, plan = str(runtime.runner.memory()).partition(': ')
+    report.say(what, plan)
     return runtime
 
 
 def run(options: argparse.Namespace, report: Report) -> None:
     """All checks."""
+    started = time.monotonic()
     for fact in doctor.facts():
         report.say(fact.what, fact.value)
-    report.say('case', f'{options.model or options.random + " random"}, {options.precision}, '
-               f'{options.runtime}, seed {SEED}, torch {torch.__version__}, '
-               f'{platform.machine()}')
+    what = f'{options.random} random' if options.random else options.model
+    report.say('case', f'{what}, {options.precision}, {options.runtime}, seed {SEED}, '
+               f'torch {torch.__version__}, {platform.machine()}')
     device = 'cuda' if options.runtime == 'tensorrt' else 'cpu'
     if device == 'cuda' and not torch.cuda.is_available():
         raise NotReady('compiled engines run on a GPU, and there is none',
@@ -249,17 +277,27 @@ def run(options: argparse.Namespace, report: Report) -> None:
     check_graphs(report, graphs, network, options.precision, bundle)
     check_talk(report, graphs, network, options.precision)
     check_drawing(report, graphs, network, options.precision)
-    measure(report, 'torch', network)
-    measure(report, options.runtime, graphs)
+    if device == 'cuda':
+        check_recorded(report, graphs)
+    eager = measure(report, 'torch eager', network)
+    measure(report, options.runtime, graphs, eager)
+    if device == 'cuda':
+        assert isinstance(graphs.runner, TensorRtRunner)
+        graphs.runner.record = False
+        measure(report, f'{options.runtime} without CUDA graphs', graphs, eager)
+        report.say('device memory at most', f'{torch.cuda.max_memory_allocated() / 2**20:.0f} MiB '
+                   'by torch, both networks loaded')
+    report.say('whole run', f'{time.monotonic() - started:.0f} s')
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Parse, run, print the table."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--model', default='', help='model folder; random weights if absent')
+    parser.add_argument('--model', default=str(NANO), help='model folder; cooper-nano if absent')
     parser.add_argument('--base', default='', help='folder with configs and autoencoder')
-    parser.add_argument('--random', default='small', choices=RANDOM)
+    parser.add_argument('--random', default='', choices=('', *RANDOM),
+                        help='random weights of such a size instead of a model folder')
     parser.add_argument('--precision', default='', choices=('', *PRECISIONS))
     parser.add_argument('--runtime', default='tensorrt', choices=('tensorrt', 'onnx'))
     parser.add_argument('--cache', type=Path, default=default_cache())

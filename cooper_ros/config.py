@@ -15,7 +15,9 @@ from cooper_ros.errors import BadOption
 
 MODES = ('auto', 'direct', 'text', 'maps')
 RENORM_TYPES = ('checkpoint', 'global', 'channel', 'text_channel')
-RUNTIMES = ('auto', 'torch', 'onnx', 'tensorrt')
+RUNTIMES = ('auto', 'torch', 'compile', 'onnx', 'tensorrt', 'torch_tensorrt')
+ENGINES_MISSING = ('error', 'build', 'serve')
+COMPILERS = ('inductor', 'aot_eager', 'eager')
 DEVICES = ('auto', 'cpu', 'cuda')
 DTYPES = ('auto', 'float32', 'bfloat16', 'float16')
 LOAD_DRAWING = ('start', 'first_map')
@@ -39,9 +41,18 @@ class CooperConfig:
     model_path: str = option('models/cooper-nano', 'model', 'model folder', read_only=True)
     base_path: str = option('', 'model', 'folder with configs, tokenizer and VAE when the model '
                             'folder holds weights only; empty: the same folder', read_only=True)
-    runtime: str = option('auto', 'model', 'how the network runs; auto is torch, onnx is '
-                          'a CPU only, tensorrt needs `cooper engine build`', choices=RUNTIMES,
+    runtime: str = option('auto', 'model', 'how the network runs; auto takes the fastest that is '
+                          'ready here and says why (`cooper doctor`)', choices=RUNTIMES,
                           read_only=True)
+    engine_missing: str = option('error', 'model', 'when compiled engines are missing or do not '
+                                 'fit; error: say what to run; build: build, then answer; serve: '
+                                 'torch answers while they are built', choices=ENGINES_MISSING,
+                                 read_only=True)
+    engine_cache: str = option('', 'model', 'folder of exported graphs and compiled engines; '
+                               "empty: the user's cache folder", read_only=True)
+    compile_backend: str = option('inductor', 'model', 'what torch.compile compiles with; '
+                                  'inductor needs a C++ compiler', choices=COMPILERS,
+                                  read_only=True)
     device: str = option('auto', 'model', 'where it runs; auto takes CUDA when present',
                          choices=DEVICES, read_only=True)
     dtype: str = option('auto', 'model', 'number type of the weights; auto is bfloat16 on CUDA, '

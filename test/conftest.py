@@ -14,6 +14,8 @@ os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
 if os.environ.get('ROS_DISTRO') == 'humble':
     os.environ.setdefault('ROS_LOCALHOST_ONLY', '1')
 os.environ.setdefault('ROS_LOG_DIR', tempfile.mkdtemp(prefix='cooper_ros_log_'))
+# Graphs and engines of the user would change which runtime `auto` takes.
+os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(prefix='cooper_test_cache_')
 os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 # The wheels make the virtual environment an ament prefix, and nothing else says so.

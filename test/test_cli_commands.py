@@ -216,6 +216,20 @@ def test_doctor_finds_what_is_there_and_what_is_not(model: Path, tmp_path: Path)
     assert runner.invoke(app, ['doctor', '--model', str(model)]).exit_code == 0
 
 
+def test_doctor_weighs_the_runtimes_and_the_memory(model: Path, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('COLUMNS', '200')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    said = runner.invoke(app, ['doctor', str(model)]).output
+    for name in ('tensorrt', 'torch_tensorrt', 'compile', 'onnx', 'torch'):
+        assert f'runtime {name} ' in said
+    assert said.count('passed over') == 4 and 'chosen: it runs everywhere' in said
+    assert 'COOPER 7B, ' in said and f'{model}, ' in said
+    assert '30.7 GiB' in said and 'no fp8 on this device' in said and 'int4' in said
+    asked = runner.invoke(app, ['doctor', str(model), '--runtime', 'torch']).output
+    assert 'the setting runtime asks for it' in asked and 'passed over' not in asked
+
+
 def test_import_prompts_shows_every_text_that_differs(tmp_path: Path) -> None:
     (tmp_path / 'inferencer.py').write_text("DEPTH_PROMPT = 'mine'\n")
     done = cooper('import-prompts', 'inferencer.py', '--model', '.', folder=tmp_path)

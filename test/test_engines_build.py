@@ -14,7 +14,7 @@ from cooper_ros.runtime.engines.cache import EngineCache
 from cooper_ros.runtime.engines.flavour import ANY_GPU, RTX, find_flavour, gpu_name
 from cooper_ros.runtime.engines.key import BuildOptions
 from cooper_ros.runtime.engines.plan import Estimate, Plan
-from cooper_ros.runtime.engines.runner import find_tensorrt_runtime, load_tensorrt_runtime
+from cooper_ros.runtime.engines.runner import load_tensorrt_runtime
 from cooper_ros.runtime.graphs.spec import Limits, graph_specs
 
 LIMITS = Limits.of(tiny_config(), context=64)
@@ -99,8 +99,6 @@ def test_engines_do_not_run_where_there_is_no_gpu(tmp_path: Path) -> None:
     plan = Plan(tiny_bundle(), find_flavour())
     with pytest.raises(NotReady, match='run on a GPU, and there is none; remedy: set runtime to'):
         load_tensorrt_runtime(plan, EngineCache(tmp_path))
-    with pytest.raises(NotReady, match='run on a GPU, and there is none'):
-        find_tensorrt_runtime([tmp_path], 'bf16', tmp_path)
 
 
 def test_estimates_grow_with_weights(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from support.tiny import tiny_config
 from cooper_ros.model.config import ModelConfig
 from cooper_ros.runtime import doctor
 from cooper_ros.runtime.doctor import COMPILED, EVERYTHING, GIB, TALK_ONLY, Need
+from cooper_ros.runtime.engines.torch_tensorrt import pins
 
 NEEDS = doctor.needs(ModelConfig.official_7b())
 ORIN, ADA = (8, 7), (8, 9)
@@ -68,7 +69,7 @@ def test_facts_of_this_machine() -> None:
 @pytest.mark.parametrize(('version', 'pair'), [
     ('2.13.0', ('2.13', '11.0')), ('2.8.0+cu126', ('2.8', '10.12')), ('3.0', None)])
 def test_pins(version: str, pair: tuple[str, str] | None) -> None:
-    assert doctor.pins(version) == pair
+    assert pins(version) == pair
 
 
 def test_a_probe_that_crashes_is_a_finding() -> None:

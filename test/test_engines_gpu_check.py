@@ -10,8 +10,10 @@ import pytest
 from support.exported import exported_runtime, tiny_bundle
 from support.tiny import tiny_runtime
 
-from cooper_ros.runtime.graphs.runtime import GraphRuntime
-from cooper_ros.runtime.onnx_runtime import load_onnx_runtime
+from cooper_ros.errors import OutOfMemory
+from cooper_ros.runtime.engines.runner import MemoryPlan, check_room
+from cooper_ros.runtime.graphs.runtime import GraphRuntime, Tensors
+from cooper_ros.runtime.onnx_runtime import OnnxRunner, load_onnx_runtime
 
 SCRIPT = Path(__file__).parents[1] / 'benchmarks' / 'gpu_check.py'
 
@@ -55,10 +57,14 @@ def test_times_are_measured(script: ModuleType, graphs: GraphRuntime,
     monkeypatch.setattr(script, 'REPEATS', 2)
     monkeypatch.setattr(script, 'WARM', 0)
     report = script.Report()
-    script.measure(report, 'onnx', graphs)
+    medians = script.measure(report, 'onnx', graphs)
     assert [what for what, value, _ in report.rows if ' ms median' in value] == [
         'onnx: prefill of 130 tokens', 'onnx: one token',
         'onnx: flow step, 3 branches, 24 tokens', 'onnx: decode a map']
+    report = script.Report()
+    again = script.measure(report, 'onnx', graphs, {name: 2 * ms for name, ms in medians.items()})
+    for (_, value, _), (name, ms) in zip(report.rows, again.items(), strict=True):
+        assert value.endswith(f', {2 * medians[name] / ms:.2f} times eager')
 
 
 def test_without_a_gpu_it_says_so(script: ModuleType, tmp_path: Path,
@@ -66,3 +72,33 @@ def test_without_a_gpu_it_says_so(script: ModuleType, tmp_path: Path,
     assert script.main(['--cache', str(tmp_path), '--json', str(tmp_path / 'rows.json')]) == 2
     assert 'run on a GPU, and there is none' in capsys.readouterr().err
     assert 'there is none' in (tmp_path / 'rows.json').read_text()
+
+
+def test_recorded_steps_must_say_what_plain_ones_say(
+        script: ModuleType, graphs: GraphRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runner of the test is onnxruntime, spoilt where it is told to record."""
+    class Runner(OnnxRunner):
+        record, spoil = True, 0.0
+
+        def run(self, graph: str, inputs: Tensors, into: Tensors) -> Tensors:
+            found = super().run(graph, inputs, into)
+            return {name: value + self.spoil * self.record for name, value in found.items()}
+
+    monkeypatch.setattr(script, 'TensorRtRunner', Runner)
+    monkeypatch.setattr(graphs, 'runner', Runner(tiny_bundle(), threads=1))
+    for spoil, failures in ((0.0, []), (1.0, ['steps as CUDA graphs differ from plain ones by'])):
+        graphs.runner.spoil, report = spoil, script.Report()
+        script.check_recorded(report, graphs)
+        assert report.failures == failures
+
+
+def test_memory_is_planned_before_engines_are_loaded() -> None:
+    plan = MemoryPlan(64 << 20, {'vision': 10 << 20, 'flow': 90 << 20}, 3 << 20)
+    assert str(plan) == (
+        'device memory of engines: 100 MiB of weights (vision 10, flow 90), 64 MiB of scratch '
+        'shared by all; every 1,024 tokens of a context take 3.0 MiB more')
+    check_room(5 << 20, 5 << 20, streaming=False)
+    check_room(9 << 20, 5 << 20, streaming=True)
+    with pytest.raises(OutOfMemory, match='do not fit the device; got 9 MiB; allowed: 5 MiB free; '
+                                          'remedy: build in a smaller precision'):
+        check_room(9 << 20, 5 << 20, streaming=False)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from cooper_ros.config import CooperConfig
 
+if TYPE_CHECKING:
+    from cooper_ros.evaluation.parity import ParityRow
+
 DEFAULTS = CooperConfig()
+JsonFlag = Annotated[Optional[Path], typer.Option(help='write the rows as JSON')]
 
 
 def compare(
@@ -18,8 +22,7 @@ def compare(
         seed: Annotated[int, typer.Option(help='first scene of the test split')] = 0,
         count: Annotated[int, typer.Option(min=1, help='scenes')] = 5,
         mode: Annotated[str, typer.Option(help='auto, direct, text or maps')] = DEFAULTS.mode,
-        json: Annotated[Optional[Path], typer.Option(help='write the rows as JSON')] = None
-        ) -> None:
+        json: JsonFlag = None) -> None:
     """Ask two checkpoints the same questions and show every difference.
 
     Both stay in memory. Columns: both answers, whether they agree, the largest difference of the
@@ -37,7 +40,8 @@ def compare(
     from cooper_ros.cli.show import facts, load_engine
     from cooper_ros.evaluation import parity
     console = Console()
-    engines = [load_engine(DEFAULTS.replaced(model_path=str(path), mode=mode), console)
+    config = DEFAULTS.replaced(mode=mode, runtime='torch')
+    engines = [load_engine(config.replaced(model_path=str(path)), console)
                for path in (first, second)]
     table = Table('scene', 'question', 'first', 'second', 'agree', 'logits', 'token', 'maps')
     rows = []
@@ -45,13 +49,16 @@ def compare(
         for row in parity.compare(*engines, seed=seed, count=count):
             rows.append(row)
             status.update(f'scene {row.scene + 1 - seed} of {count}')
-            maps = 'not the same' if row.maps is None else ' '.join(f'{m:.4f}' for m in row.maps)
-            table.add_row(str(row.scene), row.question, row.first, row.second,
-                          'yes' if row.agree else 'NO', f'{row.logits:.3g}',
-                          '' if row.differs_at is None else str(row.differs_at), maps)
+            table.add_row(*_cells(row))
     about = {**facts(engines[0]), 'mode': mode, 'seed': seed, 'scenes': count}
     console.print(table)
     console.print(f'{sum(row.agree for row in rows)} of {len(rows)} answers agree; {about}')
     if json is not None:
         json.write_text(dumps({**about, 'rows': [asdict(row) for row in rows]}, indent=2) + '\n',
                         encoding='utf-8')
+
+
+def _cells(row: ParityRow) -> tuple[str, ...]:
+    maps = 'not the same' if row.maps is None else ' '.join(f'{m:.4f}' for m in row.maps)
+    return (str(row.scene), row.question, row.first, row.second, 'yes' if row.agree else 'NO',
+            f'{row.logits:.3g}', '' if row.differs_at is None else str(row.differs_at), maps)

@@ -9,7 +9,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Annotated, Callable, Iterator, Optional
 
 import typer
 
@@ -31,21 +31,33 @@ class Finding:
     next: str = ''
 
 
-@with_settings()
-def doctor(*, config: CooperConfig) -> None:
-    """Check Python, torch, GPU, memory, ROS and the model folder.
+@with_settings('runtime', 'engine_missing', 'engine_cache')
+def doctor(checkpoint: Annotated[Optional[Path], typer.Argument(
+               help='model folder; the same as --model')] = None, *,
+           config: CooperConfig) -> None:
+    """Check Python, torch, GPU, memory, ROS and a model folder; say which runtime it would get.
 
-    Nothing is loaded or changed. Exit status 1 when something needed is missing.
+    Driver, CUDA, TensorRT and Torch-TensorRT, every runtime with the reason for which it is
+    chosen or passed over, and what the published 7B network (and the checkpoint) needs in each
+    precision. Nothing is loaded or changed. Exit status 1 when something needed is missing.
 
-    Examples: `cooper doctor`, `cooper doctor --model models/COOPER`
+    Examples: `cooper doctor`, `cooper doctor models/COOPER`
     """
     from rich.console import Console
     from rich.table import Table
+    if checkpoint is not None:
+        config = config.replaced(model_path=str(checkpoint))
     findings = list(examine(config))
     table = Table('what', 'state', 'detail', 'what next')
     for row in findings:
         table.add_row(row.what, f'[{_COLOURS[row.state]}]{row.state}[/]', row.detail, row.next)
     Console().print(table)
+    for title, rows in memory_tables(config):
+        Console().print(f'\n{title}', soft_wrap=True, highlight=False, markup=False)
+        table = Table('weights', 'use', 'needs', 'here')
+        for cells in rows:
+            table.add_row(*cells)
+        Console().print(table)
     if any(row.state == MISSING for row in findings):
         raise typer.Exit(1)
 
@@ -53,7 +65,7 @@ def doctor(*, config: CooperConfig) -> None:
 def examine(config: CooperConfig) -> Iterator[Finding]:
     """Yield every finding; a check that cannot run is itself a finding."""
     checks: tuple[Callable[[CooperConfig], Iterator[Finding]], ...] = (
-        _python, _torch, _memory, _runtimes, _ros, _model)
+        _python, _torch, _memory, _runtimes, _choice, _ros, _model)
     for check in checks:
         yield from check(config)
 
@@ -97,6 +109,37 @@ def _runtimes(config: CooperConfig) -> Iterator[Finding]:
         yield Finding(fact.what, state, fact.value, fact.next)
     yield Finding('COOPER 7B here', NOTE,
                   advice(needs(ModelConfig.official_7b()), *free_memory()))
+
+
+def _choice(config: CooperConfig) -> Iterator[Finding]:
+    """Which runtime the settings would give the checkpoint, one row per candidate."""
+    from cooper_ros.errors import CooperError
+    from cooper_ros.runtime.choice import choose
+    if not Path(config.model_path).is_dir():
+        return  # said with the model
+    try:
+        for verdict in choose(config):
+            yield Finding(f'runtime {verdict.runtime}', OK if verdict.chosen else NOTE,
+                          f'{"chosen" if verdict.chosen else "passed over"}: {verdict.reason}')
+    except CooperError as error:
+        yield Finding('runtime', MISSING, str(error), error.remedy)
+
+
+def memory_tables(config: CooperConfig) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    """What each precision needs and whether it fits here: the 7B network, then the checkpoint."""
+    from cooper_ros.errors import CooperError
+    from cooper_ros.model.config import ModelConfig
+    from cooper_ros.runtime.checkpoint import read_model_config
+    from cooper_ros.runtime.doctor import free_memory, need_rows
+    capability, free = free_memory()
+    where = f'{free / 2**30:.1f} GiB free on {"the GPU" if capability else "the CPU"}'
+    yield f'COOPER 7B, {where}', need_rows(ModelConfig.official_7b(), capability, free)
+    try:
+        found = read_model_config(config.model_path, config.base_path or None)
+    except (CooperError, OSError):
+        return  # said with the model
+    if found != ModelConfig.official_7b():
+        yield f'{config.model_path}, {where}', need_rows(found, capability, free)
 
 
 def _ros(config: CooperConfig) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Iterable, Optional
 import typer
 
 from cooper_ros.config import CooperConfig
-from cooper_ros.errors import BadCheckpoint, BadOption
+from cooper_ros.errors import BadOption
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -23,6 +23,7 @@ HELP = """Compile a checkpoint with TensorRT, and look after what was compiled.
 Typical use:
   cooper engine build models/COOPER                       for the GPU of this machine
   cooper engine build models/COOPER --arch SM89           for another one (TensorRT for RTX)
+  cooper engine export models/COOPER                      graphs only, for a board or runtime: onnx
   cooper engine list                                      what there is
   cooper engine check                                     is all of it sound?
   cooper engine remove --stale                            of another TensorRT, or damaged
@@ -52,6 +53,9 @@ DecodeFlag = Annotated[bool, typer.Option(
     '--decode-profile', help='kernels of their own for single tokens; stores the weights of the '
     'understanding graph twice')]
 ForceFlag = Annotated[bool, typer.Option('--force', help='build what is there again')]
+ConverterFlag = Annotated[str, typer.Option(
+    '--converter', help="what makes TensorRT's network: onnx (its own parser) or torch_tensorrt "
+    '(for runtime: torch_tensorrt; needs that package)')]
 DryFlag = Annotated[bool, typer.Option(
     '--dry-run', help='export the graphs, say what compiling would cost, and stop')]
 
@@ -63,7 +67,8 @@ def build(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
           cache: CacheFlag = None, base: BaseFlag = CooperConfig.base_path,
           context: ContextFlag = None, side: SideFlag = 0, workspace_mib: WorkspaceFlag = 0,
           weight_streaming: StreamingFlag = False, decode_profile: DecodeFlag = False,
-          force: ForceFlag = False, dry_run: DryFlag = False) -> None:
+          converter: ConverterFlag = 'onnx', force: ForceFlag = False,
+          dry_run: DryFlag = False) -> None:
     """Compile the graphs of a checkpoint.
 
     No GPU is needed with TensorRT for RTX (--arch says for which). Engines that are there and
@@ -83,13 +88,29 @@ def build(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
             flavour.architectures()), remedy='name one with --arch')
     for name in archs:
         flavour.check_architecture(name)
+    modules = _modules(converter, checkpoint, base, precision)
     plan = Plan(_bundle(checkpoint, base, precision, folder), flavour, context or CONTEXT, side,
-                BuildOptions(workspace_mib, weight_streaming, decode_profile))
+                BuildOptions(workspace_mib, weight_streaming, decode_profile), converter)
     jobs = list(plan.jobs(archs, graph or ()))
     _say_costs(jobs, plan)
     if not dry_run:
-        _build_all(plan, jobs, EngineCache(folder), force)
+        _build_all(plan, jobs, EngineCache(folder), force, modules)
         print(f'engines are in {folder}')
+
+
+@app.command()
+def export(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
+           precision: Annotated[str, typer.Option(help='fp32, fp16 or bf16')] = 'bf16',
+           cache: CacheFlag = None, base: BaseFlag = CooperConfig.base_path,
+           force: Annotated[bool, typer.Option('--force', help='export again')] = False) -> None:
+    """Export the graphs of a checkpoint and stop.
+
+    What `runtime: onnx` runs (fp32), and what a board can be given whose torch is too old to
+    export: copy the folder it names.
+
+    Example: `cooper engine export models/cooper-nano --precision fp32`
+    """
+    print(f'graphs are in {_bundle(checkpoint, base, precision, _folder(cache), force).folder}')
 
 
 @app.command('list')
@@ -167,38 +188,42 @@ def _is_stale(store: Any, entry: Entry) -> bool:
     return bool(store.check(entry))
 
 
-def _bundle(checkpoint: Path, base: str, precision: str, folder: Path) -> Bundle:
+def _bundle(checkpoint: Path, base: str, precision: str, folder: Path,
+            force: bool = False) -> Bundle:
     """Exported graphs of a checkpoint; made once for each checkpoint and precision."""
-    from cooper_ros.runtime.checkpoint import read_model_folder
-    from cooper_ros.runtime.engines.plan import FINGERPRINTS, GRAPHS, model_fingerprint
-    from cooper_ros.runtime.graphs.bundle import DESCRIPTION, bundle_name, export_bundle
-    from cooper_ros.runtime.graphs.spec import dtype_of
-    dtype = dtype_of(precision)
-    folders = [checkpoint, *([Path(base)] if base else [])]
-    model = model_fingerprint(folders, folder / FINGERPRINTS,
-                              lambda path: print(f'reading {path} for its fingerprint'))
-    target = folder / GRAPHS / bundle_name(model, precision)
-    if (target / DESCRIPTION).is_file():
-        try:
-            return _proved(target)
-        except BadCheckpoint as error:
-            print(f'{error.what}: {error.value}; exporting again')
-    loaded = read_model_folder(checkpoint, base or None, dtype=dtype, hollow=True)
+    from cooper_ros.runtime.prepare import exported
     with _bar() as bar:
-        task = bar.add_task('export', total=1)
-        return export_bundle(
-            loaded.network, loaded.vae, target, specials=loaded.specials, model=model,
-            vocabulary=loaded.vocabulary, precision=precision, read=loaded.numbers,
-            progress=lambda graph, done, total: bar.update(
-                task, completed=done, total=total, description=f'export {graph}'.strip()))
+        task = bar.add_task('export', total=1.0)
+        made: Bundle = exported(
+            _folders(checkpoint, base), precision, folder, force=force,
+            told=lambda what, done: bar.update(task, completed=done,
+                                               description=f'export: {what}'),
+            say=lambda text: bar.console.print(text, markup=False, soft_wrap=True))
+        bar.update(task, completed=1.0, description='graphs exported')
+    return made
 
 
-def _proved(folder: Path) -> Bundle:
-    """A bundle whose every file was read and found as it was written."""
-    from cooper_ros.runtime.graphs.bundle import Bundle
-    found = Bundle.load(folder)
-    found.prove()
-    return found
+def _folders(checkpoint: Path, base: str) -> list[Path]:
+    return [checkpoint, *([Path(base)] if base else [])]
+
+
+def _modules(converter: str, checkpoint: Path, base: str, precision: str) -> Any:
+    """What Torch-TensorRT starts from; None for the converter that starts from files.
+
+    Raises:
+        BadOption: there is no such converter.
+        NotReady: Torch-TensorRT cannot be used.
+    """
+    from cooper_ros.runtime.engines.torch_tensorrt import answering_for_a_gpu, load
+    from cooper_ros.runtime.prepare import ONNX, TORCH_TENSORRT, modules_of
+    if converter == ONNX:
+        return None
+    if converter != TORCH_TENSORRT:
+        raise BadOption('there is no such converter', value=converter,
+                        limit=f'{ONNX}, {TORCH_TENSORRT}')
+    with answering_for_a_gpu():
+        load()  # before the export, which takes longer
+    return modules_of(_folders(checkpoint, base), precision)
 
 
 def _say_costs(jobs: list[Job], plan: Plan) -> None:
@@ -210,7 +235,7 @@ def _say_costs(jobs: list[Job], plan: Plan) -> None:
           'host memory')
 
 
-def _build_all(plan: Plan, jobs: Iterable[Job], cache: Any, force: bool) -> None:
+def _build_all(plan: Plan, jobs: Iterable[Job], cache: Any, force: bool, modules: Any) -> None:
     with _bar() as bar:
         for job in jobs:
             task = bar.add_task(f'{job.spec.name} {job.arch}', total=1.0)
@@ -219,7 +244,7 @@ def _build_all(plan: Plan, jobs: Iterable[Job], cache: Any, force: bool) -> None
                 bar.update(task, completed=fraction,
                            description=f'{job.spec.name} {job.arch}: {phase}')
 
-            plan.build(job, cache, force=force, told=told)
+            plan.build(job, cache, force=force, modules=modules, told=told)
             bar.update(task, completed=1.0, description=f'{job.spec.name} {job.arch}: done')
 
 

@@ -21,6 +21,7 @@ from cooper_ros.engine.events import (
     MapStep,
     TextDelta,
 )
+from cooper_ros.engine.notices import Notice
 
 if TYPE_CHECKING:
     from cooper_ros.engine.engine import CooperEngine
@@ -32,9 +33,16 @@ def load_engine(config: CooperConfig, console: Console) -> CooperEngine:
     Raises:
         CooperError: the folder cannot be used.
     """
-    with console.status(f'loading {config.model_path}'):
+    with console.status(f'loading {config.model_path}') as status:
         from cooper_ros.engine.engine import CooperEngine
-        return CooperEngine.from_pretrained(config.model_path, config)
+
+        def tell(notice: Notice) -> None:
+            status.update(f'preparing {notice.preparing}' if notice.preparing else
+                          f'loading {config.model_path}')
+            if notice.error:
+                console.print(escape(notice.text), style='yellow')
+
+        return CooperEngine.from_pretrained(config.model_path, config, tell)
 
 
 def facts(engine: CooperEngine) -> dict[str, str]:
@@ -44,8 +52,10 @@ def facts(engine: CooperEngine) -> dict[str, str]:
     device = torch.device(runtime.device)
     hardware = (torch.cuda.get_device_name(device) if device.type == 'cuda' else
                 f'{_processor()} CPU, threads: {torch.get_num_threads()}')
-    return {'model': engine.parts.card.name or Path(engine.config.model_path).name,
-            'hardware': hardware, 'precision': str(runtime.dtype).removeprefix('torch.')}
+    found = {'model': engine.parts.card.name or Path(engine.config.model_path).name,
+             'hardware': hardware, 'precision': str(runtime.dtype).removeprefix('torch.')}
+    runner = getattr(runtime, 'runner', None)  # numbers of plain torch need no name of a runtime
+    return found if runner is None else {**found, 'runtime': runner.name}
 
 
 class Printer:

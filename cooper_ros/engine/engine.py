@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import torch
 
@@ -43,6 +43,7 @@ from cooper_ros.imaging.resize import ImageTransform
 from cooper_ros.runtime.base import Runtime
 from cooper_ros.runtime.card import ModelCard
 from cooper_ros.runtime.load import load_runtime
+from cooper_ros.runtime.notice import Tell, silent
 
 _SPARE_TOKENS = 16  # for the begin and end tokens of a turn
 _GROWTH = 1024  # caches grow in such steps, so that a longer follow-up still finds its frame
@@ -78,18 +79,40 @@ class CooperEngine:
         self._lock = threading.Lock()
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path,
-                        config: CooperConfig = CooperConfig()) -> CooperEngine:
+    def from_pretrained(cls, folder: str | Path, config: CooperConfig = CooperConfig(),
+                        tell: Tell = silent) -> CooperEngine:
         """Load a model folder (official layout, or ours).
+
+        Args:
+            folder: model folder.
+            config: settings.
+            tell: hears which runtime is chosen and why, and what is prepared; also later, from
+                another thread, where the setting ``engine_missing`` is ``serve``.
 
         Raises:
             BadCheckpoint: a file, key or shape is missing, extra or wrong; named in the message.
             BadPrompts: ``prompts.yaml`` is missing or incomplete.
+            NotReady: a package, a compiler or a GPU is missing for the runtime.
+            EngineMismatch: compiled engines are missing, damaged or for something else.
         """
         prompts = load_prompts(Path(folder))
-        loaded = load_runtime(Path(folder), config)
+        loaded = load_runtime(Path(folder), config, tell)
         codec = TextCodec(loaded.encode, loaded.decode, loaded.begin, loaded.end)
-        return cls(Parts(loaded.runtime, codec, prompts, loaded.card), config)
+        engine = cls(Parts(loaded.runtime, codec, prompts, loaded.card), config)
+        if loaded.upgrade is not None:
+            loaded.upgrade.start(engine.swap)
+        return engine
+
+    def swap(self, make: Callable[[], Runtime]) -> None:
+        """Run the network another way from the next request on.
+
+        Args:
+            make: makes the other runtime; called between two requests. When it raises, the
+                runtime stays.
+        """
+        with self._lock:
+            self._reader = None  # its cache belongs to the old one, and its memory is needed
+            self.parts = replace(self.parts, runtime=make())
 
     def ask(self, images: PictureLike | Sequence[PictureLike], question: str, *,
             request_id: str | None = None, cancel: CancelToken | None = None,

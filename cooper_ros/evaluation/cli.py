@@ -29,48 +29,49 @@ SUITES = ('scenes', 'depth', 'segmentation', 'sibench', 'mmvp', 'qspatial')
 app = typer.Typer(name='evaluate', help=HELP, rich_markup_mode=None, add_completion=False,
                   pretty_exceptions_enable=False)
 DEFAULTS = CooperConfig()
+PlaceArgument = Annotated[Optional[Path], typer.Argument(help='folder or table; not for scenes')]
+VariantFlag = Annotated[Optional[list[str]], typer.Option(
+    help='MODE, FOLDER or FOLDER:MODE, asked the same questions and compared in pairs; may be '
+         'repeated')]
+SplitFlag = Annotated[str, typer.Option(help='test, or validation for choosing settings')]
+MapsFlag = Annotated[int, typer.Option(help='scenes whose depth and segmentation are drawn and '
+                                            'measured')]
+PointsFlag = Annotated[int, typer.Option(help='grid points of the flow; -1: as the model says')]
+ThreadsFlag = Annotated[int, typer.Option(help='CPU threads; 0: torch decides')]
+UnitsFlag = Annotated[float, typer.Option(help='depth file numbers per metre; 0: as found')]
+TemplatesFlag = Annotated[Optional[Path], typer.Option(help='prompt texts of qspatial')]
+OutFlag = Annotated[Optional[Path], typer.Option(help='JSON lines; a stopped run goes on')]
+SheetFlag = Annotated[Optional[Path], typer.Option(help='PNG of the first pictures')]
+JsonFlag = Annotated[str, typer.Option('--json', help='file for all numbers and rows')]
 
 
 @app.command()
 def evaluate(
-        place: Annotated[Optional[Path], typer.Argument(help='folder or table; not for scenes')]
-        = None,
+        place: PlaceArgument = None,
         suite: Annotated[str, typer.Option(help=', '.join(SUITES))] = 'scenes',
         seed: Annotated[int, typer.Option(help='first scene seed within the split')] = 0,
         count: Annotated[int, typer.Option(min=1, help='scenes')] = 100,
         mode: Annotated[str, typer.Option(help='auto, direct, text or maps')] = DEFAULTS.mode,
         model: Annotated[str, typer.Option(help='model folder')] = DEFAULTS.model_path,
-        variant: Annotated[Optional[list[str]], typer.Option(
-            help='MODE, FOLDER or FOLDER:MODE, asked the same questions and compared in pairs; '
-                 'may be repeated')] = None,
-        split: Annotated[str, typer.Option(help='test, or validation for choosing settings')]
-        = 'test',
+        variant: VariantFlag = None, split: SplitFlag = 'test',
         blind: Annotated[bool, typer.Option(help='also ask with a grey picture')] = True,
-        maps: Annotated[int, typer.Option(help='scenes whose depth and segmentation are drawn '
-                                               'and measured')] = 50,
-        points: Annotated[int, typer.Option(help='grid points of the flow; -1: as the model '
-                                                 'says')] = DEFAULTS.flow_points,
-        threads: Annotated[int, typer.Option(help='CPU threads; 0: torch decides')]
-        = DEFAULTS.threads,
+        maps: MapsFlag = 50, points: PointsFlag = DEFAULTS.flow_points,
+        threads: ThreadsFlag = DEFAULTS.threads,
         limit: Annotated[int, typer.Option(help='first pictures or questions only; 0: all')] = 0,
-        units: Annotated[float, typer.Option(help='depth file numbers per metre; 0: as found')]
-        = 0.0,
+        units: UnitsFlag = 0.0,
         palette: Annotated[bool, typer.Option(help='mask ids are classes of the model')] = False,
         images: Annotated[Optional[Path], typer.Option(help='picture folder of a table')] = None,
-        templates: Annotated[Optional[Path], typer.Option(help='prompt texts of qspatial')] = None,
-        out: Annotated[Optional[Path], typer.Option(help='JSON lines; a stopped run goes on')]
-        = None,
-        sheet: Annotated[Optional[Path], typer.Option(help='PNG of the first pictures')] = None,
+        templates: TemplatesFlag = None, out: OutFlag = None, sheet: SheetFlag = None,
         judge_url: Annotated[str, typer.Option(help='OpenAI-compatible judge')] = '',
         judge_model: Annotated[str, typer.Option(help='its model')] = '',
-        json_file: Annotated[str, typer.Option('--json', help='file for all numbers and rows')]
-        = '') -> None:
+        json_file: JsonFlag = '') -> None:
     """Ask every question of simulated rooms, or measure on your own files."""
     if suite not in SUITES:
         raise BadOption('no such suite', value=suite, limit=', '.join(SUITES))
     from cooper_ros.engine.engine import CooperEngine
     engine = CooperEngine.from_pretrained(model, CooperConfig(
-        model_path=model, mode=mode, flow_points=points, threads=threads))
+        model_path=model, mode=mode, flow_points=points, threads=threads,
+        runtime='torch'))  # scores must not depend on what a cache holds
     about = {'model': engine.parts.card.name or model, **_machine(engine)}
     if suite == 'scenes':
         from cooper_ros.evaluation.scenes_report import ScenesRun, report

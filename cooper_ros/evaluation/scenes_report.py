@@ -64,7 +64,8 @@ def report(engine: CooperEngine, run: ScenesRun, first: tuple[str, str], variant
     for name in variants:
         folder, mode = parse_variant(name, *first)
         other = engine if folder == first[0] else CooperEngine.from_pretrained(
-            folder, CooperConfig(model_path=folder, flow_points=run.points, threads=run.threads))
+            folder, CooperConfig(model_path=folder, flow_points=run.points, threads=run.threads,
+                                 runtime='torch'))  # as the first: see cli.py
         found = {**_asked(other, alone, mode), **about, 'model': folder}
         results['variants'][name] = found
         show(found, console)

@@ -68,7 +68,10 @@ class Diagnostics:
             return self._status('engine', WARN, 'not configured', {})
         status = self._desk.supervisor.status()
         limit = self._config().queue_size
-        text = status.state if self._desk.active else f'{status.state}, node not active'
+        doing = status.notice.preparing
+        text = f'{status.state}, preparing {doing}' if doing and status.state == READY else (
+            f'{status.state} {doing}' if doing else status.state)
+        text += '' if self._desk.active else ', node not active'
         level = _LEVELS.get(status.state, WARN)
         if level == OK and status.waiting >= max(limit, 1):
             level, text = WARN, 'queue full'
@@ -111,4 +114,6 @@ def _engine_values(status: Status) -> dict[str, str]:
     return {'state': status.state, 'worker_pid': str(status.pid),
             'restarts': str(status.restarts), 'waiting': str(status.waiting),
             'running': str(int(status.running)), 'served': str(status.served),
-            'refused_busy': str(status.refused), 'load_s': f'{status.load_s:.2f}'}
+            'refused_busy': str(status.refused), 'load_s': f'{status.load_s:.2f}',
+            'runtime': status.notice.runtime, 'preparing': status.notice.preparing,
+            'runtime_choice': status.notice.choice}

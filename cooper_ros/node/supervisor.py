@@ -16,12 +16,14 @@ from typing import Callable
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import Answer, Event, Failure, Loading
+from cooper_ros.engine.notices import Notice
 from cooper_ros.errors import CooperError, EngineLost, ErrorCode, NotReady, as_cooper_error
 from cooper_ros.node.messages import Cancel, Loaded, LoadFailed
 from cooper_ros.node.process import EngineProcess
 from cooper_ros.node.requests import Request, RequestQueue
 
 LOADING, READY, FAILED, STOPPED = 'loading', 'ready', 'failed', 'stopped'
+PREPARING = 'preparing'  # loading, while graphs or engines are made
 WINDOW_S = 60.0
 LOOK_S = 1.0  # how often an idle supervisor looks at the heartbeat
 GRACE_S = 120.0  # one flow step of a large network on a slow machine; then the worker hangs
@@ -40,6 +42,7 @@ class Status:
     pid: int
     load_s: float
     error: str
+    notice: Notice = Notice()
 
 
 class Supervisor:
@@ -64,6 +67,7 @@ class Supervisor:
         self._state, self._error = LOADING, None
         self._restarts = self._served = self._pid = 0
         self._load_s = 0.0
+        self._notice = Notice()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name='engine_supervisor', daemon=True)
         self._thread.start()
@@ -72,9 +76,10 @@ class Supervisor:
 
     def status(self) -> Status:
         """How things are."""
-        return Status(self._state, self._restarts, len(self.queue),
+        preparing = self._state == LOADING and self._notice.preparing
+        return Status(PREPARING if preparing else self._state, self._restarts, len(self.queue),
                       self.queue.running is not None, self._served, self.queue.refused,
-                      self._pid, self._load_s, str(self._error or ''))
+                      self._pid, self._load_s, str(self._error or ''), self._notice)
 
     def check_room(self, limit: int) -> None:
         """Raise what :meth:`submit` would raise.
@@ -149,7 +154,7 @@ class Supervisor:
     def _one_life(self) -> None:
         try:
             with EngineProcess(self._factory, self._config, self._ears) as process:
-                self._state, self._pid = LOADING, process.pid
+                self._state, self._pid, self._notice = LOADING, process.pid, Notice()
                 self._load(process)
                 while not self._stopping:
                     self._serve_next(process)
@@ -180,6 +185,8 @@ class Supervisor:
                 self._state, self._load_s = READY, message.seconds
                 self._say('info', f'model loaded in {message.seconds:.1f} s')
                 return
+            if self._notice.preparing:  # building takes what it takes
+                latest = time.monotonic() + self._config.load_timeout_s
             if time.monotonic() > latest:
                 raise NotReady('the model did not load in time', remedy='raise load_timeout_s',
                                limit=f'load_timeout_s {self._config.load_timeout_s:g}')
@@ -188,8 +195,15 @@ class Supervisor:
         """One message or none; meanwhile waiting requests may end."""
         timeout = max(0.0, min(LOOK_S, self.queue.next_deadline_s()))
         message = process.receive(timeout)
+        if isinstance(message, Notice):
+            self._note(message)
         self.queue.sweep(loading=self._state == LOADING)
         return message
+
+    def _note(self, notice: Notice) -> None:
+        self._notice = notice
+        if notice.text:
+            self._say('error' if notice.error else 'info', notice.text)
 
     def _serve_next(self, process: EngineProcess) -> None:
         request = self.queue.take()

@@ -8,6 +8,7 @@ at once: no orphan keeps the GPU.
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import queue
 import signal
@@ -33,7 +34,8 @@ def run(pipe: Connection, factory: str, config: CooperConfig) -> None:
 
     Args:
         pipe: the child's end.
-        factory: ``module:name`` of a callable ``(folder, config) -> engine``.
+        factory: ``module:name`` of a callable ``(folder, config) -> engine``; where it takes
+            ``tell`` too, what it says there is sent to the node.
         config: settings to load with.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the node stops us
@@ -64,7 +66,9 @@ class Worker:
     def _load(self, factory: str, config: CooperConfig) -> Any:
         start = time.monotonic()
         try:
-            engine = resolve(factory)(config.model_path, config)
+            make = resolve(factory)
+            hears = {'tell': self._send} if 'tell' in inspect.signature(make).parameters else {}
+            engine = make(config.model_path, config, **hears)
         except Exception as error:  # whatever it is, the node must be able to say it
             self._send(LoadFailed(as_cooper_error(error, 'the model could not be loaded')))
             return None

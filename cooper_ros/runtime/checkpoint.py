@@ -109,6 +109,16 @@ def read_model_folder(path: str | Path, base: str | Path | None = None, *,
                        DeferredWeights(later, device, dtype) if defer_drawing else None, numbers)
 
 
+def read_model_config(path: str | Path, base: str | Path | None = None) -> ModelConfig:
+    """Sizes of a checkpoint, from its configs and the headers of its files; loads no weights.
+
+    Raises:
+        BadCheckpoint: a file is missing or cannot be read.
+    """
+    folders = [Path(path)] + ([Path(base)] if base else [])
+    return _model_config(folders, network_weights(folders[0]), vae_weights(folders))
+
+
 def save_model_folder(folder: str | Path, config: ModelConfig, *, network: Mapping[str, Tensor],
                       vae: Mapping[str, Tensor], dtype: torch.dtype | None = None,
                       tokenizer: PreTrainedTokenizerBase | None = None,

@@ -10,7 +10,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -24,13 +23,10 @@ from torch import nn
 from cooper_ros.model.config import ModelConfig
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
+from cooper_ros.runtime.engines import torch_tensorrt as package
 
 GIB = 1 << 30
 PROBE_SECONDS = 60
-# torch_tensorrt -> what it was built against, read from its wheels.
-PINS = {'2.8': ('2.8', '10.12'), '2.9': ('2.9', '10.13'), '2.10': ('2.10', '10.14'),
-        '2.11': ('2.11', '10.15'), '2.12': ('2.12', '10.16'), '2.13': ('2.13', '11.0'),
-        '2.14': ('2.14', '11.1')}
 # Bytes per weight of the decoder's linear layers; int4 has one bfloat16 scale per 128 weights.
 PRECISIONS = {'bf16': 2.0, 'fp8': 1.0, 'int8': 1.0, 'int4': 0.5 + 2 / 128}
 FP8_FROM = (8, 9)  # compute capability
@@ -152,20 +148,16 @@ def tensorrt() -> Fact:
 
 def torch_tensorrt() -> Fact:
     """Torch-TensorRT, from its metadata only: importing it needs a GPU."""
-    version = _version('torch_tensorrt') or _version('torch_tensorrt_rtx')
-    if version is None:
-        return Fact('Torch-TensorRT', 'not installed', None)
-    wanted = pins(version)
-    here = _series(torch.__version__)
-    if wanted and wanted[0] != here:
-        return Fact('Torch-TensorRT', f'{version}, made for torch {wanted[0]}, not {here}', False,
-                    'install the pair that belongs together, see docs/jetson.md')
-    return Fact('Torch-TensorRT', version, True)
-
-
-def pins(version: str) -> tuple[str, str] | None:
-    """Series of torch and TensorRT that a Torch-TensorRT belongs to; None when unknown."""
-    return PINS.get(_series(version))
+    found = package.version()
+    if not found:
+        return Fact('Torch-TensorRT', 'not installed', None, 'only for runtime: torch_tensorrt: '
+                    f'{package.INSTALL}')
+    if reason := package.obstacle():
+        return Fact('Torch-TensorRT', reason, False, 'install the pair that belongs together, '
+                    'see docs/runtimes.md')
+    wanted = package.pins(found)
+    return Fact('Torch-TensorRT', found + (f', made for TensorRT {wanted[1]}' if wanted else ''),
+                True)
 
 
 def onnxruntime() -> Fact:
@@ -239,6 +231,17 @@ def can_run(need: Need, capability: tuple[int, int] | None, free: int) -> str:
     return ''
 
 
+def need_rows(config: ModelConfig, capability: tuple[int, int] | None, free: int
+              ) -> list[tuple[str, ...]]:
+    """Every precision and use as cells: weights, use, GiB needed, whether it runs here."""
+    rows = []
+    for need in needs(config):
+        wrong = can_run(need, capability, free)
+        here = wrong or ('fits' if _is_ready(need) else 'fits, but is not part of this version')
+        rows.append((need.precision, need.use, f'{need.total / GIB:.1f} GiB', here))
+    return rows
+
+
 def advice(found: Sequence[Need], capability: tuple[int, int] | None, free: int) -> str:
     """What to do next, in one or two sentences."""
     possible = [need for need in found if not can_run(need, capability, free)]
@@ -289,8 +292,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _series(version: str) -> str:
-    """``2.13`` of ``2.13.0+cpu``."""
-    return '.'.join(re.findall(r'\d+', version)[:2])

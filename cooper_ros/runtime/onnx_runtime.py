@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cooper_ros.errors import BadCheckpoint, BadOption, NotReady
+from cooper_ros.errors import BadCheckpoint, BadOption, EngineMismatch, NotReady
 from cooper_ros.runtime.graphs.bundle import Bundle, Progress, bundle_name, export_bundle
 from cooper_ros.runtime.graphs.digest import weights_digest
 from cooper_ros.runtime.graphs.runtime import GraphRuntime, Tensors
@@ -33,7 +33,7 @@ class OnnxRunner:
         NotReady: onnxruntime is not installed.
     """
 
-    bucket = 1
+    name, bucket = 'onnxruntime', 1
     most_tokens = 1 << 30
 
     def __init__(self, bundle: Bundle, threads: int = 0) -> None:
@@ -62,8 +62,14 @@ class OnnxRunner:
             options.intra_op_num_threads = self.threads
             # Waiting threads that spin starve torch and the rest of the robot.
             options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-            self._sessions[graph] = self._onnxruntime.InferenceSession(
-                str(self.bundle.prove_graph(graph)), options, providers=['CPUExecutionProvider'])
+            path = self.bundle.prove_graph(graph)
+            try:
+                self._sessions[graph] = self._onnxruntime.InferenceSession(
+                    str(path), options, providers=['CPUExecutionProvider'])
+            except Exception as error:  # its errors have no common parent but this
+                raise EngineMismatch(
+                    f'onnxruntime cannot read graph {graph}', value=str(error)[:300],
+                    remedy=f'remove {self.bundle.folder}, or export again with --force') from error
         return self._sessions[graph]
 
 

@@ -41,12 +41,18 @@ def check(kind: Annotated[str, typer.Argument(metavar='KIND', help='hypersim, vk
         raise typer.Exit(1)
 
 
+ModelFlag = Annotated[str, typer.Option(
+    help='model folder that answers, usually the start of stage grpo')]
+QuestionsFlag = Annotated[Optional[Path], typer.Option(
+    help='RL_data.jsonl or a folder with it; without it, our scenes')]
+WithFlag = Annotated[str, typer.Option(help='mode that uses maps: maps or auto')]
+WithoutFlag = Annotated[str, typer.Option(help='mode that does not: text or direct')]
+
+
 @app.command()
-def flags(model: Annotated[str, typer.Option(help='model folder that answers, usually the start '
-                                             'of stage grpo')],
+def flags(model: ModelFlag,
           out: Annotated[Path, typer.Option(help='JSON lines to write; goes on where it stopped')],
-          questions: Annotated[Optional[Path], typer.Option(
-              help='RL_data.jsonl or a folder with it; without it, our scenes')] = None,
+          questions: QuestionsFlag = None,
           images: Annotated[Optional[Path], typer.Option(
               help='folder of its pictures, if not beside it')] = None,
           data: Annotated[Path, typer.Option(help='where generated scenes are kept')] = Path(
@@ -55,10 +61,7 @@ def flags(model: Annotated[str, typer.Option(help='model folder that answers, us
           frames: Annotated[int, typer.Option(min=1, help='scenes')] = 200,
           per_category: Annotated[int, typer.Option(min=1, help='questions per category and '
                                                     'scene')] = 1,
-          with_mode: Annotated[str, typer.Option(help='mode that uses maps: maps or auto')
-                               ] = 'maps',
-          without_mode: Annotated[str, typer.Option(help='mode that does not: text or direct')
-                                  ] = 'text',
+          with_mode: WithFlag = 'maps', without_mode: WithoutFlag = 'text',
           tries: Annotated[int, typer.Option(min=1, help='answers per question and mode; 1 is '
                                              'greedy, more are sampled')] = 1,
           margin: Annotated[float, typer.Option(help='accuracies closer than this count as '
@@ -81,7 +84,8 @@ def flags(model: Annotated[str, typer.Option(help='model folder that answers, us
         from cooper_ros.training.questions import SceneQuestions
         rows = SceneQuestions(frame_store(data, 'train', seed, frames, per_category),
                               f'train/{seed}')
-    engine = CooperEngine.from_pretrained(model, CooperConfig(time_budget_s=0.0))
+    config = CooperConfig(time_budget_s=0.0, runtime='torch')
+    engine = CooperEngine.from_pretrained(model, config)
     counts = write_flags(engine, rows, out, FlagOptions(with_mode, without_mode, tries,
                                                         margin=margin), limit=limit)
     print(f'{out}: ' + ', '.join(f'{count} {flag}' for flag, count in sorted(counts.items())))

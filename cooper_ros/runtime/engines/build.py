@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Mapping
 
+from torch import nn
+
 from cooper_ros.errors import EngineBuild
 from cooper_ros.runtime.engines.cache import BuiltEngine
 from cooper_ros.runtime.engines.flavour import Flavour
@@ -55,7 +57,7 @@ class Phases:
         return min(done, 1.0)
 
 
-def build_engine(flavour: Flavour, spec: GraphSpec, onnx_file: Path, *, arch: str,
+def build_engine(flavour: Flavour, spec: GraphSpec, source: Path | nn.Module, *, arch: str,
                  precision: str, limits: Limits, options: BuildOptions = BuildOptions(),
                  timing_cache: Path | None = None,
                  told: Told = lambda phase, fraction: None) -> BuiltEngine:
@@ -63,8 +65,9 @@ def build_engine(flavour: Flavour, spec: GraphSpec, onnx_file: Path, *, arch: st
 
     Args:
         flavour: which TensorRT.
-        spec: what the graph takes and gives; the parsed file must agree.
-        onnx_file: exported graph, weights beside it.
+        spec: what the graph takes and gives; what TensorRT reads must agree.
+        source: an exported graph (``.onnx``, weights beside it), or the module itself, which
+            Torch-TensorRT converts.
         arch: architecture, as ``SM89``.
         precision: number type of the graph.
         limits: sizes the engine must serve.
@@ -75,36 +78,64 @@ def build_engine(flavour: Flavour, spec: GraphSpec, onnx_file: Path, *, arch: st
     Raises:
         BadOption: the flavour cannot build for this architecture.
         EngineBuild: TensorRT refused; its own words are in the message.
+        NotReady: a module was given and there is no Torch-TensorRT.
     """
     flavour.check_architecture(arch)
-    started = time.monotonic()
-    log = _Log(flavour.module)
-    builder = flavour.module.Builder(log.handle)
-    network, parser = _parsed(flavour.module, builder, log, onnx_file)
-    interface = _checked_interface(network, spec, precision, onnx_file)
-    config = _configured(flavour, builder, spec, arch, limits, options)
-    _remember_timings(flavour, config, timing_cache)
-    config.progress_monitor = _monitor(flavour.module, Phases(told))
-    content = builder.build_serialized_network(network, config)
-    del parser  # it owns what the network was made from until the build is over
-    if content is None:
-        raise EngineBuild(f'TensorRT could not build graph {spec.name} for {arch}',
-                          value=log.last_words(), remedy='see the log; smaller sizes or fewer '
-                          'MiB of workspace need less memory')
-    told('done', 1.0)
-    _keep_timings(flavour, config, timing_cache)
-    return BuiltEngine(memoryview(content), interface, {
-        'seconds': round(time.monotonic() - started, 2), 'limits': limits.to_dict(),
-        'options': asdict(options), 'layers': network.num_layers,
-        'builder': f'{platform.machine()}, {os.cpu_count()} cores'})
+    build = _Build(flavour, spec, source, arch, precision, limits, options, timing_cache, told,
+                   _Log(flavour.module))
+    if isinstance(source, Path):
+        builder = flavour.module.Builder(build.log.handle)
+        network, parser = _parsed(flavour.module, builder, build.log, source)
+        made = build.compiled(builder, network)
+        del parser  # it owns what the network was made from until the build is over
+        return made
+    from cooper_ros.runtime.engines.torch_tensorrt import with_network
+    return with_network(spec, source, precision, limits, build.compiled)
 
 
-def _checked_interface(network: Any, spec: GraphSpec, precision: str, path: Path
-                       ) -> list[list[Any]]:
+@dataclass(frozen=True)
+class _Build:
+    """The arguments of :func:`build_engine`, and what TensorRT says."""
+
+    flavour: Flavour
+    spec: GraphSpec
+    source: Path | nn.Module
+    arch: str
+    precision: str
+    limits: Limits
+    options: BuildOptions
+    timing_cache: Path | None
+    told: Told
+    log: _Log
+
+    def compiled(self, builder: Any, network: Any) -> BuiltEngine:
+        """Compile a network, whoever has made it; see :func:`build_engine`."""
+        started = time.monotonic()
+        interface = _checked_interface(network, self.spec, self.precision, self.source)
+        config = _configured(self.flavour, builder, self.spec, self.arch, self.limits,
+                             self.options)
+        _remember_timings(self.flavour, config, self.timing_cache)
+        config.progress_monitor = _monitor(self.flavour.module, Phases(self.told))
+        content = builder.build_serialized_network(network, config)
+        if content is None:
+            raise EngineBuild(f'TensorRT could not build graph {self.spec.name} for {self.arch}',
+                              value=self.log.last_words(), remedy='see the log; smaller sizes or '
+                              'fewer MiB of workspace need less memory')
+        self.told('done', 1.0)
+        _keep_timings(self.flavour, config, self.timing_cache)
+        return BuiltEngine(memoryview(content), interface, {
+            'seconds': round(time.monotonic() - started, 2), 'limits': self.limits.to_dict(),
+            'options': asdict(self.options), 'layers': network.num_layers,
+            'builder': f'{platform.machine()}, {os.cpu_count()} cores'})
+
+
+def _checked_interface(network: Any, spec: GraphSpec, precision: str,
+                       source: Path | nn.Module) -> list[list[Any]]:
     """What TensorRT has read, after comparing it with the description of the graph."""
     interface = network_interface(network)
     if interface != spec.interface(precision):
-        raise EngineBuild(f'TensorRT reads another interface from {path.name}', value=interface,
+        name = source.name if isinstance(source, Path) else spec.name
+        raise EngineBuild(f'TensorRT reads another interface from {name}', value=interface,
                           limit=spec.interface(precision),
                           remedy='export again with `cooper engine build`')
     return interface

@@ -7,7 +7,9 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Sequence
+from typing import Callable, Iterator, Mapping, Sequence
+
+from torch import nn
 
 from cooper_ros.errors import BadOption
 from cooper_ros.runtime.engines.build import Told, build_engine
@@ -23,6 +25,7 @@ from cooper_ros.runtime.graphs.spec import CONTEXT, GraphSpec, Limits
 SECONDS_PER_GRAPH, SECONDS_PER_GB = 1.0, 4.0
 ENGINE_PER_WEIGHTS, ENGINE_OVERHEAD = 1.02, 3 << 20
 HOST_PER_WEIGHTS = 3.0  # builder copies; docs of Torch-TensorRT say 3 to 5
+ONNX = 'onnx'
 FINGERPRINTS, GRAPHS = 'fingerprints.json', 'graphs'  # beside the engines in their folder
 _MODEL_FILES = ('*.safetensors', 'llm_config.json', 'vit_config.json', 'cooper.json')
 
@@ -71,6 +74,8 @@ class Plan:
         context: tokens of the longest context.
         side: pixels of the largest picture side; 0 for what the network can take.
         options: how they are built.
+        converter: what makes TensorRT's network of a graph: ``onnx`` (its own parser) or
+            ``torch_tensorrt`` (the converters of Torch-TensorRT).
     """
 
     bundle: Bundle
@@ -78,6 +83,7 @@ class Plan:
     context: int = CONTEXT
     side: int = 0
     options: BuildOptions = BuildOptions()
+    converter: str = ONNX
 
     @property
     def limits(self) -> Limits:
@@ -94,9 +100,18 @@ class Plan:
         if graph not in specs:
             raise BadOption('there is no such graph', value=graph, limit=', '.join(specs))
         return EngineKey.of(specs[graph], model=self.bundle.model, limits=self.limits,
-                            precision=self.bundle.precision, flavour=self.flavour.name,
-                            version=self.flavour.version, gpu=gpu_name(self.flavour), arch=arch,
+                            precision=self.bundle.precision, flavour=self.maker[0],
+                            version=self.maker[1], gpu=gpu_name(self.flavour), arch=arch,
                             options=self.options)
+
+    @property
+    def maker(self) -> tuple[str, str]:
+        """Name and version of all that decides what an engine computes."""
+        if self.converter == ONNX:
+            return self.flavour.name, self.flavour.version
+        from cooper_ros.runtime.engines.torch_tensorrt import version
+        return (f'{self.flavour.name} by Torch-TensorRT',
+                f'{self.flavour.version} by {version()}')
 
     def jobs(self, archs: Sequence[str], graphs: Sequence[str] = ()) -> Iterator[Job]:
         """Engines to build: every graph (or those named) for every architecture."""
@@ -108,8 +123,16 @@ class Plan:
                           Estimate.of(self.bundle.graph(name)))
 
     def build(self, job: Job, cache: EngineCache, *, force: bool = False,
+              modules: Mapping[str, nn.Module] | None = None,
               told: Told = lambda phase, fraction: None) -> Path:
         """Build one engine into the cache, unless a sound one is there.
+
+        Args:
+            job: which.
+            cache: where to.
+            force: build although a sound one exists.
+            modules: the graphs as PyTorch modules, which Torch-TensorRT starts from.
+            told: see :func:`build_engine`.
 
         Raises:
             EngineBuild: TensorRT refused.
@@ -121,11 +144,18 @@ class Plan:
         def made() -> BuiltEngine:
             with room(cache.folder, job.estimate.bytes, f'the engine of graph {job.spec.name}'):
                 return build_engine(
-                    self.flavour, job.spec, self.bundle.prove_graph(job.spec.name),
+                    self.flavour, job.spec, self._source(job.spec.name, modules),
                     arch=job.arch, precision=self.bundle.precision, limits=self.limits,
                     options=self.options, timing_cache=timings, told=told)
 
         return cache.store(job.key, made, force=force)
+
+    def _source(self, graph: str, modules: Mapping[str, nn.Module] | None) -> Path | nn.Module:
+        """What the converter starts from: a proved file, or a module."""
+        if self.converter == ONNX:
+            return self.bundle.prove_graph(graph)
+        assert modules is not None
+        return modules[graph]
 
 
 def rebuild_command(checkpoint: str | Path, plan: Plan, arch: str, cache: Path) -> str:
@@ -137,7 +167,8 @@ def rebuild_command(checkpoint: str | Path, plan: Plan, arch: str, cache: Path) 
     words += [word for flag, value, usual in options if value != usual
               for word in (flag, str(value))]
     words += ['--weight-streaming'] * plan.options.weight_streaming
-    return shlex.join(words + ['--decode-profile'] * plan.options.decode_profile)
+    words += ['--decode-profile'] * plan.options.decode_profile
+    return shlex.join(words + ['--converter', plan.converter] * (plan.converter != ONNX))
 
 
 def model_fingerprint(folders: Sequence[Path], memory: Path,

@@ -12,28 +12,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping
 
 import torch
 from torch import Tensor
 
-from cooper_ros.errors import BadCheckpoint, BadOption, EngineMismatch, NotReady
+from cooper_ros.errors import BadOption, EngineMismatch, NotReady, OutOfMemory
 from cooper_ros.runtime.engines.build import type_name
 from cooper_ros.runtime.engines.cache import EngineCache
-from cooper_ros.runtime.engines.flavour import gpu_architecture, require_flavour
-from cooper_ros.runtime.engines.plan import (
-    FINGERPRINTS,
-    GRAPHS,
-    Plan,
-    model_fingerprint,
-    rebuild_command,
-)
-from cooper_ros.runtime.graphs.bundle import Bundle, bundle_name
+from cooper_ros.runtime.engines.flavour import gpu_architecture
+from cooper_ros.runtime.engines.plan import Plan
 from cooper_ros.runtime.graphs.runtime import GraphRuntime, Tensors
-from cooper_ros.runtime.graphs.spec import CONTEXT, Axis, GraphSpec
+from cooper_ros.runtime.graphs.spec import Axis, GraphSpec, dtype_of
 
 BUCKET = 256  # slots; contexts are padded to multiples, so that recorded steps can be replayed
+MIB = 1 << 20
 RECORDED = 16  # steps kept as CUDA graphs
 _IN_PLACE = ('key_', 'value_')  # inputs that a recorded step reads where they lie
 
@@ -45,10 +38,36 @@ class MemoryPlan:
     Attributes:
         scratch: shared by all engines.
         weights: of each engine; what streaming leaves in host memory is not counted.
+        cache: what 1,024 tokens of one context take beside them.
     """
 
     scratch: int
     weights: dict[str, int]
+    cache: int = 0
+
+    def __str__(self) -> str:
+        """One line for log and report."""
+        each = ', '.join(f'{name} {size / MIB:.0f}' for name, size in self.weights.items())
+        return (f'device memory of engines: {sum(self.weights.values()) / MIB:.0f} MiB of weights '
+                f'({each}), {self.scratch / MIB:.0f} MiB of scratch shared by all; every 1,024 '
+                f'tokens of a context take {self.cache / MIB:.1f} MiB more')
+
+
+def check_room(needed: int, free: int, streaming: bool) -> None:
+    """Refuse engines whose weights cannot fit before any of them is loaded.
+
+    Args:
+        needed: bytes of all engine files, which are weights for the most part.
+        free: bytes of device memory that are free.
+        streaming: whether the engines may leave weights in host memory.
+
+    Raises:
+        OutOfMemory: naming both.
+    """
+    if needed > free and not streaming:
+        raise OutOfMemory('the engines do not fit the device', value=f'{needed / MIB:,.0f} MiB',
+                          limit=f'{free / MIB:,.0f} MiB free', remedy='build in a smaller '
+                          'precision or with --weight-streaming, or set runtime to torch')
 
 
 class LoadedEngine:
@@ -154,7 +173,7 @@ class TensorRtRunner:
         EngineMismatch: an engine is missing, damaged or for something else.
     """
 
-    bucket = BUCKET
+    name, bucket = 'TensorRT', BUCKET
 
     def __init__(self, plan: Plan, cache: EngineCache, *, rebuild: str = '',
                  stream_bytes: int | None = None, record: bool = True) -> None:
@@ -163,6 +182,11 @@ class TensorRtRunner:
         self.device = torch.device('cuda')
         self.most_tokens, self.record = plan.limits.tokens.high, record
         arch, specs = gpu_architecture(), plan.bundle.specs()
+        names = {plan.key(name, arch).name for name in specs}
+        check_room(sum(entry.bytes for entry in cache.entries() if entry.name in names),
+                   torch.cuda.mem_get_info()[0], plan.options.weight_streaming)
+        llm, size = plan.bundle.config.llm, dtype_of(plan.bundle.precision).itemsize
+        self._cache_bytes = 2 * 1024 * llm.num_layers * llm.num_kv_heads * llm.head_dim * size
         self.engines = {
             name: LoadedEngine(plan, spec, cache.load(plan.key(name, arch),
                                                       spec.interface(plan.bundle.precision)),
@@ -175,9 +199,10 @@ class TensorRtRunner:
         self._recorded: OrderedDict[tuple, Recorded] = OrderedDict()
 
     def memory(self) -> MemoryPlan:
-        """Device memory in use, apart from the cache."""
+        """Device memory in use, and what the cache will take."""
         return MemoryPlan(self._scratch.numel(), {
-            name: loaded.weight_bytes for name, loaded in self.engines.items()})
+            name: loaded.weight_bytes for name, loaded in self.engines.items()},
+            self._cache_bytes)
 
     def run(self, graph: str, inputs: Tensors, into: Tensors) -> Tensors:
         """See :class:`~..graphs.runtime.GraphRunner`."""
@@ -253,36 +278,6 @@ def load_tensorrt_runtime(plan: Plan, cache: EngineCache, *, rebuild: str = '',
     return GraphRuntime(runner, bundle.config, specials=bundle.specials,
                         vocabulary=bundle.vocabulary, precision=bundle.precision,
                         words=bundle.words())
-
-
-def find_tensorrt_runtime(folders: Sequence[Path], precision: str, cache: Path, *,
-                          context: int = CONTEXT, side: int = 0) -> GraphRuntime:
-    """The runtime of a model folder whose engines were built for this machine.
-
-    Args:
-        folders: model folder, then base folder if any.
-        precision: ``fp32``, ``fp16`` or ``bf16``.
-        cache: folder of engines.
-        context, side: sizes the engines were built for.
-
-    Raises:
-        NotReady: there is no GPU, or no TensorRT.
-        EngineMismatch: an engine is missing, damaged or for something else.
-    """
-    flavour, arch = require_flavour(), gpu_architecture()
-    if not arch:
-        raise _no_gpu()
-    model = model_fingerprint(folders, cache / FINGERPRINTS)
-    try:
-        bundle = Bundle.load(cache / GRAPHS / bundle_name(model, precision))
-    except BadCheckpoint as error:
-        raise EngineMismatch(
-            'no engines were built from this checkpoint, or its graphs are damaged',
-            value=f'{folders[0]}: {error.what}',
-            remedy=f'run `cooper engine build {folders[0]} --precision {precision}`') from error
-    plan = Plan(bundle, flavour, context, side)
-    return load_tensorrt_runtime(plan, EngineCache(
-        cache, rebuild_command(folders[0], plan, arch, cache)))
 
 
 def _no_gpu() -> NotReady:

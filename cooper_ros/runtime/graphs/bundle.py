@@ -154,6 +154,7 @@ def bundle_name(model: str, precision: str) -> str:
 
 def export_bundle(network: Cooper, vae: AutoEncoder, folder: Path, *, specials: SpecialTokens,
                   vocabulary: int, precision: str, model: str = '', read: Read | None = None,
+                  force: bool = False,
                   progress: Progress = lambda graph, done, total: None) -> Bundle:
     """Export all graphs of a network.
 
@@ -167,6 +168,7 @@ def export_bundle(network: Cooper, vae: AutoEncoder, folder: Path, *, specials: 
         model: fingerprint of the weights; computed from them where empty, needed with ``read``.
         read: reads the numbers of a weight, for networks without; see
             :func:`~.export.export_graph`.
+        force: export although the same sound graphs are there.
         progress: told before each graph, and once when all are done.
 
     Raises:
@@ -179,7 +181,7 @@ def export_bundle(network: Cooper, vae: AutoEncoder, folder: Path, *, specials: 
     for module in (network.eval(), vae.eval()) if read is None else ():
         module.to(dtype)
     with locked(folder.with_name(f'{folder.name}.lock')):
-        if not _is_there(made):
+        if force or not _is_there(made):
             made.folder.parent.mkdir(parents=True, exist_ok=True)
             _export(made, network, vae, progress, read)
     progress('', len(made.specs()), len(made.specs()))

@@ -28,11 +28,13 @@ class GraphRunner(Protocol):
     """Runs graphs by name.
 
     Attributes:
+        name: for people.
         device: where inputs are expected and outputs appear.
         bucket: contexts are padded to multiples of this many slots; 1 for none.
         most_tokens: longest prefill of one call; longer text is fed in pieces.
     """
 
+    name: str
     device: torch.device
     bucket: int
     most_tokens: int

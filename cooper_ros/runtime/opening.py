@@ -1,0 +1,221 @@
+"""From a loaded network to the chosen runtime: checked before use, made ready where allowed.
+
+Graphs and engines are compared with what is wanted (key, names, shapes, types) and then asked for
+one inference each, which must say what the network says. What does not fit is made again if the
+setting ``engine_missing`` allows it, before the first answer or while torch gives the answers.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Callable
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.errors import BadCheckpoint, CooperError, EngineMismatch, NotReady
+from cooper_ros.runtime.base import Runtime
+from cooper_ros.runtime.choice import (
+    COMPILE,
+    ERROR,
+    ONNX,
+    SERVE,
+    TENSORRT,
+    TORCH,
+    Place,
+)
+from cooper_ros.runtime.engines.find import find_bundle, find_plan, usual_side
+from cooper_ros.runtime.graphs.bundle import Bundle
+from cooper_ros.runtime.graphs.modules import graph_modules
+from cooper_ros.runtime.graphs.probe import probe
+from cooper_ros.runtime.graphs.runtime import GraphRuntime
+from cooper_ros.runtime.notice import Notice, Tell
+from cooper_ros.runtime.prepare import Request, command_of, prepare_in_child
+from cooper_ros.runtime.torch_runtime import TorchRuntime
+
+Swap = Callable[[Callable[[], Runtime]], None]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What answers, and what may take its place later."""
+
+    runtime: Runtime
+    upgrade: Upgrade | None = None
+
+
+class Upgrade:
+    """Makes a runtime ready while another one answers, then has them swapped.
+
+    Args:
+        name: the runtime to come.
+        request: what must be made for it.
+        make: opens and checks it.
+        tell: hears how it goes.
+    """
+
+    def __init__(self, name: str, request: Request, make: Callable[[], Runtime],
+                 tell: Tell) -> None:
+        self._name, self._request, self._make, self._tell = name, request, make, tell
+
+    def start(self, swap: Swap) -> threading.Thread:
+        """Begin, on a thread of its own; ``swap`` is given what makes the runtime."""
+        thread = threading.Thread(target=self._run, args=(swap,), name='upgrade', daemon=True)
+        thread.start()
+        return thread
+
+    def _run(self, swap: Swap) -> None:
+        try:
+            prepare_in_child(self._request, _progress(self._name, self._tell, TORCH))
+            self._tell(Notice(f'{self._name} is loaded and compared with torch', TORCH,
+                              f'{self._name}: check'))
+            swap(self._make)
+            self._tell(Notice(f'{self._name} is ready and answers from now on', self._name))
+        except Exception as error:  # torch goes on answering, whatever this was
+            self._tell(Notice(f'{self._name} is not used, torch goes on answering: '
+                              f'{error if isinstance(error, CooperError) else repr(error)}',
+                              TORCH, error=True))
+
+
+def open_runtime(name: str, network: TorchRuntime, config: CooperConfig, tell: Tell) -> Opened:
+    """The runtime of this name for a loaded network.
+
+    Args:
+        name: ``torch``, ``compile``, ``onnx``, ``tensorrt`` or ``torch_tensorrt``.
+        network: the network; moved to float32 in place for ``onnx``.
+        config: settings.
+        tell: hears what is prepared.
+
+    Raises:
+        NotReady: a package, a compiler or a GPU is missing for it.
+        EngineMismatch: engines are missing, damaged or say something else, and may not be made.
+        EngineBuild: they could not be made.
+    """
+    if name == TORCH:
+        return Opened(network)
+    if name == COMPILE:
+        return Opened(_compiled(network, config, tell))
+    place = replace(Place.of(config), precision='fp32') if name == ONNX else Place.of(config)
+    if place.quantised:
+        raise NotReady('quantised weights run in torch only', value=config.model_path,
+                       remedy='set runtime to torch')
+    return _graphs(name, network, place, config.engine_missing, tell)
+
+
+def _graphs(name: str, network: TorchRuntime, place: Place, missing: str, tell: Tell) -> Opened:
+    request = request_of(name, place)
+
+    def make(serving: str = '') -> Runtime:
+        runtime = proved(name, network, place)
+        if plan := _memory_of(runtime):
+            tell(Notice(plan, serving, f'{name}: check'))
+        return runtime
+
+    try:
+        return Opened(make())
+    except EngineMismatch as error:
+        there = _is_there(name, place)
+        if missing == ERROR and (there or name != ONNX):  # an export needs no permission
+            raise
+        request = replace(request, force=there)
+        tell(Notice(f'{name} must be prepared first: {error}', preparing=name))
+    if missing == SERVE:
+        return Opened(network, Upgrade(name, request, partial(make, TORCH), tell))
+    prepare_in_child(request, _progress(name, tell))
+    return Opened(make())
+
+
+def _is_there(name: str, place: Place) -> bool:
+    """Whether all of it is in the cache and undamaged: it must be wrong if it was refused."""
+    bundle = find_bundle(place, place.precision)
+    if bundle is None:
+        return False
+    try:
+        bundle.prove()
+    except BadCheckpoint:
+        return False
+    return name == ONNX or find_plan(place, _converter(name)).complete
+
+
+def _converter(name: str) -> str:
+    return ONNX if name == TENSORRT else name
+
+
+def request_of(name: str, place: Place) -> Request:
+    """What must be made for a runtime."""
+    return Request(name, tuple(str(folder.resolve()) for folder in place.folders),
+                   place.precision, str(place.cache.resolve()), place.context,
+                   0 if name == ONNX else usual_side(place))
+
+
+def proved(name: str, network: TorchRuntime, place: Place) -> GraphRuntime:
+    """Graphs or engines as a runtime, each compared with the network by one inference.
+
+    Raises:
+        NotReady: a package or a GPU is missing.
+        EngineMismatch: something is missing, damaged, for something else, or says something else.
+    """
+    find = _find_graphs if name == ONNX else _find_engines
+    bundle, command, load = find(name, place)
+    if name == ONNX:
+        network.network.float()
+        network.vae.float()
+    try:
+        runtime = load()
+        probe(runtime.runner, bundle.specs(), graph_modules(network.network, network.vae),
+              bundle.precision, rebuild=command)
+    except BadCheckpoint as error:  # the network is loaded, so this is about the graphs
+        raise EngineMismatch(error.what, value=error.value, limit=error.limit,
+                             remedy=f'run `{command}`') from error
+    return runtime
+
+
+Source = tuple[Bundle, str, Callable[[], GraphRuntime]]  # graphs, what makes them, what loads them
+
+
+def _find_graphs(name: str, place: Place) -> Source:
+    from cooper_ros.runtime.onnx_runtime import load_onnx_runtime
+    command, bundle = command_of(request_of(name, place)), find_bundle(place, 'fp32')
+    if bundle is None:
+        raise EngineMismatch('no graphs were exported from this checkpoint',
+                             value=place.folders[0], remedy=f'run `{command}`')
+    return bundle, command, lambda: load_onnx_runtime(bundle)
+
+
+def _find_engines(name: str, place: Place) -> Source:
+    from cooper_ros.runtime.engines.runner import load_tensorrt_runtime
+    found = find_plan(place, _converter(name))
+    return found.plan.bundle, found.command, lambda: load_tensorrt_runtime(
+        found.plan, found.cache, rebuild=found.command)
+
+
+def _memory_of(runtime: GraphRuntime) -> str:
+    """The plan of device memory, where a runner has one."""
+    plan = getattr(runtime.runner, 'memory', None)
+    return '' if plan is None else str(plan())
+
+
+def _compiled(network: TorchRuntime, config: CooperConfig, tell: Tell) -> Runtime:
+    from cooper_ros.runtime.compiled import compiled_runtime_of
+    tell(Notice(f'torch.compile ({config.compile_backend}) compiles the graphs',
+                preparing=COMPILE))
+    try:
+        return compiled_runtime_of(network, backend=config.compile_backend)
+    except (NotReady, EngineMismatch) as error:
+        if config.engine_missing != SERVE:
+            raise
+        tell(Notice(f'compile is not used, torch answers: {error}', TORCH, error=True))
+        return network
+
+
+def _progress(name: str, tell: Tell, serving: str = '') -> Callable[[str, float], None]:
+    """Tell every step; log only those that are new."""
+    last = ''
+
+    def told(what: str, done: float) -> None:
+        nonlocal last
+        text = f'preparing {name}: {what}' if what and what != last else ''
+        last = what
+        tell(Notice(text, serving, f'{name}: {what} ({done:.0%})'))
+
+    return told

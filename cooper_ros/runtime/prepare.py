@@ -1,0 +1,204 @@
+"""Making graphs and engines ready, in this process or in a child of it.
+
+A child, because building takes minutes and much memory, may crash inside TensorRT, and must not
+hold up whoever answers questions meanwhile. It ends when its parent does; what it has finished by
+then stays in the cache, and nothing half made is ever trusted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+from cooper_ros.errors import BadCheckpoint, CooperError, EngineBuild, ErrorCode, OutOfDisk
+
+ONNX, TENSORRT, TORCH_TENSORRT = 'onnx', 'tensorrt', 'torch_tensorrt'
+NICENESS = 10  # the robot and whoever answers meanwhile go first
+Told = Callable[[str, float], None]  # what is made, and how much of it is done 0..1
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to make ready.
+
+    Attributes:
+        kind: ``onnx`` (graphs only), ``tensorrt`` or ``torch_tensorrt``.
+        folders: model folder, then base folder if any.
+        precision: ``fp32``, ``fp16`` or ``bf16``.
+        cache: folder of graphs and engines.
+        context, side: sizes engines are built for; see :class:`~.engines.plan.Plan`.
+        force: make what is there again.
+    """
+
+    kind: str
+    folders: tuple[str, ...]
+    precision: str
+    cache: str
+    context: int = 0
+    side: int = 0
+    force: bool = False
+
+
+def prepare(request: Request, told: Told) -> None:
+    """Make graphs and engines ready in this process.
+
+    Raises:
+        CooperError: an export or a build failed.
+    """
+    folders, cache = [Path(name) for name in request.folders], Path(request.cache)
+    bundle = exported(folders, request.precision, cache, force=request.force, told=told,
+                      say=lambda text: told(text, 0.0))
+    if request.kind == ONNX:
+        return
+    from cooper_ros.runtime.engines.cache import EngineCache
+    from cooper_ros.runtime.engines.flavour import gpu_architecture, require_flavour
+    from cooper_ros.runtime.engines.plan import ONNX as PARSER
+    from cooper_ros.runtime.engines.plan import Plan
+    from cooper_ros.runtime.graphs.spec import CONTEXT
+    plan = Plan(bundle, require_flavour(), request.context or CONTEXT, request.side,
+                converter=PARSER if request.kind == TENSORRT else request.kind)
+    modules = None if request.kind == TENSORRT else modules_of(folders, request.precision)
+    jobs = list(plan.jobs([gpu_architecture()]))
+    for number, job in enumerate(jobs):
+        told(f'engine {job.spec.name}', number / len(jobs))
+        plan.build(job, EngineCache(cache), force=request.force, modules=modules)
+
+
+def exported(folders: Sequence[Path], precision: str, cache: Path, *, force: bool = False,
+             told: Told = lambda what, done: None,
+             say: Callable[[str], None] = lambda text: None) -> Any:
+    """Exported graphs of a checkpoint; made once for each checkpoint and precision.
+
+    Graphs that are there are read to the last byte; damaged ones are exported again.
+
+    Args:
+        folders: model folder, then base folder if any.
+        precision: ``fp32``, ``fp16`` or ``bf16``.
+        cache: folder of graphs and engines.
+        force: export although sound graphs are there.
+        told: called before each graph.
+        say: hears of files that are read for their fingerprint, and of damage.
+
+    Raises:
+        BadOption: the precision is unknown.
+        BadCheckpoint: the model folder cannot be read.
+        EngineBuild: a graph could not be exported.
+        OutOfDisk: the graphs do not fit the disk.
+    """
+    from cooper_ros.runtime.checkpoint import read_model_folder
+    from cooper_ros.runtime.engines.plan import FINGERPRINTS, GRAPHS, model_fingerprint
+    from cooper_ros.runtime.graphs.bundle import bundle_name, export_bundle
+    from cooper_ros.runtime.graphs.spec import dtype_of
+    dtype = dtype_of(precision)
+    model = model_fingerprint(folders, cache / FINGERPRINTS,
+                              lambda path: say(f'reading {path} for its fingerprint'))
+    target = cache / GRAPHS / bundle_name(model, precision)
+    if not force and (found := _sound(target, say)) is not None:
+        return found
+    loaded = read_model_folder(folders[0], *folders[1:], dtype=dtype, hollow=True)
+    return export_bundle(
+        loaded.network, loaded.vae, target, specials=loaded.specials, model=model,
+        vocabulary=loaded.vocabulary, precision=precision, read=loaded.numbers,
+        force=force,
+        progress=lambda graph, done, total: told(f'graph {graph}' if graph else 'graphs',
+                                                 done / total))
+
+
+def _sound(folder: Path, say: Callable[[str], None]) -> Any:
+    """The graphs in a folder, every file read and found as it was written; None otherwise."""
+    from cooper_ros.runtime.graphs.bundle import DESCRIPTION, Bundle
+    if not (folder / DESCRIPTION).is_file():
+        return None
+    try:
+        found = Bundle.load(folder)
+        found.prove()
+        return found
+    except BadCheckpoint as error:
+        say(f'{error.what}: {error.value}; exporting again')
+        return None
+
+
+def modules_of(folders: Sequence[Path], precision: str) -> Any:
+    """The graphs of a checkpoint as PyTorch modules."""
+    from cooper_ros.runtime.checkpoint import read_model_folder
+    from cooper_ros.runtime.graphs.modules import graph_modules
+    from cooper_ros.runtime.graphs.spec import dtype_of
+    loaded = read_model_folder(folders[0], *folders[1:], dtype=dtype_of(precision))
+    return graph_modules(loaded.network.eval(), loaded.vae.eval())
+
+
+def prepare_in_child(request: Request, told: Told) -> None:
+    """Make graphs and engines ready in a process of its own, and wait for it.
+
+    Raises:
+        EngineBuild: it failed or died; its last words are in the message.
+        OutOfDisk: what it made did not fit the disk.
+    """
+    command = [sys.executable, '-m', __name__, json.dumps(dataclasses.asdict(request))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                          stderr=subprocess.PIPE) as child:
+        complaints: list[str] = []
+        assert child.stdout is not None and child.stderr is not None
+        reader = threading.Thread(target=lambda: complaints.extend(child.stderr), daemon=True)
+        reader.start()
+        failure, code = '', 0
+        for line in child.stdout:
+            said = json.loads(line)
+            if 'error' in said:
+                failure, code = said['error'], said['code']
+            else:
+                told(said['what'], said['done'])
+        status = child.wait()
+        reader.join()
+    if status or failure:
+        kind = OutOfDisk if code == ErrorCode.OUT_OF_DISK else EngineBuild
+        raise kind('graphs or engines could not be prepared', value=failure or (
+            f'exit code {status}, {"".join(complaints)[-400:].strip()}'),
+            remedy=f'run `{command_of(request)}` and read what it says')
+
+
+def command_of(request: Request) -> str:
+    """What a user would type for the same."""
+    verb = 'export' if request.kind == ONNX else 'build'
+    words = ['cooper', 'engine', verb, request.folders[0], '--precision', request.precision,
+             '--cache', request.cache]
+    words += ['--base', *request.folders[1:]] if request.folders[1:] else []
+    words += ['--context', str(request.context)] if request.context else []
+    words += ['--side', str(request.side)] if request.side else []
+    words += ['--converter', TORCH_TENSORRT] if request.kind == TORCH_TENSORRT else []
+    return shlex.join(words)
+
+
+def main(words: Sequence[str]) -> int:
+    """The child: make ready, tell the parent line by line."""
+    line = os.fdopen(os.dup(1), 'w', buffering=1)
+    os.dup2(2, 1)  # libraries print where they like; the first channel stays ours
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.nice(NICENESS)
+    values = json.loads(words[0])
+    request = Request(**{**values, 'folders': tuple(values['folders'])})
+    try:
+        prepare(request, lambda what, done: print(json.dumps({'what': what, 'done': done}),
+                                                  file=line))
+    except CooperError as error:
+        print(json.dumps({'error': str(error), 'code': int(error.code)}), file=line)
+        return 1
+    return 0
+
+
+def _end_with_parent() -> None:
+    """The parent holds the other end and never writes: an end of file is its death."""
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,113 @@
+"""Torch-TensorRT as a maker of engines.
+
+The package is optional and cannot be imported without a GPU in the ordinary way, so what it does
+to the graphs is shown by ``benchmarks/torch_tensorrt_check.py``. Here: what the product does where
+it is absent or the wrong one, and how its engines are told from others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+
+import pytest
+from support.tiny import SPECIALS, tiny_config, tiny_runtime
+
+from cooper_ros.errors import EngineBuild, NotReady
+from cooper_ros.runtime.engines import torch_tensorrt
+from cooper_ros.runtime.engines.build import build_engine
+from cooper_ros.runtime.engines.flavour import Flavour, require_flavour
+from cooper_ros.runtime.engines.plan import Plan, rebuild_command
+from cooper_ros.runtime.engines.torch_tensorrt import answering_for_a_gpu, load, obstacle, settings
+from cooper_ros.runtime.graphs.bundle import Bundle
+from cooper_ros.runtime.graphs.modules import graph_modules
+from cooper_ros.runtime.graphs.spec import Limits, graph_specs
+
+CHECK = Path(__file__).parents[1] / 'benchmarks' / 'torch_tensorrt_check.py'
+
+
+@pytest.fixture
+def absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, 'version', version)
+
+
+def test_where_it_is_absent_every_way_in_says_so(absent: None) -> None:
+    assert obstacle() == ('Torch-TensorRT is not installed: pip install --no-deps -r '
+                          'requirements/ttrt.txt')
+    network = tiny_runtime()
+    module = graph_modules(network.network, network.vae)['latents']
+    spec = graph_specs(tiny_config())['latents']
+    with pytest.raises(NotReady, match='Torch-TensorRT cannot be used; got Torch-TensorRT is not '
+                                       'installed.+ or set runtime to tensorrt'):
+        build_engine(require_flavour(), spec, module, arch='SM89', precision='fp32',
+                     limits=Limits.of(tiny_config(), context=64))
+
+
+def test_one_for_another_torch_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, 'version', lambda package: '2.12.1')
+    with pytest.raises(NotReady, match='2.12.1 was made for torch 2.12, not 2.13'):
+        load()
+
+
+def test_a_broken_one_is_named_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise Exception('libnvinfer.so.11: cannot open')  # noqa: TRY002  # as it does
+
+    monkeypatch.setattr(importlib.metadata, 'version', lambda package: '2.13.0')
+    monkeypatch.setattr(torch_tensorrt.importlib, 'import_module', broken)
+    monkeypatch.setattr(torch_tensorrt, 'require_flavour', lambda: Flavour('tensorrt', '11', 0))
+    with pytest.raises(NotReady, match='cannot be imported; got libnvinfer.so.11: cannot open; '
+                                       'allowed: 2.13 and 11.0; remedy: install the pair'):
+        load()
+
+
+@pytest.mark.parametrize(('name', 'version', 'written_out'), [
+    ('tensorrt', '10.3.0', True), ('tensorrt', '10.14.1', False), ('tensorrt-rtx', '1.7', False)])
+def test_attention_is_never_causal_and_written_out_where_there_is_no_layer(
+        monkeypatch: pytest.MonkeyPatch, name: str, version: str, written_out: bool) -> None:
+    monkeypatch.setattr(torch_tensorrt, 'require_flavour', lambda: Flavour(name, version, None))
+    told = settings()
+    assert told['decompose_attention'] is written_out and told['attn_bias_is_causal'] is False
+    assert told['require_full_compilation'] is True
+
+
+def test_its_engines_have_keys_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, 'version', lambda package: '2.13.0')
+    bundle = Bundle(Path('graphs'), tiny_config(), SPECIALS, 260, 'fp32', 'a' * 64)
+    plan = Plan(bundle, require_flavour(), context=64)
+    other = dataclasses.replace(plan, converter='torch_tensorrt')
+    said = '; '.join(other.key('flow', 'SM89').differences(plan.key('flow', 'SM89')))
+    assert 'flavour tensorrt-rtx by Torch-TensorRT, not tensorrt-rtx' in said
+    assert f'{plan.flavour.version} by 2.13.0, not {plan.flavour.version}' in said
+    assert rebuild_command('m', other, 'SM89', Path('c')).endswith('--converter torch_tensorrt')
+
+
+def test_a_stand_in_gpu_is_gone_afterwards() -> None:
+    import torch
+    before = torch.cuda.get_device_capability
+    with answering_for_a_gpu((8, 7)):
+        assert torch.cuda.get_device_capability() == (8, 7) and torch.cuda.current_device() == 0
+        assert not torch.cuda.is_available()
+    assert torch.cuda.get_device_capability is before
+
+
+def test_a_converter_that_drops_an_input_is_caught() -> None:
+    class Network:
+        num_inputs, num_outputs = 2, 1
+
+    with pytest.raises(EngineBuild, match='dropped inputs or outputs of graph latents; got 2 and '
+                                          '1; allowed: 3 and 1'):
+        torch_tensorrt._rename(Network(), graph_specs(tiny_config())['latents'])
+
+
+def test_the_check_says_what_is_missing(absent: None, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = importlib.util.spec_from_file_location('torch_tensorrt_check', CHECK)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.main(['--graph', 'latents']) == 2
+    assert 'requirements/ttrt.txt' in capsys.readouterr().err
