@@ -11,18 +11,18 @@ SHARE = path.join('share', NAME)
 MANIFEST = ElementTree.parse(path.join(path.dirname(path.abspath(__file__)), 'package.xml'))
 
 
-def pins(name):
+def pins(name: str) -> list[str]:
     """Return the requirements of one file under requirements/, so that no pin stands twice."""
     with open(path.join('requirements', f'{name}.txt'), encoding='utf-8') as lines:
         return [line.strip() for line in lines if line.strip() and not line.startswith('#')]
 
 
-def files(pattern):
+def files(pattern: str) -> list[str]:
     """Return the plain files that a pattern names."""
     return sorted(found for found in glob(pattern) if path.isfile(found))
 
 
-def model_files():
+def model_files() -> list[tuple[str, list[str]]]:
     """Return one entry per model folder, each with its files."""
     folders = sorted(found for found in glob('models/*') if path.isdir(found))
     return [(path.join(SHARE, folder), files(path.join(folder, '*'))) for folder in folders]
