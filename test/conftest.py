@@ -8,6 +8,12 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from cooper_ros.training.data import FrameStore
 
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
@@ -20,3 +26,10 @@ os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 # The wheels make the virtual environment an ament prefix, and nothing else says so.
 os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)
+
+
+@pytest.fixture(scope='session')
+def store(tmp_path_factory: pytest.TempPathFactory) -> FrameStore:
+    """Eight training frames with one question per category."""
+    from cooper_ros.training.data import frame_store
+    return frame_store(tmp_path_factory.mktemp('frames'), 'train', 0, 8, 1)

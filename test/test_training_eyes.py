@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from support.tiny import tiny_runtime
@@ -15,7 +14,7 @@ from torch import nn
 
 from cooper_ros.model.network import Cooper
 from cooper_ros.scenes.palette import COLOURS, SHAPES
-from cooper_ros.training.data import FrameStore, frame_store
+from cooper_ros.training.data import FrameStore
 from cooper_ros.training.eyes import whiten
 from cooper_ros.training.optimiser import Optimisers, make_optimiser
 from cooper_ros.training.placing import place
@@ -24,11 +23,6 @@ from cooper_ros.training.see_task import SIDE, cells_of
 from cooper_ros.training.settings import Optim
 
 GRID = (9, 12)
-
-
-@pytest.fixture(scope='module')
-def store(tmp_path_factory: pytest.TempPathFactory) -> FrameStore:
-    return frame_store(tmp_path_factory.mktemp('eyes'), 'train', 0, 8, 1)
 
 
 def test_cells_hold_what_the_maps_show(store: FrameStore) -> None:

@@ -26,9 +26,9 @@ from cooper_ros.training.checkpoints import run_weights
 from cooper_ros.training.data import FrameStore, frame_store
 from cooper_ros.training.eyes import balance_eyes, open_eyes
 from cooper_ros.training.folder import PROMPTS, card, corpus, load_vae, write_folder
-from cooper_ros.training.grounding import ground
 from cooper_ros.training.pictures import picture_cache
 from cooper_ros.training.placing import place
+from cooper_ros.training.pointing import Pointers, Watch, Words, check_heads, pointers
 from cooper_ros.training.previews import drawing_engine, drawn_maps
 from cooper_ros.training.processes import mean_over_processes, part_of
 from cooper_ros.training.recipes import RECIPES, Source
@@ -75,7 +75,7 @@ class MixOptions:
         freeze: name prefixes of weights that do not train.
         eyes: run folder of stage ``see`` whose vision tower and connector are taken.
         place: start attention so that it finds the same place, see :mod:`..placing`.
-        ground: start words and attention so that they find pixels, see :mod:`..grounding`.
+        point: weight of the loss on where words look, see :mod:`..pointing`.
         latent_frames: how many frames get latents, for recipes that read or draw them; 0 for all.
     """
 
@@ -91,7 +91,7 @@ class MixOptions:
     freeze: tuple[str, ...] = ()
     eyes: str = ''
     place: bool = False
-    ground: bool = False
+    point: float = 0.0
     latent_frames: int = 0
 
 
@@ -109,9 +109,11 @@ class MixedTask:
         train = frame_store(data.folder, 'train', data.seed, data.train, data.questions)
         valid = frame_store(data.folder, 'validation', data.seed, data.valid, data.questions)
         self.tokenizer = build_tokenizer(corpus(train), self.options.vocabulary)
-        self.specials = marker_ids(self.tokenizer)
+        self.specials, self.words = marker_ids(self.tokenizer), Words.of(self.tokenizer)
         self.vae = load_vae(Path(settings.vae)) if settings.vae else None
         self.config = _model_config(settings.model, self.vae, len(self.tokenizer))
+        if self.options.point:
+            check_heads(self.config)
         self.train, self.valid = (self._source(store, split) for store, split in
                                   ((train, 'train'), (valid, 'validation')))
         self.module = self._network()
@@ -119,14 +121,19 @@ class MixedTask:
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy and flow loss of one batch of one recipe."""
         name = self._recipe(generator)
-        batch, branch = self.batch(self.train, name, step, generator)
-        mine = batch.rows(part_of(self.recipes[name].frames))
-        ce, mse = shared_losses(forward_trees(self.module, mine, branch), mine)
-        return {'loss': self.options.ce_weight * ce + self.options.mse_weight * mse,
-                f'ce_{name}': ce, f'mse_{name}': mse}
+        batch, branch, spots = self.batch(self.train, name, step, generator)
+        part, options = part_of(self.recipes[name].frames), self.options
+        pointed = options.point > 0 and len(spots[0].rows) > 0
+        mine, watch = batch.rows(part), Watch(*(kind.rows_of(part) for kind in spots))
+        output = forward_trees(self.module, mine, branch, watch if pointed else None)
+        ce, mse = shared_losses(output, mine)
+        losses = {f'ce_{name}': ce, f'mse_{name}': mse}
+        losses |= {f'point_{name}': watch.error()} if pointed else {}
+        return {'loss': options.ce_weight * ce + options.mse_weight * mse
+                + options.point * losses.get(f'point_{name}', 0.0), **losses}
 
     def batch(self, source: Source, name: str, step: int, generator: torch.Generator
-              ) -> tuple[PackedBatch, Tensor]:
+              ) -> tuple[PackedBatch, Tensor, tuple[Pointers, Pointers]]:
         """Trees of one recipe for one step, those of all processes.
 
         Making them is little work beside learning from them; so noise and padding are the same
@@ -135,17 +142,18 @@ class MixedTask:
         recipe = self.recipes[name]
         usable = source.usable[name]
         places = whole_batch(len(usable), recipe.frames, self.settings.seed, step)
-        trees = [RECIPES[name](source, usable[place], recipe.questions, generator)
-                 for place in places.tolist()]
-        return pack_trees(trees, self.config, self.specials, generator=generator,
-                          timestep_shift=self.options.timestep_shift)
+        frames = [usable[place] for place in places.tolist()]
+        trees = [RECIPES[name](source, frame, recipe.questions, generator) for frame in frames]
+        batch, branch = pack_trees(trees, self.config, self.specials, generator=generator,
+                                   timestep_shift=self.options.timestep_shift)
+        return batch, branch, pointers(trees, frames, source.store, self.words, self.config)
 
     def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Losses of every recipe on validation frames, with fixed noise."""
         scores = {}
         for name in self.recipes:
             generator = step_generator(self.settings.seed, 0)
-            batch, branch = self.batch(self.valid, name, 1, generator)
+            batch, branch, _ = self.batch(self.valid, name, 1, generator)
             with torch.autocast(self.module.vae2llm.weight.device.type, torch.bfloat16,
                                 enabled=self.settings.optim.bfloat16):
                 ce, mse = mean_losses(forward_trees(self.module, batch, branch), batch)
@@ -182,8 +190,6 @@ class MixedTask:
             copy_experts(network)
         if self.options.place:
             place(network)
-        if self.options.ground:
-            ground(network, self.tokenizer, self.train.store, self.train.cache)
         for name, parameter in network.named_parameters():
             if any(name.startswith(prefix) for prefix in self.options.freeze):
                 parameter.requires_grad_(False)

@@ -9,7 +9,7 @@ the same. A picture with twelve questions costs little more than a picture with 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Sequence
+from typing import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cooper_ros.model.config import ModelConfig, SpecialTokens
 from cooper_ros.model.layout import Piece, rope_positions
+from cooper_ros.model.mot import Attend
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.packing import Item, PackedBatch, pack_batch, piece_of
 from cooper_ros.model.training_forward import TrainOutput, forward_train
@@ -53,14 +54,15 @@ def pack_trees(trees: Sequence[Tree], config: ModelConfig, specials: SpecialToke
     """
     batch = pack_batch([tree.items for tree in trees], config, specials,
                        timestep_shift=timestep_shift, generator=generator)
-    padded = _padded_pieces(trees, config)
+    padded = padded_pieces(trees, config)
     branch = _branch_ids(trees[0], padded)  # [L]
     allowed = (branch[None, :] == 0) | (branch[:, None] == branch[None, :])
     positions = torch.stack([_positions(tree, padded, config) for tree in trees])
     return replace(batch, positions=positions, allowed=batch.allowed & allowed), branch
 
 
-def _padded_pieces(trees: Sequence[Tree], config: ModelConfig) -> list[Piece]:
+def padded_pieces(trees: Sequence[Tree], config: ModelConfig) -> list[Piece]:
+    """The items of a batch of trees, every text as long as its longest."""
     columns = zip(*([piece_of(item, config) for item in tree.items] for tree in trees))
     return [max(column, key=lambda piece: piece.tokens) for column in columns]
 
@@ -183,8 +185,16 @@ def _inverse(compact: Tensor, prefix: Tensor, padded: Tensor, real: Tensor) -> T
     return inverse
 
 
-def forward_trees(network: Cooper, batch: PackedBatch, branch: Tensor) -> TrainOutput:
-    """:func:`~cooper_ros.model.training_forward.forward_train` with :class:`TreeAttention`."""
+def forward_trees(network: Cooper, batch: PackedBatch, branch: Tensor,
+                  watch: Callable[[Attend, PackedBatch], Attend] | None = None) -> TrainOutput:
+    """:func:`~cooper_ros.model.training_forward.forward_train` with :class:`TreeAttention`.
+
+    Args:
+        network: the network.
+        batch, branch: what :func:`pack_trees` made.
+        watch: what to put around the attention, given the batch on the network's device.
+    """
     device = network.vae2llm.weight.device
-    attend = tree_attention(batch, branch).to(device)
-    return forward_train(network, batch.to(device), attend=attend)
+    attend: Attend = tree_attention(batch, branch).to(device)
+    batch = batch.to(device)
+    return forward_train(network, batch, attend=watch(attend, batch) if watch else attend)
