@@ -59,7 +59,8 @@ class RunLog:
             self._counts[name] = self._counts.get(name, 0) + 1
         if step % self.every == 0:
             means = {name: total / self._counts[name] for name, total in self._sums.items()}
-            rate = self._bar.format_dict['rate'] or 0.0
+            bar = self._bar.format_dict  # its own rate is empty until it first draws itself
+            rate = (bar['n'] - bar['initial']) / max(bar['elapsed'], 1e-9)
             self._bar.set_postfix({'loss': f"{means['loss']:.4f}",
                                    'samples/s': f'{rate * samples:.1f}'}, refresh=False)
             self.line(step, means)
