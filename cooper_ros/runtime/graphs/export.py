@@ -89,6 +89,7 @@ def export_graph(spec: GraphSpec, module: nn.Module, path: Path, precision: str,
                                      custom_translation_table=translations(),
                                      input_names=[entry.name for entry in spec.inputs],
                                      output_names=[entry.name for entry in spec.outputs])
+            made.model = made.model.clone()  # the first one keeps all it ever had to do with
             read_when_written(made.model, module, read or _as_it_is)
             made.optimize()
             made.save(str(path), external_data=True)
