@@ -9,6 +9,8 @@ import os
 import sys
 import tempfile
 
+import pytest
+
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
 if os.environ.get('ROS_DISTRO') == 'humble':
@@ -20,3 +22,11 @@ os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 # The wheels make the virtual environment an ament prefix, and nothing else says so.
 os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin early what takes long and is needed late: the tests of exported graphs."""
+    if not session.config.option.collectonly and any(
+            item.path.name == 'test_graphs_golden.py' for item in session.items):
+        from support.exported import begin_exporting
+        begin_exporting()
