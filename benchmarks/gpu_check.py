@@ -37,13 +37,14 @@ from cooper_ros.runtime.engines.cache import EngineCache
 from cooper_ros.runtime.engines.flavour import gpu_architecture, require_flavour
 from cooper_ros.runtime.engines.plan import Plan, default_cache
 from cooper_ros.runtime.engines.runner import TensorRtRunner, load_tensorrt_runtime
-from cooper_ros.runtime.graphs.bundle import DESCRIPTION, Bundle, bundle_name, export_bundle
+from cooper_ros.runtime.graphs.bundle import Bundle, bundle_name, export_bundle
 from cooper_ros.runtime.graphs.digest import weights_digest
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.probe import TOLERANCES, probe, relative_error
 from cooper_ros.runtime.graphs.runtime import GraphRuntime
 from cooper_ros.runtime.graphs.spec import PRECISIONS
 from cooper_ros.runtime.onnx_runtime import load_onnx_runtime
+from cooper_ros.runtime.prepare import sound_bundle
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
 NANO = Path(__file__).parents[1] / 'models' / 'cooper-nano'
@@ -227,12 +228,13 @@ def network_of(options: argparse.Namespace, device: str) -> TorchRuntime:
 
 
 def exported(network: TorchRuntime, folder: Path, precision: str, report: Report) -> Bundle:
-    """Graphs of the network, exported unless they are there."""
+    """Graphs of the network, exported unless they are there and sound."""
     started = time.monotonic()
     model = weights_digest((network.network, network.vae))
     target = folder / 'graphs' / bundle_name(model, precision)
-    if (target / DESCRIPTION).is_file():
-        return Bundle.load(target)
+    found = sound_bundle(target, lambda text: report.say('graphs found', text))
+    if found is not None:
+        return found
     made = export_bundle(network.network.cpu(), network.vae.cpu(), target, model=model,
                          specials=network.specials, vocabulary=network.vocabulary,
                          precision=precision)

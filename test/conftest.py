@@ -15,6 +15,8 @@ import pytest
 if TYPE_CHECKING:
     from cooper_ros.training.data import FrameStore
 
+import pytest
+
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
 if os.environ.get('ROS_DISTRO') == 'humble':
@@ -33,3 +35,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FrameStore:
     """Eight training frames with one question per category."""
     from cooper_ros.training.data import frame_store
     return frame_store(tmp_path_factory.mktemp('frames'), 'train', 0, 8, 1)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin early what takes long and is needed late: the tests of exported graphs."""
+    if not session.config.option.collectonly and any(
+            item.path.name == 'test_graphs_golden.py' for item in session.items):
+        from support.exported import begin_exporting
+        begin_exporting()

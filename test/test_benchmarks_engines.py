@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Iterator
 
 import pytest
-from support.exported import golden_bundle
+from support.exported import tiny_bundle
 
 SCRIPT = Path(__file__).parents[1] / 'benchmarks' / 'build_engines.py'
 TRIED: list[str] = []
@@ -85,7 +85,7 @@ def test_a_real_engine_is_built_proved_and_removed(script: ModuleType, tmp_path:
     step, told = script.Step('odd', 'fp32', 'latents', 'SM89'), []
     folder = script.folder_of(tmp_path, step)
     folder.parent.mkdir()
-    folder.symlink_to(golden_bundle().folder)
+    folder.symlink_to(tiny_bundle().folder)
     words = script.parsed(['--out', str(tmp_path)])
     row = script.done(step, words, lambda at, what: told.append(at))
     assert row['verdict'] == 'ok' and row['engine'] > row['weights'] / 2 and told[-1] == 1.0

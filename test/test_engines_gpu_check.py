@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Callable
 
 import pytest
 from support.exported import exported_runtime, tiny_bundle
 from support.tiny import tiny_runtime
+from torch import nn
 
 from cooper_ros.errors import OutOfMemory
 from cooper_ros.runtime.engines.runner import MemoryPlan, check_room
+from cooper_ros.runtime.graphs import bundle as bundles
 from cooper_ros.runtime.graphs.runtime import GraphRuntime, Tensors
+from cooper_ros.runtime.graphs.spec import GraphSpec
 from cooper_ros.runtime.onnx_runtime import OnnxRunner, load_onnx_runtime
 
 SCRIPT = Path(__file__).parents[1] / 'benchmarks' / 'gpu_check.py'
@@ -65,6 +71,39 @@ def test_times_are_measured(script: ModuleType, graphs: GraphRuntime,
     again = script.measure(report, 'onnx', graphs, {name: 2 * ms for name, ms in medians.items()})
     for (_, value, _), (name, ms) in zip(report.rows, again.items(), strict=True):
         assert value.endswith(f', {2 * medians[name] / ms:.2f} times eager')
+
+
+@pytest.mark.parametrize('damage', [
+    lambda folder: (folder / 'flow.onnx').write_bytes(b'cut short'),
+    lambda folder: (folder / 'bundle.json').write_text('{'),
+    lambda folder: older(folder / 'bundle.json'),
+], ids=['damaged', 'undescribed', 'of an older version'])
+def test_graphs_that_cannot_be_used_are_exported_again(
+        script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        damage: Callable[[Path], None]) -> None:
+    made: list[str] = []
+
+    def copied(spec: GraphSpec, module: nn.Module, path: Path, *more: object) -> None:
+        made.append(spec.name)
+        for suffix in ('', '.data'):
+            shutil.copy(f'{tiny_bundle().graph(spec.name)}{suffix}', f'{path}{suffix}')
+
+    tiny_bundle()
+    monkeypatch.setattr(bundles, 'export_graph', copied)
+    network, report = exported_runtime(), script.Report()
+    first = script.exported(network, tmp_path, 'fp32', report)
+    assert script.exported(network, tmp_path, 'fp32', report) == first and len(made) == 6
+    assert [what for what, _, _ in report.rows] == ['export of all graphs']
+    damage(first.folder)
+    again = script.exported(network, tmp_path, 'fp32', report)
+    again.prove()
+    assert again == first and len(made) == 12 and report.failures == []
+    assert report.rows[1][0] == 'graphs found' and 'exporting again' in report.rows[1][1]
+
+
+def older(description: Path) -> None:
+    values = json.loads(description.read_text())
+    description.write_text(json.dumps({**values, 'format': values['format'] - 1}))
 
 
 def test_without_a_gpu_it_says_so(script: ModuleType, tmp_path: Path,

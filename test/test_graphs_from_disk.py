@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import weakref
 from pathlib import Path
@@ -11,7 +12,9 @@ import torch
 from model_folder import write_model_folder
 from safetensors.torch import load_file, save_file
 from support.exported import half_understand, tiny_bundle
+from support.tiny import tiny_runtime
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from cooper_ros.errors import BadCheckpoint, BadOption
 from cooper_ros.runtime.checkpoint import LoadedModel, read_model_folder
@@ -39,38 +42,72 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Watched:
-    """Reads weights, and notes how many large ones are alive whenever one is read."""
+    """Reads weights, and notes how many storages of large ones live whenever one is read.
+
+    Views and arrays share the storage of a tensor, so it outlives the tensor in them.
+    """
 
     def __init__(self, loaded: LoadedModel) -> None:
-        self.read, self.alive, self.most, self.total = loaded.numbers, weakref.WeakSet(), 0, 0
+        self.read, self.storages, self.most = loaded.numbers, [], 0
 
     def __call__(self, weight: Tensor) -> Tensor:
         assert self.read is not None
         found = self.read(weight)
         if found.numel() > LARGE:
-            self.alive.add(found)
-            self.most, self.total = max(self.most, len(self.alive)), self.total + 1
+            self.storages.append(StorageWeakRef(found.untyped_storage()))
+            self.most = max(self.most, self.alive)
         return found
+
+    @property
+    def alive(self) -> int:
+        """How many live now."""
+        return sum(not storage.expired() for storage in self.storages)
+
+
+def mapped(folder: Path) -> int:
+    """How many mappings of files in a folder this process has."""
+    return Path('/proc/self/maps').read_text().count(f'{folder}/')
 
 
 def test_an_export_from_disk_is_that_from_memory(folder: Path, tmp_path: Path) -> None:
     """Byte for byte, another number type than the stored one, one large weight at a time."""
+    wanted = half_understand()
     loaded = read_model_folder(folder, dtype=torch.float16, hollow=True)
-    read, path = Watched(loaded), tmp_path / half_understand().name
+    read, path = Watched(loaded), tmp_path / wanted.name
     module = graph_modules(loaded.network, loaded.vae)['understand']
     export_graph(graph_specs(loaded.config)['understand'], module, path, 'fp16', read)
     for suffix in SUFFIXES:
-        found, wanted = (Path(f'{file}{suffix}') for file in (path, half_understand()))
-        assert found.read_bytes() == wanted.read_bytes(), suffix
+        theirs, ours = (Path(f'{file}{suffix}').read_bytes() for file in (wanted, path))
+        assert theirs == ours, suffix
     linears = 7 * loaded.config.llm.num_layers + 1  # and the head
-    assert (read.most, read.total) == (1, linears)  # each of them once
+    assert (read.most, len(read.storages)) == (1, linears)  # each of them once
+    assert read.alive == 0
+
+
+def test_nothing_keeps_the_file_of_a_weight_mapped(folder: Path, tmp_path: Path) -> None:
+    """In the stored number type, a weight is a piece of its mapped file, not a copy."""
+    loaded = read_model_folder(folder, dtype=torch.float32, hollow=True)
+    read, module = Watched(loaded), graph_modules(loaded.network, loaded.vae)['latents']
+    export_graph(graph_specs(loaded.config)['latents'], module, tmp_path / 'x.onnx', 'fp32', read)
+    assert (read.most, read.alive, mapped(folder)) == (1, 0, 0)
+
+
+def test_nothing_keeps_the_weights_of_a_network_in_memory(tmp_path: Path) -> None:
+    runtime = tiny_runtime()
+    network, vae = runtime.network, runtime.vae
+    module, spec = graph_modules(network, vae)['latents'], graph_specs(runtime.config)['latents']
+    export_graph(spec, module, tmp_path / 'x.onnx', 'fp32')
+    kept = [weakref.ref(weight) for weight in module.parameters()]
+    del runtime, network, vae, module
+    gc.collect()
+    assert [ref() for ref in kept if ref() is not None] == []
 
 
 def test_a_bundle_from_disk_is_that_from_memory(folder: Path, tmp_path: Path,
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two graphs and the words, byte for byte: what onnxruntime says of them is known."""
+    """Of either file one graph, and the words, byte for byte: what onnxruntime says is known."""
     wanted, specs = tiny_bundle(), graph_specs(tiny_bundle().config)
-    chosen = {name: specs[name] for name in ('latents', 'vae_decode')}
+    chosen = {name: specs[name] for name in ('latents', 'vae_encode')}
     monkeypatch.setattr(bundles.Bundle, 'specs', lambda made: chosen)
     loaded = read_model_folder(folder, dtype=torch.float32, hollow=True)
     made = bundles.export_bundle(

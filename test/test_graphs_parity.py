@@ -68,6 +68,22 @@ def test_a_file_holds_what_its_description_says(name: str) -> None:
     assert found == [[row[0], row[3]] for row in bundle.specs()[name].interface('fp32')]
 
 
+@pytest.mark.parametrize('name', ['vision', 'understand', 'flow', 'vae_encode', 'vae_decode'])
+def test_attention_scales_its_queries_alone(name: str) -> None:
+    """A scale on queries and keys is what TensorRT 10.7 computed wrongly (its issue 4333)."""
+    graph = onnx.load(str(tiny_bundle().graph(name)), load_external_data=False).graph
+    maker = {output: node for node in graph.node for output in node.output}
+    softmaxes = [node for node in graph.node if node.op_type == 'Softmax']
+    assert softmaxes
+    for softmax in softmaxes:
+        scores = maker[softmax.input[0]]
+        if scores.op_type == 'Add':  # the mask
+            scores = maker[scores.input[0]]
+        queries, keys = (maker[entry] for entry in scores.input)
+        assert (scores.op_type, queries.op_type, keys.op_type) == ('MatMul', 'Mul', 'Transpose')
+        assert maker[keys.input[0]].op_type != 'Mul'
+
+
 def test_causal_is_data_and_unused_slots_are_not_seen() -> None:
     """The same graph prefills text and pictures, over a cache with rubbish behind its end."""
     bundle = tiny_bundle()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from cooper_ros.engine.prompts import load_prompts
 from cooper_ros.evaluation.scoring import score
 from cooper_ros.runtime.checkpoint import read_model_folder
 from cooper_ros.scenes.generate import make_sample
+from cooper_ros.scenes.qa import QuestionAnswer
 from cooper_ros.training.folder import PROMPTS
 
 FOLDER = Path(__file__).parents[1] / 'models' / 'cooper-nano'
@@ -66,13 +68,15 @@ def test_its_maps_follow_the_picture(engine: CooperEngine) -> None:
 
 def test_it_sees(engine: CooperEngine) -> None:
     """Answers about unseen scenes are better than those of the same model on a grey picture."""
-    seen, blind = [], []
-    for seed in range(16):
-        sample = make_sample(seed, 'test')
-        grey = np.full_like(sample.frame.rgb, 128)
-        for question in sample.questions:
-            for picture, scores in ((sample.frame.rgb, seen), (grey, blind)):
-                last = list(engine.ask(picture, question.question, mode='direct'))[-1]
-                given = last.short if isinstance(last, Answer) else ''
-                scores.append(score(question.kind, given, question.answer))
+    samples = [make_sample(seed, 'test') for seed in range(16)]
+    grey = np.full_like(samples[0].frame.rgb, 128)
+
+    def scores(picture: np.ndarray, questions: Sequence[QuestionAnswer]) -> list[float]:
+        last = [list(engine.ask(picture, one.question, mode='direct'))[-1] for one in questions]
+        return [score(one.kind, said.short if isinstance(said, Answer) else '', one.answer)
+                for one, said in zip(questions, last, strict=True)]
+
+    # One picture after the other: the engine reads a picture anew when another came between.
+    seen = [given for one in samples for given in scores(one.frame.rgb, one.questions)]
+    blind = scores(grey, [question for one in samples for question in one.questions])
     assert len(seen) > 150 and np.mean(seen) > np.mean(blind) + 0.01

@@ -39,7 +39,7 @@ from cooper_ros.training.trainer import Trainer
 from cooper_ros.training.vae_task import VaeTask
 
 STAGES = ('amg', 'sft', 'grpo', 'joint', 'see')
-STEPS = 4
+STEPS = 3
 OPTIM = Optim(1e-3, warmup=1, eps=1e-4, bfloat16=False)
 
 

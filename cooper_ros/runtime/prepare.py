@@ -101,7 +101,7 @@ def exported(folders: Sequence[Path], precision: str, cache: Path, *, force: boo
     model = model_fingerprint(folders, cache / FINGERPRINTS,
                               lambda path: say(f'reading {path} for its fingerprint'))
     target = cache / GRAPHS / bundle_name(model, precision)
-    if not force and (found := _sound(target, say)) is not None:
+    if not force and (found := sound_bundle(target, say)) is not None:
         return found
     loaded = read_model_folder(folders[0], *folders[1:], dtype=dtype, hollow=True)
     return export_bundle(
@@ -112,8 +112,13 @@ def exported(folders: Sequence[Path], precision: str, cache: Path, *, force: boo
                                                  done / total))
 
 
-def _sound(folder: Path, say: Callable[[str], None]) -> Any:
-    """The graphs in a folder, every file read and found as it was written; None otherwise."""
+def sound_bundle(folder: Path, say: Callable[[str], None]) -> Any:
+    """The graphs in a folder, every file read and found as it was written; None otherwise.
+
+    Args:
+        folder: where they would lie.
+        say: hears what is wrong with those that are there, of an older version included.
+    """
     from cooper_ros.runtime.graphs.bundle import DESCRIPTION, Bundle
     if not (folder / DESCRIPTION).is_file():
         return None

@@ -24,11 +24,12 @@ from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.files import PART, locked, room, sync_folder, sync_tree
 from cooper_ros.runtime.graphs.digest import file_digest, plain_digest, weights_digest
-from cooper_ros.runtime.graphs.export import EXTERNAL_SUFFIX, OPSET, Read, export_graph
+from cooper_ros.runtime.graphs.export import EXTERNAL_SUFFIX, OPSET, export_graph
+from cooper_ros.runtime.graphs.late_weights import Read
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.spec import GraphSpec, dtype_of, graph_specs
 
-FORMAT = 2
+FORMAT = 3  # raised when exported graphs change for the same weights
 DESCRIPTION, WORDS = 'bundle.json', 'words.safetensors'
 REMEDY = 'run `cooper engine build`, which exports damaged graphs again'
 Progress = Callable[[str, int, int], None]  # graph, how many are done, how many there are

@@ -1,31 +1,29 @@
 """From a module to an ONNX file: ``torch.export``, then the dynamo exporter.
 
 Opset 20 is the newest that every TensorRT in use reads (10.3 of JetPack 6 to TensorRT-RTX 1.7);
-attention is written out as matrix products and a softmax, which all of them recognise. Strongly
-typed: the number types of the graph are those of the weights.
+attention is written out as matrix products and a softmax (see
+:mod:`~cooper_ros.runtime.graphs.attention`), which all of them recognise. Strongly typed: the
+number types of the graph are those of the weights.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Iterator
+from typing import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from cooper_ros.errors import EngineBuild
+from cooper_ros.runtime.graphs.attention import translations
+from cooper_ros.runtime.graphs.late_weights import Read, forget_weights, read_when_written
 from cooper_ros.runtime.graphs.spec import Axis, GraphSpec, TensorSpec
-
-if TYPE_CHECKING:
-    import onnx_ir
 
 OPSET = 20
 EXTERNAL_SUFFIX = '.data'
-Read = Callable[[Tensor], Tensor]  # from a weight without numbers to its numbers
 _EXAMPLE = {'context': 7, 'tokens': 5, 'patches': 12, 'cells': 9, 'branches': 2, 'rows': 3,
             'columns': 2}  # all different and none of them 0 or 1, which torch.export would fix
 
@@ -87,13 +85,15 @@ def export_graph(spec: GraphSpec, module: nn.Module, path: Path, precision: str,
         with _quiet(), torch.no_grad():
             program = exported_program(spec, module, precision)
             made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False,
-                                     optimize=False,  # it folds small weights: they come first
+                                     optimize=False,  # it reads weights: they come first
+                                     custom_translation_table=translations(),
                                      input_names=[entry.name for entry in spec.inputs],
                                      output_names=[entry.name for entry in spec.outputs])
-            if read is not None:
-                _read_when_written(made.model, module, read)
+            made.model = made.model.clone()  # the first one keeps all it ever had to do with
+            read_when_written(made.model, module, read or _as_it_is)
             made.optimize()
             made.save(str(path), external_data=True)
+            forget_weights(made.model)
     except Exception as error:  # the exporter raises many kinds
         raise EngineBuild(f'graph {spec.name} could not be exported', value=str(error)[-400:],
                           remedy='please report this with the versions of torch and onnx'
@@ -102,21 +102,8 @@ def export_graph(spec: GraphSpec, module: nn.Module, path: Path, precision: str,
     return path
 
 
-def _read_when_written(model: onnx_ir.Model, module: nn.Module, read: Read) -> None:
-    """Make every weight of a graph one that is read when its numbers are asked for, not kept."""
-    import onnx_ir
-    weights = module.state_dict(keep_vars=True)
-    for name, value in model.graph.initializers.items():
-        if name in weights:
-            hollow = value.const_value
-            value.const_value = onnx_ir.LazyTensor(
-                functools.partial(_numbers, read, weights[name], name), hollow.dtype,
-                hollow.shape, name=name)
-
-
-def _numbers(read: Read, weight: Tensor, name: str) -> onnx_ir.TensorProtocol:
-    from onnx_ir.tensor_adapters import TorchTensor
-    return TorchTensor(read(weight).contiguous(), name)
+def _as_it_is(weight: Tensor) -> Tensor:
+    return weight
 
 
 def exported_program(spec: GraphSpec, module: nn.Module,
