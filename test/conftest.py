@@ -15,7 +15,6 @@ import pytest
 if TYPE_CHECKING:
     from cooper_ros.training.data import FrameStore
 
-import pytest
 
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))

@@ -67,4 +67,5 @@ def test_the_bar_tells_speed_and_time_left(tmp_path: Path,
         for step in (1, 2):
             log.step(step, {'loss': 2.0}, 4)
     said = capsys.readouterr().err
-    assert re.search(r'2/9 \[\d+:\d+<\d+:\d+,.*step/?s?.*loss=2\.0000, samples/s=(?!0\.0)\d', said), said
+    assert re.search(r'2/9 \[\d+:\d+<\d+:\d+,.*step/?s?.*loss=2\.0000, samples/s=(?!0\.0)\d',
+                     said), said
