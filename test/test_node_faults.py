@@ -137,11 +137,12 @@ def test_leaving_on_a_signal_is_clean(start: Start, client: Client, number: int)
 def test_a_signal_between_two_waits_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     alive = iter([True, False])
-    executor = SimpleNamespace(add_node=lambda node: None, spin=lambda: 1 / 0)
+    executor = SimpleNamespace(add_node=lambda node: None, spin=lambda: 1 / 0,
+                               shutdown=lambda: said.append('executor shut down'))
     monkeypatch.setattr('rclpy.executors.SingleThreadedExecutor', lambda: executor)
     monkeypatch.setattr('rclpy.ok', lambda: next(alive))
     cooper_node._spin(SimpleNamespace(get_logger=lambda: SimpleNamespace(error=said.append)))
-    assert not said
+    assert said == ['executor shut down']
 
 
 def test_bad_images_are_answered_and_good_ones_still_work(start: Start, client: Client) -> None:

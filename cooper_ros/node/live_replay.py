@@ -11,7 +11,7 @@ import time
 from typing import Any, Iterator
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -19,6 +19,7 @@ from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 
 from cooper_ros.errors import BadBag
+from cooper_ros.node.spinning import serving
 from cooper_ros.replay.bag import PICTURES, Bag
 from cooper_ros.replay.live import Live
 from cooper_ros.replay.questions import Picker
@@ -43,11 +44,12 @@ def play(live: Live) -> int:
     node = rclpy.create_node('cooper_replay')
     try:
         with Bag(live.bag) as bag:
-            player = _Player(node, bag, live)
-            try:
-                return player.run()
-            except (KeyboardInterrupt, ExternalShutdownException):
-                return player.sent
+            with serving(node) as executor:
+                player = _Player(executor, node, bag, live)
+                try:
+                    return player.run()
+                except (KeyboardInterrupt, ExternalShutdownException):
+                    return player.sent
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
@@ -56,8 +58,8 @@ def play(live: Live) -> int:
 class _Player:
     """One recording on its way out."""
 
-    def __init__(self, node: Node, bag: Bag, live: Live) -> None:
-        self.node, self.bag, self.live = node, bag, live
+    def __init__(self, executor: Executor, node: Node, bag: Bag, live: Live) -> None:
+        self.executor, self.node, self.bag, self.live = executor, node, bag, live
         self.about = bag.choose_topic(live.topic) if live.questions or live.topic else None
         self.publishers = dict(self._publishers())
         if not self.publishers:
@@ -130,7 +132,7 @@ class _Player:
         """Serve callbacks for a while; spinning alone returns early after each callback."""
         end = time.monotonic() + seconds
         while rclpy.ok() and (left := end - time.monotonic()) > 0:
-            rclpy.spin_once(self.node, timeout_sec=left)
+            self.executor.spin_once(timeout_sec=left)
 
     def _wait(self, ready: Any, seconds: float) -> None:
         end = time.monotonic() + seconds
