@@ -28,6 +28,7 @@ from cooper_ros.replay.storage import Record, Topic
 QUESTION_TOPIC, ANSWER_TOPIC = 'cooper/question', 'cooper/answer_text'
 CLOCK_PERIOD_NS = 10_000_000
 WAIT_FOR_ANSWERS_S = 120.0
+ARRIVAL_S = 2.0  # at most, for a picture to reach those who asked for reliable delivery
 SETTLE_S = 3.0  # a listener may be seen one announcement period of DDS before it sees us
 
 
@@ -140,10 +141,17 @@ class _Player:
             self._serve(0.05)
 
     def _ask_all(self) -> None:
+        self._settle()
         for question in self.live.questions:
             self.ask.publish(String(data=question.text))
             self.asked += 1
             self.node.get_logger().info(f'asked: {question.text}')
+
+    def _settle(self) -> None:
+        """Let the picture arrive before the question about it, where its listener says so."""
+        assert self.about is not None
+        self.publishers[self.about.name].wait_for_all_acked(
+            rclpy.duration.Duration(seconds=ARRIVAL_S))
 
     def _print_answer(self, message: String) -> None:
         self.answered += 1
