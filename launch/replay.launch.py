@@ -16,7 +16,7 @@ from launch_ros.substitutions import ExecutableInPackage
 
 from cooper_ros.node.launching import PACKAGE, common_arguments, cooper_node, given
 
-# Our player offers pictures reliably and asks when they have arrived; best effort loses large ones.
+# Our player offers pictures reliably and asks when they have arrived: best effort loses some.
 # `ros2 bag play` offers what was recorded, which may be best effort.
 DELIVERY: dict[str, dict[str, bool]] = {'cooper': {'image_reliable': True}, 'ros2': {}}
 PLAYERS = tuple(DELIVERY)

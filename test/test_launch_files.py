@@ -35,7 +35,8 @@ def test_every_file_takes_what_people_expect_and_explains_it(name: str) -> None:
     assert node.words[0].endswith('/cooper_node')
     assert node.cwd == str(ROOT)
     assert len(node.files) == 1 and node.respawn is False
-    assert set(node.values) <= {'use_sim_time', 'cameras', 'image_reliable'}  # the rest stays with the file
+    set_here = {'use_sim_time', 'cameras', 'image_reliable'}  # the rest stays with the file
+    assert set(node.values) <= set_here
 
 
 def test_arguments_reach_the_node(tmp_path) -> None:

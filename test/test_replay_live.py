@@ -104,6 +104,19 @@ def test_pictures_and_clock_arrive_in_bag_time(tmp_path: Path, context: Context,
     assert listener.clock[-1] <= START_NS + 5 * PERIOD_NS
 
 
+def test_a_silence_of_hours_is_skipped_and_said(tmp_path: Path, context: Context,
+                                                player: Player) -> None:
+    first, (topic, kind, _, message) = camera(2)
+    late = START_NS + 79 * 3600 * 10**9
+    bag = write_ros2(tmp_path / 'in', [first, (topic, kind, late, message)])
+    listener = Listener(context, topic)
+    process = player(bag)
+    listener.until(process, lambda: len(listener.pictures) == 2)
+    said = ''.join(process.communicate(timeout=PATIENCE_S))
+    assert process.returncode == 0 and 'nothing is recorded for 2844' in said
+    listener.until(process, lambda: listener.clock[-1] == late)
+
+
 def test_questions_are_asked_and_the_player_waits_for_answers(tmp_path: Path,
                                                               context: Context,
                                                               player: Player) -> None:

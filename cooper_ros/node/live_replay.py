@@ -28,6 +28,7 @@ from cooper_ros.replay.storage import Record, Topic
 QUESTION_TOPIC, ANSWER_TOPIC = 'cooper/question', 'cooper/answer_text'
 CLOCK_PERIOD_NS = 10_000_000
 WAIT_FOR_ANSWERS_S = 120.0
+LONGEST_GAP_S = 60.0  # longer silences of a recording are left out
 ARRIVAL_S = 2.0  # at most, for a picture to reach those who asked for reliable delivery
 SETTLE_S = 3.0  # a listener may be seen one announcement period of DDS before it sees us
 
@@ -98,6 +99,7 @@ class _Player:
         start_wall, start_bag = time.monotonic_ns(), None
         for record in self.bag.recording.records(set(self.publishers)):
             start_bag = record.stamp_ns if start_bag is None else start_bag
+            start_wall = self._without_gap(start_wall, start_bag, record.stamp_ns)
             self._pace(start_wall, start_bag, record.stamp_ns)
             if not rclpy.ok():
                 return
@@ -114,6 +116,16 @@ class _Player:
         except Exception as error:  # noqa: BLE001  broken bytes fail in any way
             self.bag.warnings.append(f'{record.topic.name}: a message at {record.stamp_ns} ns '
                                      f'cannot be published ({type(error).__name__})')
+
+    def _without_gap(self, start_wall: int, start_bag: int, stamp: int) -> int:
+        """Return a start that makes a message due at once if it were due in minutes or days."""
+        due = start_wall + int((stamp - start_bag) / self.live.speed)
+        gap = due - time.monotonic_ns()
+        if gap <= LONGEST_GAP_S * 1e9:
+            return start_wall
+        self.node.get_logger().warning(
+            f'nothing is recorded for {gap * self.live.speed / 1e9:.0f} s; /clock skips them')
+        return start_wall - gap
 
     def _pace(self, start_wall: int, start_bag: int, stamp: int) -> None:
         """Keep /clock going and callbacks served until a message is due."""

@@ -226,7 +226,8 @@ def describe(topic: Topic) -> str:
 def _one(topics: list[Topic], what: str, offered: list[Topic]) -> Topic:
     if len(topics) == 1:
         return topics[0]
-    raise BadBag(what, limit=_listed(offered), remedy='choose one with --topic')
+    raise BadBag(what, limit=_listed(offered) or 'none, it has no pictures',
+                 remedy='choose one with --topic')
 
 
 def _listed(topics: list[Topic]) -> str:
