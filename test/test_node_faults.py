@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, Iterator
@@ -131,6 +132,17 @@ def test_leaving_on_a_signal_is_clean(start: Start, client: Client, number: int)
     worker = int(client.engine_values(lambda v: v.get('running') == '1')['worker_pid'])
     assert node.end(number) == 0
     assert not Path(f'/proc/{worker}').exists()
+    assert 'Traceback' not in node.log.read_text()
+
+
+def test_an_impatient_ctrl_c_does_not_spoil_the_leaving(start: Start, client: Client) -> None:
+    node = start()
+    see(client)
+    at_work(client)
+    while node.process.poll() is None:
+        node.process.send_signal(signal.SIGINT)
+        time.sleep(0.03)
+    assert node.process.returncode == 0
     assert 'Traceback' not in node.log.read_text()
 
 

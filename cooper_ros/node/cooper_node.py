@@ -6,6 +6,7 @@ spawned, and needs none of it.
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from typing import TYPE_CHECKING, Sequence
@@ -37,10 +38,20 @@ def main(args: Sequence[str] | None = None, engine_factory: str = DEFAULT_FACTOR
     except KeyboardInterrupt:
         pass  # Ctrl-C before or after the waiting
     finally:
+        _hear_no_more()
         node.close()
         node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def _hear_no_more() -> None:
+    """Let a second Ctrl-C (people press twice, and launch passes it on) not spoil the leaving,
+    which takes seconds at most. SIGTERM is at its default from here on."""
+    import rclpy.signals
+
+    rclpy.signals.uninstall_signal_handlers()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _spin(node: CooperNode) -> None:
@@ -56,6 +67,7 @@ def _spin(node: CooperNode) -> None:
             try:
                 executor.spin()
             except (KeyboardInterrupt, ExternalShutdownException):
+                _hear_no_more()
                 return
             except Exception:
                 if not rclpy.ok():  # the signal came between two waits, which rclpy then refuses
