@@ -16,7 +16,10 @@ from launch_ros.substitutions import ExecutableInPackage
 
 from cooper_ros.node.launching import PACKAGE, common_arguments, cooper_node, given
 
-PLAYERS = ('cooper', 'ros2')
+# Our player offers pictures reliably and asks when they have arrived: best effort loses some.
+# `ros2 bag play` offers what was recorded, which may be best effort.
+DELIVERY: dict[str, dict[str, bool]] = {'cooper': {'image_reliable': True}, 'ros2': {}}
+PLAYERS = tuple(DELIVERY)
 
 
 def player(context: LaunchContext) -> ExecuteProcess:
@@ -36,7 +39,8 @@ def player(context: LaunchContext) -> ExecuteProcess:
 def start(context: LaunchContext) -> list[Node | ExecuteProcess]:
     """Return node and player."""
     node = cooper_node(context, [('image', given(context, 'image_topic')),
-                                 ('camera_info', given(context, 'camera_info_topic'))])
+                                 ('camera_info', given(context, 'camera_info_topic'))],
+                       DELIVERY[given(context, 'player')])
     return [node, player(context)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from cooper_ros.errors import BadData, BadOption
+from cooper_ros.errors import BadData, BadOption, BadPrompts
 from cooper_ros.evaluation import conformance
 from cooper_ros.evaluation import conformance_rows as rows_
 
@@ -162,6 +163,17 @@ def test_an_empty_folder_fails_everywhere_and_no_folder_is_an_error(tmp_path: Pa
         conformance.run_conformance(tmp_path / 'nowhere')
     with pytest.raises(BadOption, match='unknown part; got j_more'):
         conformance.run_conformance(SMALL, parts=['j_more'])
+
+
+@pytest.mark.parametrize('name,error,said', [
+    ('nowhere', BadData, 'no such prompts; got {path}'),
+    ('notes.txt', BadData, 'no such prompts; got {path}'),
+    ('', BadPrompts, 'prompts.yaml is missing; got {path}')])
+def test_prompts_that_are_not_there_are_one_error(tmp_path: Path, name: str,
+                                                  error: type[Exception], said: str) -> None:
+    (tmp_path / 'notes.txt').write_text('not the prompts')
+    with pytest.raises(error, match=re.escape(said.format(path=tmp_path / name))):
+        conformance.run_conformance(SMALL, prompts=tmp_path / name)
 
 
 def test_the_table_shows_every_item_and_the_verdict() -> None:

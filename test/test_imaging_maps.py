@@ -188,6 +188,27 @@ def test_overlay_tints_labels_and_spares_the_unlabelled() -> None:
     assert small.shape == grey.shape
 
 
+def test_what_has_no_label_is_not_taken_for_black() -> None:
+    labels = np.array([[10, UNLABELED]], np.uint8).repeat(32, axis=0).repeat(32, axis=1)
+    picture = views.label_picture(labels, [Label(10, 'black', (0, 0, 0))])
+    assert not picture[:, :32].any()
+    greys, counts = np.unique(picture[:, 32:], return_counts=True)
+    assert greys.tolist() == sorted(views.CHEQUERS) and len(set(counts)) == 1
+    assert picture[0, 32, 0] != picture[4, 32, 0] != picture[4, 36, 0]
+    none, = views.unlabelled(labels)
+    assert (none.name, none.pixels) == ('no label', 32 * 32)
+    assert views.unlabelled(labels[:, :32]) == []
+
+
+def test_the_key_of_a_sheet_shows_the_pattern_of_no_label() -> None:
+    white = np.full((8, 8, 3), 255, np.uint8)
+    entry = Label(UNLABELED, 'no label', (136, 136, 136), 1)
+    pages = [sheet([Panel(white, 'x', legend=key)], width=300) for key in ([], [entry])]
+    bare, marked = ([int((page == grey).all(axis=2).sum()) for grey in views.CHEQUERS]
+                    for page in pages)
+    assert marked[0] - bare[0] >= 5 * 25 and marked[1] - bare[1] >= 4 * 25
+
+
 def test_depth_view_finds_its_range() -> None:
     metres = np.linspace(1, 5, 100, dtype=np.float32).reshape(10, 10)
     metres[0, 0] = np.nan

@@ -35,7 +35,8 @@ def test_every_file_takes_what_people_expect_and_explains_it(name: str) -> None:
     assert node.words[0].endswith('/cooper_node')
     assert node.cwd == str(ROOT)
     assert len(node.files) == 1 and node.respawn is False
-    assert set(node.values) <= {'use_sim_time', 'cameras'}  # the rest stays with the file
+    set_here = {'use_sim_time', 'cameras', 'image_reliable'}  # the rest stays with the file
+    assert set(node.values) <= set_here
 
 
 def test_arguments_reach_the_node(tmp_path) -> None:
@@ -84,7 +85,7 @@ def test_bad_camera_names_are_refused(cameras: str) -> None:
 def test_replay_runs_on_recorded_time_and_asks() -> None:
     node, player = execute('replay.launch.py', bag='drive.mcap', question='how far?',
                            image_topic='/front/image').processes
-    assert node.values['use_sim_time'] is True
+    assert node.values['use_sim_time'] is True and node.values['image_reliable'] is True
     assert 'image:=/front/image' in remaps(node)
     assert player.words[0].endswith('/cooper')
     assert player.words[1:4] == ['replay', str(ROOT.cwd() / 'drive.mcap'), '--live']
@@ -94,7 +95,8 @@ def test_replay_runs_on_recorded_time_and_asks() -> None:
 
 
 def test_replay_by_the_player_of_ros() -> None:
-    _, player = execute('replay.launch.py', bag='/d', player='ros2', speed='0.5').processes
+    node, player = execute('replay.launch.py', bag='/d', player='ros2', speed='0.5').processes
+    assert 'image_reliable' not in node.values  # a recording may offer best effort only
     assert player.words == ['ros2', 'bag', 'play', '/d', '--clock', '--rate', '0.5']
 
 

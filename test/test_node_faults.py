@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Callable, Iterator
@@ -134,14 +135,26 @@ def test_leaving_on_a_signal_is_clean(start: Start, client: Client, number: int)
     assert 'Traceback' not in node.log.read_text()
 
 
+def test_an_impatient_ctrl_c_does_not_spoil_the_leaving(start: Start, client: Client) -> None:
+    node = start()
+    see(client)
+    at_work(client)
+    while node.process.poll() is None:
+        node.process.send_signal(signal.SIGINT)
+        time.sleep(0.03)
+    assert node.process.returncode == 0
+    assert 'Traceback' not in node.log.read_text()
+
+
 def test_a_signal_between_two_waits_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     alive = iter([True, False])
-    executor = SimpleNamespace(add_node=lambda node: None, spin=lambda: 1 / 0)
+    executor = SimpleNamespace(add_node=lambda node: None, spin=lambda: 1 / 0,
+                               shutdown=lambda: said.append('executor shut down'))
     monkeypatch.setattr('rclpy.executors.SingleThreadedExecutor', lambda: executor)
     monkeypatch.setattr('rclpy.ok', lambda: next(alive))
     cooper_node._spin(SimpleNamespace(get_logger=lambda: SimpleNamespace(error=said.append)))
-    assert not said
+    assert said == ['executor shut down']
 
 
 def test_bad_images_are_answered_and_good_ones_still_work(start: Start, client: Client) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from model_folder import write_model_folder
 from PIL import Image
+from support.signals import sigint
 
 from cooper_ros.node.demo_views import TrueQuestion
 from cooper_ros.replay.bag import Bag
@@ -25,11 +26,22 @@ def model(tmp_path_factory) -> Path:
     return write_model_folder(tmp_path_factory.mktemp('model'))
 
 
-def start(model: Path, out: Path, *words: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, '-m', 'cooper_ros.node.demo', '--model', model, '--out', out, *words],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={name: value for name, value in os.environ.items() if name != 'ROS_DOMAIN_ID'})
+def start(model: Path, out: Path, *words: str, before: tuple[str, ...] = (),
+          hears_ctrl_c: bool = True) -> subprocess.Popen:
+    program = [sys.executable, '-m', 'cooper_ros.node.demo', '--model', model, '--out', out]
+    with sigint(handled=hears_ctrl_c):
+        return subprocess.Popen(
+            [*before, *program, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, env={name: value for name, value in os.environ.items()
+                            if name != 'ROS_DOMAIN_ID'})
+
+
+def in_the_middle(demo: subprocess.Popen, out: Path) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not list(out.glob('1_*.png')):
+        assert demo.poll() is None and time.monotonic() < end
+        time.sleep(0.1)
+    assert len(running(out)) >= 4  # camera, node, its worker, questions
 
 
 def running(out: Path) -> list[int]:
@@ -63,15 +75,24 @@ def test_questions_are_asked_and_pictures_and_bag_are_left(model, tmp_path) -> N
 
 def test_ctrl_c_leaves_no_process_behind(model, tmp_path) -> None:
     demo = start(model, tmp_path, '--questions', '500')
-    end = time.monotonic() + PATIENCE_S
-    while not list(tmp_path.glob('1_*.png')):  # in the middle of it
-        assert demo.poll() is None and time.monotonic() < end
-        time.sleep(0.1)
-    assert len(running(tmp_path)) >= 4  # camera, node, its worker, questions
+    in_the_middle(demo, tmp_path)
     demo.send_signal(signal.SIGINT)
     said = demo.communicate(timeout=PATIENCE_S)[0]
     assert demo.returncode == 130, said
     assert said.endswith('demo: stopped\n')
+    assert running(tmp_path) == []
+
+
+def test_a_background_job_ends_on_sigterm_alone(model, tmp_path) -> None:
+    """As `nohup cooper demo &` in a script starts it: SIGINT and SIGHUP are ignored."""
+    demo = start(model, tmp_path, '--questions', '500', before=('nohup',), hears_ctrl_c=False)
+    in_the_middle(demo, tmp_path)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # heard in this order
+        demo.send_signal(number)
+    said = demo.communicate(timeout=PATIENCE_S)[0]
+    assert demo.returncode == 128 + signal.SIGTERM, said
+    with Bag(tmp_path / 'bag') as bag:  # closed by its writer, which was not killed
+        assert '/cooper/answer' in bag.recording.topics and not bag.warnings
     assert running(tmp_path) == []
 
 

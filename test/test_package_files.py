@@ -85,6 +85,14 @@ def test_colcon_finds_both_packages() -> None:
                      ('cooper_ros', '.', '(ros.ament_python)')}
 
 
+def test_linters_are_named_only_where_a_test_runs_them() -> None:
+    named = [found.text for found in ElementTree.parse(ROOT / 'package.xml').iter('test_depend')]
+    assert 'python3-pytest' in named  # what `colcon test` starts
+    for name in named:
+        linter = name.partition('ament_')[2]
+        assert not linter or (ROOT / 'test' / f'test_{linter}.py').is_file(), name
+
+
 def test_requirements_are_pinned_and_agree_with_the_constraints() -> None:
     held = {match[1].lower().replace('_', '-'): match[3] for match in pins('constraints')}
     for name in GROUPS:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, Iterator
 
 import numpy as np
@@ -22,6 +23,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 import cooper_ros
+from cooper_ros.node import live_replay
 
 PATIENCE_S = 60.0
 Player = Callable[..., subprocess.Popen]
@@ -102,6 +104,19 @@ def test_pictures_and_clock_arrive_in_bag_time(tmp_path: Path, context: Context,
     assert listener.clock[-1] <= START_NS + 5 * PERIOD_NS
 
 
+def test_a_silence_of_hours_is_skipped_and_said(tmp_path: Path, context: Context,
+                                                player: Player) -> None:
+    first, (topic, kind, _, message) = camera(2)
+    late = START_NS + 79 * 3600 * 10**9
+    bag = write_ros2(tmp_path / 'in', [first, (topic, kind, late, message)])
+    listener = Listener(context, topic)
+    process = player(bag)
+    listener.until(process, lambda: len(listener.pictures) == 2)
+    said = ''.join(process.communicate(timeout=PATIENCE_S))
+    assert process.returncode == 0 and 'nothing is recorded for 2844' in said
+    listener.until(process, lambda: listener.clock[-1] == late)
+
+
 def test_questions_are_asked_and_the_player_waits_for_answers(tmp_path: Path,
                                                               context: Context,
                                                               player: Player) -> None:
@@ -116,3 +131,16 @@ def test_questions_are_asked_and_the_player_waits_for_answers(tmp_path: Path,
         answer.publish(String(data='yes, it is'))
     said = ''.join(process.communicate(timeout=PATIENCE_S))
     assert process.returncode == 0 and said.count('answer: yes, it is') == 2
+
+
+def test_a_question_waits_until_its_picture_has_arrived() -> None:
+    done: list[str] = []
+    picture_out = SimpleNamespace(wait_for_all_acked=lambda limit: done.append('picture'))
+    player = live_replay._Player.__new__(live_replay._Player)
+    player.__dict__.update(
+        about=SimpleNamespace(name='/image'), publishers={'/image': picture_out}, asked=0,
+        live=SimpleNamespace(questions=[SimpleNamespace(text='free?')]),
+        ask=SimpleNamespace(publish=lambda said: done.append(said.data)),
+        node=SimpleNamespace(get_logger=lambda: SimpleNamespace(info=lambda text: None)))
+    player._ask_all()
+    assert done == ['picture', 'free?'] and player.asked == 1

@@ -122,6 +122,18 @@ def test_broken_metadata_does_not_matter(tmp_path: Path) -> None:
         assert 'metadata.yaml cannot be used' in bag.warnings[0]
 
 
+def test_the_raw_name_stands_for_its_jpegs_where_only_these_were_recorded(tmp_path: Path) -> None:
+    jpeg = ('/front/image/compressed', COMPRESSED, START_NS, compressed(START_NS, picture(0)))
+    only = write_ros2(tmp_path / 'only', [*camera(1), jpeg])
+    assert len(pictures_of(only, '/front/image')) == 1
+    raw = ('/front/image', IMAGE, START_NS, image(START_NS, picture(1)))
+    both = write_ros2(tmp_path / 'both', [jpeg, raw])
+    with Bag(both) as bag:
+        assert bag.choose_topic('front/image').name == '/front/image'
+        with pytest.raises(BadBag, match='no pictures on /rear/image'):
+            bag.choose_topic('/rear/image')
+
+
 def test_raw_is_preferred_and_depth_left_out(tmp_path: Path) -> None:
     depth = np.full((24, 32), 1.5, np.float32)
     messages = camera(1) + [

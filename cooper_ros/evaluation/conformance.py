@@ -13,7 +13,7 @@ from typing import Callable, Sequence
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from safetensors import SafetensorError, safe_open
 
-from cooper_ros.engine.prompts import load_prompts
+from cooper_ros.engine.prompts import FILE_NAME, Prompts, load_prompts
 from cooper_ros.errors import BadData, BadOption
 from cooper_ros.evaluation.conformance_context import check_context, check_text
 from cooper_ros.evaluation.conformance_drawing import check_drawing
@@ -26,19 +26,17 @@ from cooper_ros.evaluation.conformance_training import check_training
 
 __all__ = ['PARTS', 'Row', 'failed', 'print_table', 'run_conformance']
 
-Check = Callable[[Golden, Path | None], Rows]
+Check = Callable[[Golden, 'Prompts | None'], Rows]
 
 
 def _without_prompts(check: Callable[[Golden], Rows]) -> Check:
     return lambda golden, prompts: check(golden)
 
 
-def _check_routes(golden: Golden, prompts: Path | None) -> Rows:
-    """Part i; ``prompts`` is a folder with ``prompts.yaml``, or that file."""
-    folder = prompts.parent if prompts is not None and prompts.is_file() else prompts
-    texts = None if folder is None else load_prompts(folder)
+def _check_routes(golden: Golden, prompts: Prompts | None) -> Rows:
+    """Part i."""
     golden.part('i_routes')
-    yield from check_routes(golden.folder, golden.runtime, golden.meta, texts)
+    yield from check_routes(golden.folder, golden.runtime, golden.meta, prompts)
 
 
 PARTS: dict[str, Check] = {
@@ -68,7 +66,8 @@ def run_conformance(folder: Path, prompts: Path | None = None,
         one row per item, in the order of the parts.
 
     Raises:
-        BadData: the folder does not exist.
+        BadData: the folder or the prompts do not exist.
+        BadPrompts: the prompts cannot be read, or are incomplete.
         BadOption: no such part.
     """
     chosen = list(PARTS) if parts is None else list(parts)
@@ -77,15 +76,25 @@ def run_conformance(folder: Path, prompts: Path | None = None,
             raise BadOption('unknown part', value=name, limit=', '.join(PARTS))
     if not folder.is_dir():
         raise BadData('no such folder', value=str(folder), limit='a folder of recordings')
+    texts = None if prompts is None else _load_texts(prompts)
     golden, rows = Golden(folder), []
     with Progress(SpinnerColumn(), TextColumn('{task.description}'), TimeElapsedColumn(),
                   transient=True) as progress:
         task = progress.add_task('', total=len(chosen))
         for name in chosen:
             progress.update(task, description=name, advance=1)
-            rows += guarded(name, PARTS[name](golden, prompts))
+            rows += guarded(name, PARTS[name](golden, texts))
     others = set(PARTS) - set(chosen)
     return rows + _uncovered(folder, rows, others)
+
+
+def _load_texts(path: Path) -> Prompts:
+    """Read ``prompts.yaml``, given itself or as its folder, before anything is computed."""
+    file = path / FILE_NAME if path.is_dir() else path
+    if not path.exists() or file.name != FILE_NAME:
+        raise BadData('no such prompts', value=str(path), limit=f'{FILE_NAME} or its folder',
+                      remedy='cooper import-prompts writes it into a model folder')
+    return load_prompts(file.parent)
 
 
 def _uncovered(folder: Path, rows: list[Row], others: set[str]) -> list[Row]:

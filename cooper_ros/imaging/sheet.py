@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cooper_ros.imaging.colours import SPECTRAL_U8
-from cooper_ros.imaging.segmentation import Label
+from cooper_ros.imaging.segmentation import UNLABELED, Label
+from cooper_ros.imaging.views import CHEQUERS
 
 PAPER, CARD, INK, FAINT, ACCENT = '#f4f5f7', '#ffffff', '#1d2430', '#68727f', '#2f6fd0'
 MARGIN, GAP, CAPTION, BODY, TITLE = 32, 20, 17, 17, 26
@@ -167,10 +168,20 @@ def _draw_extra(draw: ImageDraw.ImageDraw, panel: Panel, at: tuple[int, int],
         y += 38
     for line in _legend_lines(panel, width):
         for offset, entry in line:
-            draw.rounded_rectangle((x + offset, y + 3, x + offset + 13, y + 16), radius=3,
-                                   fill=tuple(entry.rgb), outline='#9aa3ad')
+            _draw_key(draw, entry, x + offset, y + 3)
             draw.text((x + offset + 19, y), entry.name, font=_font(14), fill=FAINT)
         y += 24
+
+
+def _draw_key(draw: ImageDraw.ImageDraw, entry: Label, x: int, y: int) -> None:
+    """The colour of a legend entry, or the pattern of what has no label."""
+    if entry.id == UNLABELED:
+        for number in range(9):
+            left, top = x + number % 3 * 5, y + number // 3 * 5
+            draw.rectangle((left, top, left + 4, top + 4), fill=(CHEQUERS[number % 2],) * 3)
+        return
+    draw.rounded_rectangle((x, y, x + 13, y + 13), radius=3, fill=tuple(entry.rgb),
+                           outline='#9aa3ad')
 
 
 def _draw_bar(draw: ImageDraw.ImageDraw, ends: tuple[str, str], x: int, y: int,

@@ -10,13 +10,31 @@ import numpy as np
 from cooper_ros.imaging.colours import colourise
 from cooper_ros.imaging.segmentation import UNLABELED, Label
 
+CHEQUERS = (96, 176)  # light and dark of what has no label
+
 
 def label_picture(labels: np.ndarray, legend: Sequence[Label]) -> np.ndarray:
-    """Ids ``[H, W]`` -> their legend colours, uint8 ``[H, W, 3]``; black where unlabelled."""
-    table = np.zeros((256, 3), np.uint8)
+    """Ids ``[H, W]`` -> their legend colours, uint8 ``[H, W, 3]``.
+
+    Pixels of no entry are a chequer board of two greys: any plain colour may be that of a class.
+    """
+    table, known = np.zeros((256, 3), np.uint8), np.zeros(256, bool)
     for entry in legend:
-        table[entry.id] = entry.rgb
-    return table[labels]
+        table[entry.id], known[entry.id] = entry.rgb, True
+    return np.where(known[labels][..., None], table[labels], chequers(*labels.shape)[..., None])
+
+
+def chequers(height: int, width: int, square: int = 4) -> np.ndarray:
+    """The pattern of what has no label, uint8 ``[H, W]``."""
+    rows, columns = np.indices((height, width)) // square
+    return np.where((rows + columns) % 2, *CHEQUERS).astype(np.uint8)
+
+
+def unlabelled(labels: np.ndarray) -> list[Label]:
+    """The legend entry of pixels without a label, if there are any; sheets draw its pattern."""
+    pixels = int((labels == UNLABELED).sum())
+    grey = (sum(CHEQUERS) // 2,) * 3
+    return [Label(UNLABELED, 'no label', grey, pixels)] if pixels else []
 
 
 def overlay(rgb: np.ndarray, labels: np.ndarray, legend: Sequence[Label],

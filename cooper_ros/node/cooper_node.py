@@ -6,6 +6,7 @@ spawned, and needs none of it.
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from typing import TYPE_CHECKING, Sequence
@@ -30,32 +31,48 @@ def main(args: Sequence[str] | None = None, engine_factory: str = DEFAULT_FACTOR
         print(f'cooper_node cannot start: {error}', file=sys.stderr)
         rclpy.try_shutdown()
         return 2
-    if node.config().autostart:
-        node.autostart()
-    _spin(node)
-    node.close()
-    node.destroy_node()
-    rclpy.try_shutdown()
+    try:
+        if node.config().autostart:
+            node.autostart()
+        _spin(node)
+    except KeyboardInterrupt:
+        pass  # Ctrl-C before or after the waiting
+    finally:
+        _hear_no_more()
+        node.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
     return 0
+
+
+def _hear_no_more() -> None:
+    """Let a second Ctrl-C (people press twice, and launch passes it on) not spoil the leaving,
+    which takes seconds at most. SIGTERM is at its default from here on."""
+    import rclpy.signals
+
+    rclpy.signals.uninstall_signal_handlers()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _spin(node: CooperNode) -> None:
     """Serve until shutdown. A callback that fails (a client that left, a transition that is not
     allowed now) costs an entry in the log, not the node."""
     import rclpy
-    from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+    from rclpy.executors import ExternalShutdownException
 
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    while rclpy.ok():
-        try:
-            executor.spin()
-        except (KeyboardInterrupt, ExternalShutdownException):
-            return
-        except Exception:
-            if not rclpy.ok():  # the signal came between two waits, which rclpy then refuses
+    from cooper_ros.node.spinning import serving
+
+    with serving(node) as executor:
+        while rclpy.ok():
+            try:
+                executor.spin()
+            except (KeyboardInterrupt, ExternalShutdownException):
+                _hear_no_more()
                 return
-            node.get_logger().error(f'a callback failed:\n{traceback.format_exc()}')
+            except Exception:
+                if not rclpy.ok():  # the signal came between two waits, which rclpy then refuses
+                    return
+                node.get_logger().error(f'a callback failed:\n{traceback.format_exc()}')
 
 
 if __name__ == '__main__':

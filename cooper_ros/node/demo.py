@@ -50,9 +50,12 @@ class Child:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        """Ask it to stop, then make it and whatever it started."""
+        """Ask it to stop, then make it and whatever it started.
+
+        By SIGTERM: a background job of a script has SIGINT ignored, and so have its children.
+        """
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(FAREWELL_S)
         except subprocess.TimeoutExpired:
@@ -160,7 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo. Returns the exit status."""
     options = parse(arguments)
     for name in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, stop)
+        if signal.getsignal(name) is not signal.SIG_IGN:  # `nohup` wants SIGHUP ignored
+            signal.signal(name, stop)
     try:
         return run(options)
     except CooperError as error:

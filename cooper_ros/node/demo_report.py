@@ -14,7 +14,7 @@ from cooper_ros.engine.events import Label
 from cooper_ros.imaging.buffers import decode_depth, decode_image
 from cooper_ros.imaging.colours import colourise
 from cooper_ros.imaging.sheet import Panel, Passage, sheet
-from cooper_ros.imaging.views import depth_view, label_picture, overlay
+from cooper_ros.imaging.views import depth_view, label_picture, overlay, unlabelled
 from cooper_ros.node.demo_views import TrueQuestion, View, fields
 from cooper_ros.scenes.palette import paint
 
@@ -116,8 +116,9 @@ def _segmentation_panels(asked: Asked) -> list[Panel]:
     legend = [Label(one.id, one.name, (one.red, one.green, one.blue), one.pixels)
               for one in result.legend.labels]
     named = sorted(legend, key=lambda one: -one.pixels) if result.legend.named else []
+    key = [*unlabelled(mask), *named]  # no label first: a long key is cut off
     return [Panel(overlay(asked.view.picture, mask, legend), 'segmentation over the camera'),
-            Panel(label_picture(mask, legend), 'segmentation, drawn', legend=named), truth]
+            Panel(label_picture(mask, legend), 'segmentation, drawn', legend=key), truth]
 
 
 def _passages(asked: Asked) -> list[Passage]:

@@ -11,7 +11,7 @@ import time
 from typing import Any, Iterator
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -19,6 +19,7 @@ from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 
 from cooper_ros.errors import BadBag
+from cooper_ros.node.spinning import serving
 from cooper_ros.replay.bag import PICTURES, Bag
 from cooper_ros.replay.live import Live
 from cooper_ros.replay.questions import Picker
@@ -27,6 +28,8 @@ from cooper_ros.replay.storage import Record, Topic
 QUESTION_TOPIC, ANSWER_TOPIC = 'cooper/question', 'cooper/answer_text'
 CLOCK_PERIOD_NS = 10_000_000
 WAIT_FOR_ANSWERS_S = 120.0
+LONGEST_GAP_S = 60.0  # longer silences of a recording are left out
+ARRIVAL_S = 2.0  # at most, for a picture to reach those who asked for reliable delivery
 SETTLE_S = 3.0  # a listener may be seen one announcement period of DDS before it sees us
 
 
@@ -43,11 +46,12 @@ def play(live: Live) -> int:
     node = rclpy.create_node('cooper_replay')
     try:
         with Bag(live.bag) as bag:
-            player = _Player(node, bag, live)
-            try:
-                return player.run()
-            except (KeyboardInterrupt, ExternalShutdownException):
-                return player.sent
+            with serving(node) as executor:
+                player = _Player(executor, node, bag, live)
+                try:
+                    return player.run()
+                except (KeyboardInterrupt, ExternalShutdownException):
+                    return player.sent
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
@@ -56,8 +60,8 @@ def play(live: Live) -> int:
 class _Player:
     """One recording on its way out."""
 
-    def __init__(self, node: Node, bag: Bag, live: Live) -> None:
-        self.node, self.bag, self.live = node, bag, live
+    def __init__(self, executor: Executor, node: Node, bag: Bag, live: Live) -> None:
+        self.executor, self.node, self.bag, self.live = executor, node, bag, live
         self.about = bag.choose_topic(live.topic) if live.questions or live.topic else None
         self.publishers = dict(self._publishers())
         if not self.publishers:
@@ -95,6 +99,7 @@ class _Player:
         start_wall, start_bag = time.monotonic_ns(), None
         for record in self.bag.recording.records(set(self.publishers)):
             start_bag = record.stamp_ns if start_bag is None else start_bag
+            start_wall = self._without_gap(start_wall, start_bag, record.stamp_ns)
             self._pace(start_wall, start_bag, record.stamp_ns)
             if not rclpy.ok():
                 return
@@ -111,6 +116,16 @@ class _Player:
         except Exception as error:  # noqa: BLE001  broken bytes fail in any way
             self.bag.warnings.append(f'{record.topic.name}: a message at {record.stamp_ns} ns '
                                      f'cannot be published ({type(error).__name__})')
+
+    def _without_gap(self, start_wall: int, start_bag: int, stamp: int) -> int:
+        """Return a start that makes a message due at once if it were due in minutes or days."""
+        due = start_wall + int((stamp - start_bag) / self.live.speed)
+        gap = due - time.monotonic_ns()
+        if gap <= LONGEST_GAP_S * 1e9:
+            return start_wall
+        self.node.get_logger().warning(
+            f'nothing is recorded for {gap * self.live.speed / 1e9:.0f} s; /clock skips them')
+        return start_wall - gap
 
     def _pace(self, start_wall: int, start_bag: int, stamp: int) -> None:
         """Keep /clock going and callbacks served until a message is due."""
@@ -130,7 +145,7 @@ class _Player:
         """Serve callbacks for a while; spinning alone returns early after each callback."""
         end = time.monotonic() + seconds
         while rclpy.ok() and (left := end - time.monotonic()) > 0:
-            rclpy.spin_once(self.node, timeout_sec=left)
+            self.executor.spin_once(timeout_sec=left)
 
     def _wait(self, ready: Any, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -138,10 +153,17 @@ class _Player:
             self._serve(0.05)
 
     def _ask_all(self) -> None:
+        self._settle()
         for question in self.live.questions:
             self.ask.publish(String(data=question.text))
             self.asked += 1
             self.node.get_logger().info(f'asked: {question.text}')
+
+    def _settle(self) -> None:
+        """Let the picture arrive before the question about it, where its listener says so."""
+        assert self.about is not None
+        self.publishers[self.about.name].wait_for_all_acked(
+            rclpy.duration.Duration(seconds=ARRIVAL_S))
 
     def _print_answer(self, message: String) -> None:
         self.answered += 1

@@ -26,6 +26,7 @@ from std_msgs.msg import Header, String
 
 from cooper_ros.errors import BadOption, CooperError
 from cooper_ros.imaging.buffers import ImageBuffer, encode_depth, encode_mono8, encode_rgb8
+from cooper_ros.node.spinning import serving
 from cooper_ros.scenes.qa import QuestionAnswer
 from cooper_ros.scenes.render import Frame
 from cooper_ros.scenes.room import DEMO_SEED, SimulatedRoom
@@ -125,7 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run until told to stop. Returns the exit status."""
     rclpy.init(args=list(sys.argv if arguments is None else arguments))
     try:
-        rclpy.spin(SimCamera())
+        with serving(SimCamera()) as executor:
+            executor.spin()
     except CooperError as error:
         print(f'sim_camera: {error}', file=sys.stderr)
         return 2

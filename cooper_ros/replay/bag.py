@@ -136,12 +136,15 @@ class Bag:
     def choose_topic(self, wanted: str | None = None) -> Topic:
         """Return the topic to ask about: the wanted one, else the only one, raw before JPEG.
 
+        As in ROS a topic of raw pictures may stand for the JPEGs on ``<topic>/compressed``.
+
         Raises:
             BadBag: there is no picture topic, none of this name, or more than one.
         """
         if wanted is not None:
             named = self._topics(*PICTURES)
-            return _one([topic for topic in named if topic.name == _slashed(wanted)],
+            names = (_slashed(wanted), f'{_slashed(wanted)}/compressed')
+            return _one([topic for name in names for topic in named if topic.name == name][:1],
                         f'no pictures on {wanted}', named)
         found = self.picture_topics()
         if not found:
@@ -223,7 +226,8 @@ def describe(topic: Topic) -> str:
 def _one(topics: list[Topic], what: str, offered: list[Topic]) -> Topic:
     if len(topics) == 1:
         return topics[0]
-    raise BadBag(what, limit=_listed(offered), remedy='choose one with --topic')
+    raise BadBag(what, limit=_listed(offered) or 'none, it has no pictures',
+                 remedy='choose one with --topic')
 
 
 def _listed(topics: list[Topic]) -> str:

@@ -27,6 +27,7 @@ from rclpy.task import Future
 from sensor_msgs.msg import Image
 
 from cooper_interfaces.action import SpatialReason
+from support.signals import sigint
 
 TEST_DIR = Path(__file__).resolve().parents[1]
 PATIENCE_S = 60
@@ -45,7 +46,7 @@ class NodeProcess:
         self.log = log
         path = os.pathsep.join((str(TEST_DIR.parent), str(TEST_DIR),
                                 os.environ.get('PYTHONPATH', '')))
-        with log.open('ab') as file:
+        with log.open('ab') as file, sigint(handled=True):
             self.process = subprocess.Popen(
                 [sys.executable, *program, '--ros-args', *words], stdout=file, stderr=file,
                 env={**os.environ, 'PYTHONPATH': path}, cwd=TEST_DIR)
