@@ -92,7 +92,7 @@ def test_a_background_job_ends_on_sigterm_alone(model, tmp_path) -> None:
     said = demo.communicate(timeout=PATIENCE_S)[0]
     assert demo.returncode == 128 + signal.SIGTERM, said
     with Bag(tmp_path / 'bag') as bag:  # closed by its writer, which was not killed
-        assert '/cooper/answer' in bag.recording.topics and not bag.warnings
+        assert '/demo/question' in bag.recording.topics and not bag.warnings
     assert running(tmp_path) == []
 
 
