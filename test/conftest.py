@@ -1,6 +1,7 @@
 """Keep every test run to itself: this machine only, a ROS domain of its own, logs in a corner.
 
-Environment only: nothing of ROS is imported here, so tests without ROS stay without it.
+Nothing of ROS is imported here, so tests without ROS stay without it. What several files need and
+is slow to make (frames, exported graphs) is made here once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import pytest
 
 if TYPE_CHECKING:
     from cooper_ros.training.data import FrameStore
-
 
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))

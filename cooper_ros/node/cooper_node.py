@@ -67,7 +67,7 @@ def _spin(node: CooperNode) -> None:
             try:
                 executor.spin()
             except (KeyboardInterrupt, ExternalShutdownException):
-                _hear_no_more()
+                _hear_no_more()  # the executor's own leaving must not be disturbed either
                 return
             except Exception:
                 if not rclpy.ok():  # the signal came between two waits, which rclpy then refuses

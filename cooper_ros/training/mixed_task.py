@@ -123,18 +123,20 @@ class MixedTask:
         name = self._recipe(generator)
         batch, branch, spots = self.batch(self.train, name, step, generator)
         part, options = part_of(self.recipes[name].frames), self.options
-        pointed = options.point > 0 and len(spots[0].rows) > 0
-        mine, watch = batch.rows(part), Watch(*(kind.rows_of(part) for kind in spots))
-        output = forward_trees(self.module, mine, branch, watch if pointed else None)
-        ce, mse = shared_losses(output, mine)
+        mine = batch.rows(part)
+        watch = Watch(*(kind.rows_of(part) for kind in spots)) if spots else None
+        ce, mse = shared_losses(forward_trees(self.module, mine, branch, watch), mine)
         losses = {f'ce_{name}': ce, f'mse_{name}': mse}
-        losses |= {f'point_{name}': watch.error()} if pointed else {}
-        return {'loss': options.ce_weight * ce + options.mse_weight * mse
-                + options.point * losses.get(f'point_{name}', 0.0), **losses}
+        whole = options.ce_weight * ce + options.mse_weight * mse
+        if watch is not None:
+            losses[f'point_{name}'] = watch.error()
+            whole = whole + options.point * losses[f'point_{name}']
+        return {'loss': whole, **losses}
 
     def batch(self, source: Source, name: str, step: int, generator: torch.Generator
-              ) -> tuple[PackedBatch, Tensor, tuple[Pointers, Pointers]]:
-        """Trees of one recipe for one step, those of all processes.
+              ) -> tuple[PackedBatch, Tensor, tuple[Pointers, ...]]:
+        """Trees of one recipe for one step, those of all processes; and where words should look,
+        if they name anything and that is asked of them.
 
         Making them is little work beside learning from them; so noise and padding are the same
         for any number of processes, and each takes its rows.
@@ -146,7 +148,10 @@ class MixedTask:
         trees = [RECIPES[name](source, frame, recipe.questions, generator) for frame in frames]
         batch, branch = pack_trees(trees, self.config, self.specials, generator=generator,
                                    timestep_shift=self.options.timestep_shift)
-        return batch, branch, pointers(trees, frames, source.store, self.words, self.config)
+        if not self.options.point:
+            return batch, branch, ()
+        spots = pointers(trees, frames, source.store, self.words, self.config)
+        return batch, branch, spots if len(spots[0].rows) else ()
 
     def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Losses of every recipe on validation frames, with fixed noise."""

@@ -168,11 +168,12 @@ def _wanted(store: FrameStore, frame: int, grid: tuple[int, int], name: Name) ->
 
 @dataclass
 class Watch:
-    """Attention that notes how much of it goes astray in one pass.
+    """Notes how much attention goes astray in one pass.
 
     Attributes:
         looking, recalling: what :func:`pointers` found.
-        errors: after the pass, per head the sum of -log(attention on what is wanted).
+        errors: after the pass, per head the mean of -log(attention on what is wanted), as parts
+            that average to it over all processes.
     """
 
     looking: Pointers
@@ -187,13 +188,13 @@ class Watch:
         """Look at queries ``[B, H, L, d]`` and keys ``[B, Hkv, L, d]`` of a layer."""
         group = q.shape[1] // k.shape[1]
         for heads, spots in ((LOOKING, self.looking), (RECALLING, self.recalling)):
-            count = max(mean_over_processes([len(spots.rows)])[0], 1) if layer in heads else 1
-            for head in heads.get(layer, ()):
-                self.errors.append(astray(q[:, head], k[:, head // group], batch,
-                                          spots.to(q.device)) / count)
+            if layer in heads:
+                here, count = spots.to(q.device), mean_over_processes([len(spots.rows)])[0]
+                self.errors += [astray(q[:, head], k[:, head // group], batch, here) / count
+                                for head in heads[layer]]
 
     def error(self) -> Tensor:
-        """Mean over heads and over the tokens of all processes, as parts that average to it."""
+        """Mean over the heads."""
         return torch.stack(self.errors).mean()
 
 
@@ -218,7 +219,8 @@ def check_heads(config: ModelConfig) -> None:
     Raises:
         BadOption: it has not.
     """
-    layers, heads = 1 + max(RECALLING), 1 + max(*LOOKING[1], *RECALLING[3])
+    asked = [*LOOKING.items(), *RECALLING.items()]
+    layers, heads = 1 + max(layer for layer, _ in asked), 1 + max(max(at) for _, at in asked)
     if config.llm.num_layers < layers or config.llm.num_heads < heads:
         raise BadOption('the network is too small for words that point',
                         value=f'{config.llm.num_layers} layers, {config.llm.num_heads} heads',

@@ -83,12 +83,7 @@ def export_graph(spec: GraphSpec, module: nn.Module, path: Path, precision: str,
     import onnx
     try:
         with _quiet(), torch.no_grad():
-            program = exported_program(spec, module, precision)
-            made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False,
-                                     optimize=False,  # it reads weights: they come first
-                                     custom_translation_table=translations(),
-                                     input_names=[entry.name for entry in spec.inputs],
-                                     output_names=[entry.name for entry in spec.outputs])
+            made = _converted(spec, exported_program(spec, module, precision))
             made.model = made.model.clone()  # the first one keeps all it ever had to do with
             read_when_written(made.model, module, read or _as_it_is)
             made.optimize()
@@ -100,6 +95,14 @@ def export_graph(spec: GraphSpec, module: nn.Module, path: Path, precision: str,
                           ) from error
     _check_interface(spec, onnx.load(str(path), load_external_data=False))
     return path
+
+
+def _converted(spec: GraphSpec, program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
+    return torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False,
+                             optimize=False,  # it reads weights: they come first
+                             custom_translation_table=translations(),
+                             input_names=[entry.name for entry in spec.inputs],
+                             output_names=[entry.name for entry in spec.outputs])
 
 
 def _as_it_is(weight: Tensor) -> Tensor:
