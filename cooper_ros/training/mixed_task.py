@@ -26,9 +26,10 @@ from cooper_ros.training.checkpoints import run_weights
 from cooper_ros.training.data import FrameStore, frame_store
 from cooper_ros.training.eyes import balance_eyes, open_eyes
 from cooper_ros.training.folder import PROMPTS, card, corpus, load_vae, write_folder
+from cooper_ros.training.naming import Words
 from cooper_ros.training.pictures import picture_cache
 from cooper_ros.training.placing import place
-from cooper_ros.training.pointing import Pointers, Watch, Words, check_heads, pointers
+from cooper_ros.training.pointing import Lessons, lessons
 from cooper_ros.training.previews import drawing_engine, drawn_maps
 from cooper_ros.training.processes import mean_over_processes, part_of
 from cooper_ros.training.recipes import RECIPES, Source
@@ -37,6 +38,7 @@ from cooper_ros.training.task import step_generator, whole_batch
 from cooper_ros.training.tokenizer import build_tokenizer, marker_ids
 from cooper_ros.training.tree import forward_trees, pack_trees
 from cooper_ros.training.vae_task import RGB
+from cooper_ros.training.watching import Watch, check_heads
 
 LATENT_RECIPES = ('draw', 'auto', 'maps')
 BALANCE_FRAMES = 32
@@ -76,6 +78,7 @@ class MixOptions:
         eyes: run folder of stage ``see`` whose vision tower and connector are taken.
         place: start attention so that it finds the same place, see :mod:`..placing`.
         point: weight of the loss on where words look, see :mod:`..pointing`.
+        know: weight of the loss on what they then know; counts only with ``point``.
         latent_frames: how many frames get latents, for recipes that read or draw them; 0 for all.
     """
 
@@ -92,6 +95,7 @@ class MixOptions:
     eyes: str = ''
     place: bool = False
     point: float = 0.0
+    know: float = 0.0
     latent_frames: int = 0
 
 
@@ -121,20 +125,23 @@ class MixedTask:
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy and flow loss of one batch of one recipe."""
         name = self._recipe(generator)
-        batch, branch, spots = self.batch(self.train, name, step, generator)
+        batch, branch, learn = self.batch(self.train, name, step, generator)
         part, options = part_of(self.recipes[name].frames), self.options
         mine = batch.rows(part)
-        watch = Watch(*(kind.rows_of(part) for kind in spots)) if spots else None
+        watch = Watch(learn.rows_of(part)) if learn else None
         ce, mse = shared_losses(forward_trees(self.module, mine, branch, watch), mine)
         losses = {f'ce_{name}': ce, f'mse_{name}': mse}
         whole = options.ce_weight * ce + options.mse_weight * mse
         if watch is not None:
             losses[f'point_{name}'] = watch.error()
             whole = whole + options.point * losses[f'point_{name}']
+            if (unknown := watch.ignorance()) is not None:
+                losses[f'know_{name}'] = unknown
+                whole = whole + options.know * unknown
         return {'loss': whole, **losses}
 
     def batch(self, source: Source, name: str, step: int, generator: torch.Generator
-              ) -> tuple[PackedBatch, Tensor, tuple[Pointers, ...]]:
+              ) -> tuple[PackedBatch, Tensor, Lessons | None]:
         """Trees of one recipe for one step, those of all processes; and where words should look,
         if they name anything and that is asked of them.
 
@@ -149,9 +156,9 @@ class MixedTask:
         batch, branch = pack_trees(trees, self.config, self.specials, generator=generator,
                                    timestep_shift=self.options.timestep_shift)
         if not self.options.point:
-            return batch, branch, ()
-        spots = pointers(trees, frames, source.store, self.words, self.config)
-        return batch, branch, spots if len(spots[0].rows) else ()
+            return batch, branch, None
+        learn = lessons(trees, frames, source.store, self.words, self.config)
+        return batch, branch, learn if len(learn.recalling[0].rows) else None
 
     def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Losses of every recipe on validation frames, with fixed noise."""

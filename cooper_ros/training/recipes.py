@@ -84,11 +84,12 @@ class Source:
 
 
 def draw(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
-    """Both maps from their prompts (reference section 10.1)."""
+    """Both maps from their prompts (reference section 10.1), ``count`` times, for the picture is
+    read but once and every map meets noise of its own."""
     prompts = source.prompts
     return Tree(source.picture(frame), (
         (source.text(prompts.depth), source.drawn(frame, DEPTH)),
-        (source.text(prompts.segmentation), source.drawn(frame, LABELS))))
+        (source.text(prompts.segmentation), source.drawn(frame, LABELS))) * count)
 
 
 def auto(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
