@@ -4,13 +4,13 @@
 # make engines every graph into real TensorRT engines, without a GPU (minutes to an hour; resumes)
 # make clean   remove what these made, except .venv; make distclean removes .venv too
 #
-# make setup PYTHON=python3.12           take another Python (3.10 or newer)
+# make setup PYTHON=python3.12           take another Python (3.10 or newer); it is kept from then on
 # make setup TORCH_PIP_ARGS='...'        extra words for the pip command that installs torch
 # make demo DEMO='--seed 3'             another room; see cooper demo --help
 # make test TESTS='-k launch'           extra words for pytest
 # make engines ENGINES='--case odd'     part of it; see benchmarks/build_engines.py --help
 
-PYTHON ?= python3
+PYTHON ?= $(or $(realpath $(VENV)/bin/python),python3)
 TESTS ?=
 DEMO ?=
 ENGINES ?=

@@ -99,3 +99,19 @@ def test_a_second_run_of_make_setup_does_nothing() -> None:
     assert reply.returncode == 0, reply.stderr
     steps = [line for line in reply.stdout.splitlines() if not line.startswith('[setup] ready')]
     assert len(steps) == 5 and all(line.endswith('nothing to do') for line in steps), steps
+
+
+def test_the_environment_keeps_its_python(tmp_path: Path) -> None:
+    """Without PYTHON=, make takes the interpreter that `.venv` was made with."""
+    (tmp_path / 'Makefile').write_text((ROOT / 'Makefile').read_text())
+    def chosen(*words: str) -> str:
+        line = subprocess.run(['make', '-n', 'setup', *words], capture_output=True, text=True,
+                              cwd=tmp_path, check=True).stdout
+        return line.split()[0]
+    assert chosen() == 'python3'
+    interpreter = tmp_path / 'python3.99'
+    interpreter.touch()
+    (tmp_path / '.venv' / 'bin').mkdir(parents=True)
+    (tmp_path / '.venv' / 'bin' / 'python').symlink_to(interpreter)
+    assert chosen() == str(interpreter)
+    assert chosen('PYTHON=python3.12') == 'python3.12'
