@@ -26,8 +26,8 @@ GRID = (9, 12)
 TEXTS = [f'is there a {colour} {shape}? count the {shape}s.' for colour in COLOURS
          for shape in SHAPES]
 CONFIG = dataclasses.replace(
-    tiny_config(), llm=dataclasses.replace(tiny_config().llm, num_layers=5, num_heads=6, num_kv_heads=3,
-                                      hidden_size=96, vocab_size=640),
+    tiny_config(), llm=dataclasses.replace(tiny_config().llm, num_layers=5, num_heads=6,
+                                           num_kv_heads=3, hidden_size=96, vocab_size=640),
     vit=dataclasses.replace(tiny_config().vit, image_size=168), vit_max_num_patch_per_side=12)
 TOKENIZER = build_tokenizer(TEXTS * 3, 500)
 WORDS = Words.of(TOKENIZER)
