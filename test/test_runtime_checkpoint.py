@@ -20,6 +20,7 @@ from cooper_ros.imaging.segmentation import Label
 from cooper_ros.model.config import SpecialTokens
 from cooper_ros.runtime.card import ModelCard, read_card
 from cooper_ros.runtime.checkpoint import LoadedModel, read_model_folder, save_model_folder
+from cooper_ros.runtime.files import save_tensors
 from cooper_ros.runtime.load import choose_device, load_runtime
 from cooper_ros.runtime.tokenizer import MARKERS
 
@@ -72,6 +73,14 @@ def same_weights(loaded: LoadedModel) -> bool:
                for module, other in ((loaded.network, expected.network),
                                      (loaded.vae, expected.vae))
                for key, value in module.state_dict().items())
+
+
+def test_weights_can_be_read_by_whoever_reads_new_files_here(tmp_path: Path) -> None:
+    (tmp_path / 'any').touch()
+    save_tensors({'a': torch.zeros(2)}, tmp_path / 'weights')
+    save_tensors({'a': torch.ones(2)}, tmp_path / 'weights')
+    assert (tmp_path / 'weights').stat().st_mode == (tmp_path / 'any').stat().st_mode
+    assert torch.equal(load_file(tmp_path / 'weights')['a'], torch.ones(2))
 
 
 def test_a_folder_comes_back_as_it_was_saved(original: Path) -> None:

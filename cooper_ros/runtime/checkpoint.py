@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Callable, Mapping, TypeVar
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -25,6 +24,7 @@ from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.card import CARD_FILE, ModelCard, read_card, read_json
 from cooper_ros.runtime.deferred import DeferredWeights, is_drawing, is_talking
+from cooper_ros.runtime.files import save_tensors
 from cooper_ros.runtime.hollow import NumbersOnDisk
 from cooper_ros.runtime.quantised import with_scales
 from cooper_ros.runtime.tokenizer import find_tokenizer, special_tokens
@@ -154,7 +154,7 @@ def _write_json(values: Mapping[str, Any], path: Path) -> None:
 
 def _write_tensors(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, path: Path) -> None:
     ready = {key: value.detach().to('cpu', dtype).contiguous() for key, value in tensors.items()}
-    save_file(ready, path, metadata={'format': 'pt'})
+    save_tensors(ready, path)
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:

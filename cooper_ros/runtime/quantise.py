@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Callable
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cooper_ros.errors import BadCheckpoint, BadOption
@@ -21,6 +20,7 @@ from cooper_ros.runtime.card import (
     read_card,
     read_json,
 )
+from cooper_ros.runtime.files import save_tensors
 from cooper_ros.runtime.float8 import check_widths
 from cooper_ros.runtime.quantised import SCALE, choose_group, is_quantised, quantise
 from cooper_ros.runtime.weights import VAE_FILE, Weights, network_weights
@@ -100,7 +100,7 @@ def _write_weights(weights: Weights, how: Quantisation, folder: Path, shard_byte
 
     def flush() -> None:
         name = f'model-{len(set(places.values())) + 1:05d}.safetensors'
-        save_file(held, folder / name, metadata={'format': 'pt'})
+        save_tensors(held, folder / name)
         places.update(dict.fromkeys(held, name))
         held.clear()
 

@@ -14,11 +14,12 @@ from typing import Mapping
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from cooper_ros.model.config import VaeConfig
 from cooper_ros.model.vae import AutoEncoder
+from cooper_ros.runtime.files import save_tensors
 from cooper_ros.scenes.palette import paint
 from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M
 from cooper_ros.training.data import FrameStore, frame_store
@@ -148,8 +149,8 @@ class VaeTask:
         folder.mkdir(parents=True, exist_ok=True)
         state = (self.module.state_dict() if self.options.decoder_only  # latents stay as they are
                  else rescaled(self.module, self._latent_std().to(self._device)))
-        save_file({name: value.cpu() for name, value in state.items()},
-                  folder / 'ae.safetensors')
+        save_tensors({name: value.cpu() for name, value in state.items()},
+                     folder / 'ae.safetensors')
 
     @torch.no_grad()
     def _latent_std(self) -> Tensor:

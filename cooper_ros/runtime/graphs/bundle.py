@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cooper_ros.errors import BadCheckpoint
 from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens, VaeConfig, VitConfig
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
-from cooper_ros.runtime.files import PART, locked, room, sync_folder, sync_tree
+from cooper_ros.runtime.files import PART, locked, room, save_tensors, sync_folder, sync_tree
 from cooper_ros.runtime.graphs.digest import file_digest, plain_digest, weights_digest
 from cooper_ros.runtime.graphs.export import EXTERNAL_SUFFIX, OPSET, export_graph
 from cooper_ros.runtime.graphs.late_weights import Read
@@ -232,7 +232,7 @@ def _bytes_of(modules: Iterable[nn.Module]) -> int:
 
 def _finish(made: Bundle, words: Tensor, draft: Path) -> None:
     """Write what stands beside the graphs, then show the folder under its name."""
-    save_file({'words': words.detach().contiguous()}, str(draft / WORDS))
+    save_tensors({'words': words.detach().contiguous()}, draft / WORDS)
     (draft / DESCRIPTION).write_text(json.dumps({
         'format': FORMAT, 'opset': OPSET, 'precision': made.precision, 'model': made.model,
         'vocabulary': made.vocabulary, 'specials': asdict(made.specials),
