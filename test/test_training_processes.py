@@ -67,11 +67,13 @@ def small_settings(place: Path, stage: str, folder: str, **changes: Any) -> Trai
     recipes = {'draw': {'weight': 1, 'frames': 3}, 'auto': {'weight': 1, 'frames': 2},
                'text': {'weight': 1, 'frames': 3, 'questions': 2}}
     task: dict[str, Any] = {'vit_rule': [112, 112, 14]}
-    task |= {'vocabulary': 400, 'recipes': recipes, 'point': 0.5} if stage == 'joint' else {}
+    task |= {'vocabulary': 400, 'recipes': recipes, 'point': 0.5,
+             'know': 1.0} if stage == 'joint' else {}
     values = mixed_values(
         scenes(place), place / 'vae', place / folder, stage=stage, steps=STEPS, batch=4,
         device='cpu', preview_every=STEPS, task=task, optim=asdict(OPTIM), **changes)
-    values['model']['llm']['num_layers'] = 4  # words that point need them
+    values['model']['llm'] |= {'num_layers': 5, 'num_heads': 6, 'num_kv_heads': 3,
+                               'hidden_size': 96}  # words that point need them
     return build(TrainSettings, values)
 
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from cooper_ros.evaluation.conformance_golden import Golden, Missing, Part, Rows, guarded
-from cooper_ros.evaluation.conformance_rows import compare_number, compare_tensor, exact, worst
+from cooper_ros.evaluation.conformance_rows import (
+    Row,
+    compare_number,
+    compare_tensor,
+    exact,
+    worst,
+)
 from cooper_ros.evaluation.depth_metrics import depth_metrics, valid_mask
 from cooper_ros.imaging import depth
 from cooper_ros.imaging.resize import ImageTransform, encoder_inputs, normalise, to_rgb
@@ -20,6 +27,7 @@ from cooper_ros.model.patches import interpolated_position_ids, position_ids
 VAE_RULE, VIT_RULE = (512, 16), (224, 14)  # shortest side and stride of `vae_N` and `vit_N`
 COLOUR_APART = 4  # a colour bin boundary may be crossed
 METRIC_RELATIVE = 1e-4
+RECORDED_WITH_PILLOW = 13
 MASKED_RANGE = (0.2, 0.9)
 
 
@@ -45,10 +53,30 @@ def _picture_rows(golden: Golden, part: Part, name: str, entry: dict[str, Any]) 
     if f'out.{name}.rgb_u8' in part.tensors:
         yield part.compare(f'{name}.rgb_u8', np.array(rgb))
     for transform, expected in entry['transforms'].items():
-        resized = rgb
+        steps = [rgb]
         for rule in transform.split('_then_'):
-            resized = named_rule(golden, rule)[0].resize(resized)
-        yield from _transform_rows(part, f'{name}.{transform}', np.array(resized), expected)
+            steps.append(named_rule(golden, rule)[0].resize(steps[-1]))
+        rows = _transform_rows(part, f'{name}.{transform}', np.array(steps[-1]), expected)
+        sizes = [step.size for step in steps]
+        yield from rows if same_order_of_passes(sizes) else map(_excused, rows)
+
+
+def same_order_of_passes(sizes: Sequence[tuple[int, int]],
+                         version: str = PIL.__version__) -> bool:
+    """Whether this Pillow resizes through these sizes exactly as the one of the recordings did.
+
+    Since version 13 Pillow shrinks the height before the width where that is less work; what lies
+    between is rounded and clipped to 8 bits, so the two orders differ. Tried with 300 random sizes:
+    only where the height shrinks, and more than the width; there, mostly.
+    """
+    turned = any(new[1] < old[1] and new[1] * old[0] < new[0] * old[1]
+                 for old, new in zip(sizes, sizes[1:]))
+    return not turned or int(version.partition('.')[0]) >= RECORDED_WITH_PILLOW
+
+
+def _excused(row: Row) -> Row:
+    note = f'needs Pillow {RECORDED_WITH_PILLOW} or newer, this is {PIL.__version__}'
+    return row if row.passed else dataclasses.replace(row, passed=None, note=note)
 
 
 def _transform_rows(part: Part, name: str, pixels: np.ndarray, expected: dict[str, Any]) -> Rows:
