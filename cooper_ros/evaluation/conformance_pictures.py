@@ -65,9 +65,9 @@ def same_order_of_passes(sizes: Sequence[tuple[int, int]],
                          version: str = PIL.__version__) -> bool:
     """Whether this Pillow resizes through these sizes exactly as the one of the recordings did.
 
-    Since version 13 Pillow shrinks the height before the width where that is less work; what lies
-    between is rounded and clipped to 8 bits, so the two orders differ. Tried with 300 random sizes:
-    only where the height shrinks, and more than the width; there, mostly.
+    Since version 13 Pillow shrinks the height before the width where that is less work; what
+    lies between is rounded and clipped to 8 bits, so the two orders differ. Tried with 300 random
+    sizes: only where the height shrinks, and more than the width; there, mostly.
     """
     turned = any(new[1] < old[1] and new[1] * old[0] < new[0] * old[1]
                  for old, new in zip(sizes, sizes[1:]))
