@@ -176,19 +176,18 @@ def test_two_processes_build_once(plan: Plan, cache: EngineCache) -> None:
 
 def test_sigkill_at_random_moments(plan: Plan, cache: EngineCache, tmp_path: Path) -> None:
     """Real builds, each killed at a random call, each in the folder the last one left."""
-    build(plan, EngineCache(tmp_path / 'first', REBUILD))  # fills the caches of Python itself
-    calls = moments(lambda: build(plan, EngineCache(tmp_path / 'counted', REBUILD)))
-    ends = []
+    counted = EngineCache(tmp_path / 'counted', REBUILD)
+    build(plan, counted)  # the first build in a place takes a few calls more than those after it
+    shutil.rmtree(counted.folder)
+    calls = moments(lambda: build(plan, counted))
     for moment in random.Random(4).sample(range(calls), 15):
-        ends.append(killed_at(moment, lambda: build(plan, cache)))
+        assert killed_at(moment, lambda: build(plan, cache)) == -signal.SIGKILL
         usable = [entry for entry in cache.entries() if not cache.check(entry)]
         if usable:  # the kill came after the last rename
             assert load(plan, cache)
             shutil.rmtree(cache.folder)
         else:
             refused(plan, cache)
-    # how often a build reports progress depends on its speed: a late moment may never come
-    assert ends.count(-signal.SIGKILL) >= 12 and set(ends) <= {-signal.SIGKILL, 0}
     path = build(plan, cache)
     assert load(plan, cache) == path.read_bytes()
     assert not [path for path in cache.folder.iterdir() if PART in path.name]

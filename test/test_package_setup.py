@@ -104,12 +104,14 @@ def test_a_second_run_of_make_setup_does_nothing() -> None:
 def test_the_environment_keeps_its_python(tmp_path: Path) -> None:
     """Without PYTHON=, make takes the interpreter that `.venv` was made with."""
     (tmp_path / 'Makefile').write_text((ROOT / 'Makefile').read_text())
+    plain = {name: value for name, value in os.environ.items()
+             if name not in ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'PYTHON')}  # of `make test`
+
     def chosen(*words: str) -> str:
         line = subprocess.run(['make', '-n', 'setup', *words], capture_output=True, text=True,
                               cwd=tmp_path, check=True, env=plain).stdout
         return line.split()[0]
-    plain = {name: value for name, value in os.environ.items()
-             if name not in ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'PYTHON')}  # of `make test`
+
     assert chosen() == 'python3'
     interpreter = tmp_path / 'python3.99'
     interpreter.touch()

@@ -20,9 +20,9 @@ from cooper_ros.imaging.segmentation import Label
 from cooper_ros.model.config import SpecialTokens
 from cooper_ros.runtime.card import ModelCard, read_card
 from cooper_ros.runtime.checkpoint import LoadedModel, read_model_folder, save_model_folder
-from cooper_ros.runtime.files import save_tensors
 from cooper_ros.runtime.load import choose_device, load_runtime
 from cooper_ros.runtime.tokenizer import MARKERS
+from cooper_ros.runtime.weights import save_tensors
 
 EMA, AE = 'ema.safetensors', 'ae.safetensors'
 

@@ -155,6 +155,7 @@ def test_attention_learns_where_to_look_and_what_to_know(store: FrameStore) -> N
         error.sum().backward()
         optimiser.step()
         errors.append(error.detach())
+    assert len(watch.errors) == 8 and len(watch.unknown) == 5
     assert (errors[-1] < 0.4 * errors[0]).all()
 
 

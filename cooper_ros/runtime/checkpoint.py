@@ -24,7 +24,6 @@ from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.card import CARD_FILE, ModelCard, read_card, read_json
 from cooper_ros.runtime.deferred import DeferredWeights, is_drawing, is_talking
-from cooper_ros.runtime.files import save_tensors
 from cooper_ros.runtime.hollow import NumbersOnDisk
 from cooper_ros.runtime.quantised import with_scales
 from cooper_ros.runtime.tokenizer import find_tokenizer, special_tokens
@@ -34,6 +33,7 @@ from cooper_ros.runtime.weights import (
     Weights,
     load_strictly,
     network_weights,
+    save_tensors,
     vae_weights,
 )
 

@@ -8,10 +8,7 @@ import fcntl
 import os
 import shutil
 from pathlib import Path
-from typing import Iterator, Mapping
-
-from safetensors.torch import save_file
-from torch import Tensor
+from typing import Iterator
 
 from cooper_ros.errors import OutOfDisk
 
@@ -37,17 +34,6 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     finally:
         part.unlink(missing_ok=True)
     sync_folder(path.parent)
-
-
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file that whoever may read new files here can read.
-
-    The library makes files for their writer alone; but a robot often runs as somebody else.
-    """
-    path.touch()
-    rights = path.stat().st_mode
-    save_file(dict(tensors), path, metadata={'format': 'pt'})
-    path.chmod(rights)
 
 
 @contextlib.contextmanager

@@ -20,10 +20,9 @@ from cooper_ros.runtime.card import (
     read_card,
     read_json,
 )
-from cooper_ros.runtime.files import save_tensors
 from cooper_ros.runtime.float8 import check_widths
 from cooper_ros.runtime.quantised import SCALE, choose_group, is_quantised, quantise
-from cooper_ros.runtime.weights import VAE_FILE, Weights, network_weights
+from cooper_ros.runtime.weights import VAE_FILE, Weights, network_weights, save_tensors
 
 SHARD_BYTES = 1024**3
 INDEX_FILE = 'model.safetensors.index.json'

@@ -8,6 +8,7 @@ from typing import Callable, Iterator, Mapping, Sequence
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cooper_ros.errors import BadCheckpoint
@@ -180,3 +181,14 @@ def _read_headers(paths: Sequence[Path], *, is_vae: bool) -> Weights:
                                 limit='a complete safetensors file',
                                 remedy='copy the file again') from error
     return Weights(shapes, files, types)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file that whoever may read new files here can read.
+
+    The library makes files for their writer alone; but a robot often runs as somebody else.
+    """
+    path.touch()
+    rights = path.stat().st_mode
+    save_file(dict(tensors), path, metadata={'format': 'pt'})
+    path.chmod(rights)

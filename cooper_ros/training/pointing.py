@@ -96,6 +96,9 @@ class Lessons:
                        self.repeating.rows_of(part), self.knowing.rows_of(part))
 
 
+Found = tuple[int, int, int, np.ndarray]  # row, place, first column that is set, values from there
+
+
 def lessons(trees: Sequence[Tree], frames: Sequence[int], store: FrameStore, words: Words,
             config: ModelConfig) -> Lessons:
     """Find what is named in trees whose prefix shows the camera picture of ``frames``."""
@@ -105,7 +108,9 @@ def lessons(trees: Sequence[Tree], frames: Sequence[int], store: FrameStore, wor
                  if isinstance(item, VisionItem))
     picture, grid = starts[first], piece_of(trees[0].items[first], config).grid
     here = np.ones(1, bool)
-    looking, repeating, knowing = [], [], []  # see Found
+    looking: list[Found] = []
+    repeating: list[Found] = []
+    knowing: list[Found] = []
     recalling: list[list[Found]] = [[] for _ in range(REMEMBERED)]
     for row, (tree, frame) in enumerate(zip(trees, frames)):
         shown = functools.lru_cache(None)(functools.partial(_shown, store, frame, grid))
@@ -121,9 +126,6 @@ def lessons(trees: Sequence[Tree], frames: Sequence[int], store: FrameStore, wor
     length = starts[-1]
     return Lessons(_spots(looking, length), tuple(_spots(found, length) for found in recalling),
                    _spots(repeating, length), _spots(knowing, len(MEASURES), torch.float32))
-
-
-Found = tuple[int, int, int, np.ndarray]  # row, place, first column that is set, values from there
 
 
 def _spots(found: Sequence[Found], length: int, kind: torch.dtype = torch.bool) -> Spots:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cooper_ros.model.config import VaeConfig
 from cooper_ros.model.vae import AutoEncoder
-from cooper_ros.runtime.files import save_tensors
+from cooper_ros.runtime.weights import save_tensors
 from cooper_ros.scenes.palette import paint
 from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M
 from cooper_ros.training.data import FrameStore, frame_store

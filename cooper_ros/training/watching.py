@@ -51,7 +51,7 @@ class Watch:
         group = q.shape[1] // k.shape[1]
         learn = self.lessons
         wanted = (learn.looking, learn.repeating, *learn.recalling)
-        for heads, spots in zip(POINTING, wanted):
+        for heads, spots in zip(POINTING, wanted, strict=True):
             share = _share(spots)
             self.errors += [astray(q[:, head], k[:, head // group], batch, spots.to(q.device))
                             / share for head in heads.get(layer, ()) if share]

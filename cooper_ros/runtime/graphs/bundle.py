@@ -22,12 +22,13 @@ from cooper_ros.errors import BadCheckpoint
 from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens, VaeConfig, VitConfig
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
-from cooper_ros.runtime.files import PART, locked, room, save_tensors, sync_folder, sync_tree
+from cooper_ros.runtime.files import PART, locked, room, sync_folder, sync_tree
 from cooper_ros.runtime.graphs.digest import file_digest, plain_digest, weights_digest
 from cooper_ros.runtime.graphs.export import EXTERNAL_SUFFIX, OPSET, export_graph
 from cooper_ros.runtime.graphs.late_weights import Read
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.spec import GraphSpec, dtype_of, graph_specs
+from cooper_ros.runtime.weights import save_tensors
 
 FORMAT = 3  # raised when exported graphs change for the same weights
 DESCRIPTION, WORDS = 'bundle.json', 'words.safetensors'
