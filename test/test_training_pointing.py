@@ -13,12 +13,13 @@ from support.tiny import tiny_config
 from cooper_ros.errors import BadOption
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.packing import TextItem, VisionItem
+from cooper_ros.runtime.tokenizer import special_tokens
 from cooper_ros.scenes.palette import COLOURS, SHAPES
 from cooper_ros.training.data import FrameStore
 from cooper_ros.training.naming import ANY, Words
 from cooper_ros.training.pointing import MEASURES, Spots, lessons, measures
 from cooper_ros.training.probe import seen_objects
-from cooper_ros.training.tokenizer import build_tokenizer, marker_ids
+from cooper_ros.training.tokenizer import build_tokenizer
 from cooper_ros.training.tree import Tree, forward_trees, pack_trees
 from cooper_ros.training.watching import Watch, astray, check_heads, untold
 
@@ -26,7 +27,7 @@ GRID = (9, 12)
 TEXTS = [f'is there a {colour} {shape}? count the {shape}s.' for colour in COLOURS
          for shape in SHAPES]
 CONFIG = dataclasses.replace(
-    tiny_config(), llm=dataclasses.replace(tiny_config().llm, num_layers=5, num_heads=6,
+    tiny_config(), llm=dataclasses.replace(tiny_config().llm, num_layers=6, num_heads=6,
                                            num_kv_heads=3, hidden_size=96, vocab_size=640),
     vit=dataclasses.replace(tiny_config().vit, image_size=168), vit_max_num_patch_per_side=12)
 TOKENIZER = build_tokenizer(TEXTS * 3, 500)
@@ -80,6 +81,30 @@ def test_what_is_named_again_knows_where_it_was_named() -> None:
     assert named[cups[0]][0].earlier is None
     assert named[cups[1]][0].earlier == cups[0]
     assert named[-1][0].name == (COLOURS.index('red'), ANY) and named[-1][0].earlier is None
+
+
+def test_options_and_the_one_that_was_answered() -> None:
+    ids = TOKENIZER.encode('which? (a) red cup (b) in front (c) the green ball')
+    options = WORDS.options(ids)
+    assert {TOKENIZER.decode([letter]): TOKENIZER.decode(ids[place.start:place.stop]).strip()
+            for letter, place in options.items()} == {
+                'a': 'red cup', 'b': 'in front', 'c': 'the green ball'}
+    box, answer = WORDS.answered(TOKENIZER.encode('so: in front. \\boxed{b}.')) or (0, 0)
+    assert answer in options and TOKENIZER.decode([answer]) == 'b' and box > 3
+    assert WORDS.options(TOKENIZER.encode('is it (here)?')) == {}
+    assert WORDS.answered(TOKENIZER.encode('boxed')) is None
+
+
+def test_an_answer_looks_at_the_option_it_names(store: FrameStore) -> None:
+    question, answer = 'where is it? (a) red cup (b) in front (c) left', 'so. \\boxed{b}'
+    samples = [tree(store, 0, question, answer), tree(store, 1, 'is it?', '\\boxed{b}')]
+    choosing = lessons(samples, [0, 1], store, WORDS, CONFIG).choosing
+    first = GRID[0] * GRID[1] + 3  # behind the picture, its two markers and the begin marker
+    ids = TOKENIZER.encode(question)
+    words = [ids[place - first] for place in choosing.wanted[0].nonzero()[:, 0].tolist()]
+    assert choosing.rows.tolist() == [0] and TOKENIZER.decode(words).strip() == 'in front'
+    said = TOKENIZER.encode(answer)
+    assert choosing.places.tolist() == [first + len(ids) + 2 + len(said) - 3]
 
 
 def test_what_is_named_is_looked_for_where_it_shows(store: FrameStore) -> None:
@@ -145,7 +170,7 @@ def test_attention_learns_where_to_look_and_what_to_know(store: FrameStore) -> N
     names = [thing.name for thing in seen_objects(store.instance[frame], store.objects[frame])[:2]]
     samples = [tree(store, frame, 'is the {} left of the {}?'.format(*names), names[0])]
     learn = lessons(samples, [frame], store, WORDS, CONFIG)
-    batch, branch = pack_trees(samples, CONFIG, marker_ids(TOKENIZER))
+    batch, branch = pack_trees(samples, CONFIG, special_tokens(TOKENIZER))
     optimiser, errors = torch.optim.Adam(network.parameters(), 3e-3), []
     for _ in range(30):
         watch = Watch(learn)
@@ -155,13 +180,13 @@ def test_attention_learns_where_to_look_and_what_to_know(store: FrameStore) -> N
         error.sum().backward()
         optimiser.step()
         errors.append(error.detach())
-    assert len(watch.errors) == 8 and len(watch.unknown) == 5
+    assert len(watch.errors) == 10 and len(watch.unknown) == 5
     assert (errors[-1] < 0.4 * errors[0]).all()
 
 
 def test_the_error_is_what_attention_leaves_out(store: FrameStore) -> None:
     samples = [tree(store, 0, 'is there a red ball?', 'no')]
-    batch, _ = pack_trees(samples, CONFIG, marker_ids(TOKENIZER))
+    batch, _ = pack_trees(samples, CONFIG, special_tokens(TOKENIZER))
     looking = lessons(samples, [0], store, WORDS, CONFIG).looking
     q, k = torch.randn(2, 1, len(batch.layout.inverse), 16).unbind(0)
     compact, expected = batch.layout.inverse, 0.0
@@ -173,7 +198,7 @@ def test_the_error_is_what_attention_leaves_out(store: FrameStore) -> None:
 
 
 def test_nothing_is_asked_of_a_measure_that_does_not_exist(store: FrameStore) -> None:
-    batch, _ = pack_trees([tree(store, 0, 'is it?', 'no')], CONFIG, marker_ids(TOKENIZER))
+    batch, _ = pack_trees([tree(store, 0, 'is it?', 'no')], CONFIG, special_tokens(TOKENIZER))
     wanted = torch.full((1, len(MEASURES)), torch.nan)
     wanted[0, 0] = 2
     spots = Spots(torch.tensor([0]), torch.tensor([3]), wanted)
@@ -187,7 +212,7 @@ def test_nothing_is_asked_of_a_measure_that_does_not_exist(store: FrameStore) ->
 
 def test_a_network_without_such_heads_is_refused() -> None:
     check_heads(CONFIG)
-    with pytest.raises(BadOption, match='heads of 16.*5 layers, 5 heads of 9.*task.point'):
+    with pytest.raises(BadOption, match='heads of 16.*6 layers, 5 heads of 9.*task.point'):
         check_heads(tiny_config())
 
 

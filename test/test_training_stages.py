@@ -14,12 +14,15 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cooper_ros.errors import BadCheckpoint
 from cooper_ros.runtime.checkpoint import read_model_folder
 from cooper_ros.training.cli import run_stage
+from cooper_ros.training.tokenizer import kept_tokenizer
 
 CONFIG = Path(__file__).parents[1] / 'config' / 'train'
-ORDER = ('vae', 'decoder', 'see', 'base', 'stage1', 'joint', 'grpo', 'maps_grpo', 'text_grpo')
-EXPORTS = {'vae': 'vae_export', 'decoder': 'decoder_export', 'joint': 'model'}
+ORDER = ('vae', 'decoder', 'see', 'joint', 'base', 'stage1', 'think', 'grpo', 'maps_grpo',
+         'text_grpo')
+EXPORTS = {'vae': 'vae_export', 'decoder': 'decoder_export', 'joint': 'model', 'think': 'model'}
 TINY = {'steps': 2, 'batch': 2, 'checkpoint_every': 2, 'preview_every': 2, 'log_every': 1}
 DATA = {'seed': 0, 'train': 6, 'valid': 2}
 
@@ -62,6 +65,18 @@ def test_it_starts_and_takes_two_steps(name: str, place: Path) -> None:
     trained = [line['step'] for line in lines if 'loss' in line and 'gradient_norm' in line]
     assert trained == [1, 2] and any(key.startswith('valid_') for key in lines[-1])
     assert (place / name / 'checkpoint.pt').is_file()
+
+
+def test_a_tokenizer_is_kept_as_it_is(place: Path, tmp_path: Path) -> None:
+    kept_tokenizer(str(place / 'model')).save_pretrained(tmp_path)
+    for name in ('tokenizer.json', 'tokenizer_config.json'):
+        assert json.loads((tmp_path / name).read_text()) == json.loads(
+            (place / 'model' / name).read_text())
+
+
+def test_a_folder_without_a_tokenizer_is_not_gone_on_from(tmp_path: Path) -> None:
+    with pytest.raises(BadCheckpoint, match=f'no tokenizer.*{tmp_path.name}.*was exported'):
+        kept_tokenizer(str(tmp_path))
 
 
 def test_the_chain_ends_in_a_model(place: Path) -> None:

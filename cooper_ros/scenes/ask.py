@@ -8,7 +8,7 @@ from typing import Sequence, TypeVar
 import numpy as np
 
 from cooper_ros.scenes.qa import Draft
-from cooper_ros.scenes.scene import FloatArray
+from cooper_ros.scenes.scene import FloatArray, Scene
 from cooper_ros.scenes.truth import ObjectTruth
 
 Rng = np.random.Generator
@@ -34,13 +34,15 @@ def choice(rng: Rng, stem: str, right: str, wrong: Sequence[str], facts: str | d
     """Make a multiple-choice question; the right letter is uniform.
 
     ``facts`` is a sentence, or what is known of each option; the latter is stated in the order
-    of the options, after ``start``, so the order does not give the answer away.
+    of the options, after ``start``, so the order does not give the answer away, and the right
+    option is named at the end.
     """
     options = [right, *wrong]
     order = [int(i) for i in rng.permutation(len(options))]
     listed = ' '.join(f'({LETTERS[at]}) {options[i]}' for at, i in enumerate(order))
     if isinstance(facts, dict):
-        facts = start + ', '.join(f'{options[i]} {facts[options[i]]}' for i in order) + '.'
+        stated = ', '.join(f'{options[i]} {facts[options[i]]}' for i in order)
+        facts = f'{start}{stated}: {right}.'
     return Draft('mcq', f'{stem} {listed}', LETTERS[order.index(0)], '', facts, tools)
 
 
@@ -83,6 +85,15 @@ def apart(words: str, a: ObjectTruth, b: ObjectTruth, axes: str = 'xz') -> str:
     """Write how far b lies from a along axes of the optical frame, metres."""
     way = b.position - a.position
     return ' '.join([words, *(f'{axis} {metres(way["xyz".index(axis)])}' for axis in axes)])
+
+
+def hour(scene: Scene, a: ObjectTruth, b: ObjectTruth) -> str:
+    """Write the direction from a to b on the floor plan as the hour of a clock, 1 to 12; at 12 is
+    where the camera looks, at 3 its right."""
+    axes = scene.camera.rotation()[:2]  # of the optical frame, on the floor plan
+    way = ground(b) - ground(a)
+    right, forward = way @ axes[:, 0], way @ axes[:, 2] / np.linalg.norm(axes[:, 2])
+    return f'at {round(math.degrees(math.atan2(right, forward)) / 30 - 1) % 12 + 1}'
 
 
 def ground(truth: ObjectTruth) -> FloatArray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from cooper_ros.scenes.ask import (
     MARGIN,
     Rng,
@@ -43,8 +45,10 @@ def object_distance(view: View, rng: Rng) -> Draft | None:
     stem = pick(rng, ('how far is the {} from the {} in meters?',
                       'how many meters are between the {} and the {}?'))
     answer = metres(gap(a, b))
+    floor = metres(float(np.linalg.norm((b.position - a.position)[[0, 2]])))
+    way = f'{apart("apart", a, b)} floor {floor}{apart("", a, b, "y")}'
     return Draft('number', stem.format(a.name, b.name), answer, 'm',
-                 f'{place(a, "xyz")}, {place(b, "xyz")}, {apart("apart", a, b, "xyz")}.', _DEPTH)
+                 f'{place(a, "xyz")}, {place(b, "xyz")}, {way}: {answer} m.', _DEPTH)
 
 
 def relative_distance(view: View, rng: Rng) -> Draft | None:
@@ -137,8 +141,8 @@ def height(view: View, rng: Rng) -> Draft | None:
                       _DEPTH)
     stem = 'is the top of the {} higher than the top of the {}?'
     lines = [f'{t.name} {facts[t.name]}' for t in (high, low)]
-    return yes_no(rng, [(stem.format(high.name, low.name), f'{lines[0]}, {lines[1]}.')],
-                  [(stem.format(low.name, high.name), f'{lines[1]}, {lines[0]}.')], _DEPTH)
+    return yes_no(rng, [(stem.format(high.name, low.name), f'{lines[0]}, {lines[1]}: higher.')],
+                  [(stem.format(low.name, high.name), f'{lines[1]}, {lines[0]}: lower.')], _DEPTH)
 
 
 def reach(view: View, rng: Rng) -> Draft | None:
@@ -166,4 +170,5 @@ def reach(view: View, rng: Rng) -> Draft | None:
 
 def _reach_facts(target: ObjectTruth, length: float, arm: float, base: ObjectTruth | None) -> str:
     start = f'{place(base, "xyz")}, ' if base else ''
-    return f'{start}{target.name} {_length(target, length, base)}, arm {metres(arm)} m.'
+    found = 'in reach' if length <= arm else 'far'
+    return f'{start}{target.name} {_length(target, length, base)}, arm {metres(arm)} m: {found}.'

@@ -29,8 +29,9 @@ def _countable(things: list[ObjectTruth]) -> list[ObjectTruth] | None:
     return [thing for thing in things if thing.share > 0]
 
 
-def counting(view: View, rng: Rng) -> Draft | None:
-    """How many objects of a colour, of a shape, on the table, or in all."""
+def counting(view: View, width: int, rng: Rng) -> Draft | None:
+    """How many objects of a colour, of a shape, on the table, or in all; they are listed from
+    left to right with their place in percent of the picture."""
     groups = [(f'{colour} objects', [t for t in view.truths if t.thing.colour == colour])
               for colour in COLOURS]
     groups += [(_PLURAL[shape], [t for t in view.truths if t.thing.shape == shape])
@@ -49,9 +50,11 @@ def counting(view: View, rng: Rng) -> Draft | None:
     weights = np.array([_ONE_WEIGHT if count == 1 else 1.0 for count in counts])
     count = counts[int(rng.choice(len(counts), p=weights / weights.sum()))]
     words, seen = pick(rng, by_count[count])
-    listed = ', '.join(t.name for t in sorted(seen, key=lambda t: t.centroid[0]))
+    listed = ', '.join(f'{t.name} at {100 * t.centroid[0] / width:.0f}'
+                       for t in sorted(seen, key=lambda t: t.centroid[0]))
     stem = pick(rng, ('how many {} are there?', 'count the {}.'))
-    return Draft('number_int', stem.format(words), str(len(seen)), '', f'{listed}.', _SEGMENTATION)
+    return Draft('number_int', stem.format(words), str(len(seen)), '', f'{listed}: {len(seen)}.',
+                 _SEGMENTATION)
 
 
 def existence(view: View, rng: Rng) -> Draft | None:
@@ -94,7 +97,7 @@ def occlusion(view: View, rng: Rng) -> Draft | None:
     clear = [t for t in view.named if t.hidden <= 0.005 and not t.cut]
     stem = pick(rng, ('is the {} partly hidden?', 'is something in front of the {}?'))
     return yes_no(rng, [(stem.format(t.name), _hidden_facts(view, t)) for t in hidden],
-                  [(stem.format(t.name), f'{t.name} is whole.') for t in clear], _SEGMENTATION)
+                  [(stem.format(t.name), f'{t.name} whole.') for t in clear], _SEGMENTATION)
 
 
 def _main_hider(view: View, thing: ObjectTruth) -> ObjectTruth | None:
@@ -107,7 +110,7 @@ def _main_hider(view: View, thing: ObjectTruth) -> ObjectTruth | None:
 
 def _hidden_facts(view: View, thing: ObjectTruth) -> str:
     hider = _main_hider(view, thing)
-    return f'{hider.name} hides {thing.name}.' if hider else f'{thing.name} is not whole.'
+    return f'{thing.name} hidden' + (f' by {hider.name}.' if hider else '.')
 
 
 def _hider(view: View, hidden: list[ObjectTruth], rng: Rng) -> Draft | None:
@@ -120,7 +123,7 @@ def _hider(view: View, hidden: list[ObjectTruth], rng: Rng) -> Draft | None:
         return None
     wrong = [others[int(i)] for i in rng.permutation(len(others))][:2]
     return choice(rng, f'which object hides part of the {thing.name}?', hider.name, wrong,
-                  f'{hider.name} hides {thing.name}.', _SEGMENTATION)
+                  f'{thing.name} hidden by {hider.name}.', _SEGMENTATION)
 
 
 def grid_cell(thing: ObjectTruth, width: int, height: int) -> int | None:

@@ -12,6 +12,7 @@ from cooper_ros.scenes.ask import (
     clearly_less,
     depth_side_of,
     ground,
+    hour,
     pick,
     pick_two,
     place,
@@ -58,16 +59,18 @@ def relation_camera(view: View, rng: Rng) -> Draft | None:
     axis = 'x' if sideways else 'z'
     if side is None:
         return None
-    facts = f'{place(a, axis)}, {place(b, axis)}.'
     true = words[0] if side in ('left', 'in front') else words[1]
     false = words[1] if true == words[0] else words[0]
+    of_a = f'{place(a, axis)}, {place(b, axis)}: {true.removesuffix(" of")}.'
+    of_b = f'{place(b, axis)}, {place(a, axis)}: {false.removesuffix(" of")}.'
     if rng.random() < 0.5:
         stem = f'where is the {a.name} seen from the camera?'
-        return choice(rng, stem, f'{true} the {b.name}', [f'{false} the {b.name}'], facts, tools)
+        return choice(rng, stem, f'{true} the {b.name}', [f'{false} the {b.name}'], of_a, tools)
     stem = 'is the {} {} the {}?'
-    yes = [stem.format(a.name, true, b.name), stem.format(b.name, false, a.name)]
-    no = [stem.format(a.name, false, b.name), stem.format(b.name, true, a.name)]
-    return yes_no(rng, [(text, facts) for text in yes], [(text, facts) for text in no], tools)
+    return yes_no(rng, [(stem.format(a.name, true, b.name), of_a),
+                        (stem.format(b.name, false, a.name), of_b)],
+                  [(stem.format(a.name, false, b.name), of_a),
+                   (stem.format(b.name, true, a.name), of_b)], tools)
 
 
 def relation_object(view: View, rng: Rng) -> Draft | None:
@@ -83,7 +86,7 @@ def relation_object(view: View, rng: Rng) -> Draft | None:
         phrases = {'in front': 'in front of it', 'behind': 'behind it'}
     if side is None or np.linalg.norm(ground(a) - ground(b)) < 0.08:
         return None
-    facts = f'{place(a)}, {place(b)}, {apart("there", a, b)}.'
+    facts = f'{place(a)}, {place(b)}, {apart("there", a, b)}: {side}.'
     other = next(word for word in phrases if word != side)
     start = f'the {a.name} faces the camera.'
     if rng.random() < 0.5:
@@ -103,8 +106,9 @@ def situational(view: View, rng: Rng) -> Draft | None:
     if side is None or min(np.linalg.norm(points[0] - p) for p in points[1:]) < 0.08:
         return None
     other = 'right' if side == 'left' else 'left'
-    facts = (f'{place(a)}, {place(b)}, {place(c)}, {apart("ahead", a, b)}, '
-             f'{apart("there", a, c)}.')
+    ways = [f'{apart(word, a, to)} {hour(view.scene, a, to)}'
+            for word, to in (('ahead', b), ('there', c))]
+    facts = f'{place(a)}, {place(b)}, {place(c)}, {", ".join(ways)}: {side}.'
     start = pick(rng, ('you stand at the {} and face the {}.', 'from the {} you look at the {}.'))
     start = start.format(a.name, b.name)
     if rng.random() < 0.6:

@@ -28,7 +28,10 @@ def _askers(width: int, height: int) -> dict[str, Asker]:
 
     def grid(view: View, rng: Rng) -> Draft | None:
         return ask_picture.spatial_grid(view, width, height, rng)
-    return {**askers, 'spatial_grid': grid}
+
+    def counting(view: View, rng: Rng) -> Draft | None:
+        return ask_picture.counting(view, width, rng)
+    return {**askers, 'spatial_grid': grid, 'counting': counting}
 
 
 def questions(scene: Scene, frame: Frame, *, per_category: int = 1,

@@ -22,6 +22,7 @@ from cooper_ros.model.packing import IGNORED, PackedBatch
 from cooper_ros.model.training_forward import TrainOutput, mean_losses
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.card import ModelCard
+from cooper_ros.runtime.tokenizer import special_tokens
 from cooper_ros.training.checkpoints import run_weights
 from cooper_ros.training.data import FrameStore, frame_store
 from cooper_ros.training.eyes import balance_eyes, open_eyes
@@ -35,7 +36,7 @@ from cooper_ros.training.processes import mean_over_processes, part_of
 from cooper_ros.training.recipes import RECIPES, Source
 from cooper_ros.training.settings import TrainSettings
 from cooper_ros.training.task import step_generator, whole_batch
-from cooper_ros.training.tokenizer import build_tokenizer, marker_ids
+from cooper_ros.training.tokenizer import build_tokenizer, kept_tokenizer
 from cooper_ros.training.tree import forward_trees, pack_trees
 from cooper_ros.training.vae_task import RGB
 from cooper_ros.training.watching import Watch, check_heads
@@ -67,7 +68,8 @@ class MixOptions:
 
     Attributes:
         recipes: which samples are made, by name.
-        vocabulary: tokenizer size.
+        vocabulary: size of the tokenizer trained on the first frames' texts.
+        tokenizer: model folder whose tokenizer is taken instead, to go on from its weights.
         vae_rule, vit_rule: longest side, shortest side and stride of the resize rules.
         ce_weight, mse_weight: weights of the two losses.
         timestep_shift: shift of the flow times in training.
@@ -84,6 +86,7 @@ class MixOptions:
 
     recipes: Mapping[str, Any]
     vocabulary: int = 640
+    tokenizer: str = ''
     vae_rule: tuple[int, int, int] = (128, 128, 16)
     vit_rule: tuple[int, int, int] = (112, 112, 14)
     ce_weight: float = 1.0
@@ -112,8 +115,9 @@ class MixedTask:
         data = settings.data
         train = frame_store(data.folder, 'train', data.seed, data.train, data.questions)
         valid = frame_store(data.folder, 'validation', data.seed, data.valid, data.questions)
-        self.tokenizer = build_tokenizer(corpus(train), self.options.vocabulary)
-        self.specials, self.words = marker_ids(self.tokenizer), Words.of(self.tokenizer)
+        self.tokenizer = (kept_tokenizer(self.options.tokenizer) if self.options.tokenizer else
+                          build_tokenizer(corpus(train), self.options.vocabulary))
+        self.specials, self.words = special_tokens(self.tokenizer), Words.of(self.tokenizer)
         self.vae = load_vae(Path(settings.vae)) if settings.vae else None
         self.config = _model_config(settings.model, self.vae, len(self.tokenizer))
         if self.options.point:

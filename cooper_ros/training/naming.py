@@ -1,4 +1,5 @@
-"""Which words of a question or a trace name something of the scene, and what was named last."""
+"""Which words of a question or a trace name something of the scene, and what was named last; and
+which words of a multiple-choice question are the option that was answered."""
 
 from __future__ import annotations
 
@@ -35,10 +36,17 @@ class Named(NamedTuple):
 
 @dataclass(frozen=True)
 class Words:
-    """Token ids of the words that name colours and shapes."""
+    """Token ids of the words that name colours and shapes, and of what stands around options.
+
+    Attributes:
+        brackets: what opens and what closes the letter of an option.
+        box: what the answer follows.
+    """
 
     colours: dict[int, int]
     shapes: dict[int, int]
+    brackets: tuple[int, int]
+    box: int
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Words:
@@ -47,7 +55,9 @@ class Words:
             spelled = [(index, tokenizer.encode(start + name + ending)) for ending in endings
                        for start in ('', ' ') for index, name in enumerate(names)]
             return {encoded[0]: index for index, encoded in spelled if len(encoded) == 1}
-        return cls(ids(COLOURS, ('',)), ids(SHAPES, ('', 's', 'es')))
+        brackets = tokenizer.encode(' (')[-1], tokenizer.encode(')')[0]
+        return cls(ids(COLOURS, ('',)), ids(SHAPES, ('', 's', 'es')), brackets,
+                   tokenizer.encode('boxed{')[-1])
 
     def named(self, ids: Sequence[int], known: tuple[Named, ...] = ()
               ) -> list[tuple[Named, ...]]:
@@ -68,6 +78,19 @@ class Words:
             fresh = token in self.colours
             found.append(known)
         return found
+
+    def options(self, ids: Sequence[int]) -> dict[int, range]:
+        """Letter token of every option of a question, and where the words of that option are."""
+        opening, closing = self.brackets
+        starts = [place for place in range(len(ids) - 2)
+                  if ids[place] == opening and ids[place + 2] == closing]
+        return {ids[start + 1]: range(start + 3, end)
+                for start, end in zip(starts, [*starts[1:], len(ids)])}
+
+    def answered(self, ids: Sequence[int]) -> tuple[int, int] | None:
+        """Where the box of the answer opens, and the token in it; None without an answer."""
+        boxes = [place for place in range(len(ids) - 1) if ids[place] == self.box]
+        return (boxes[-1], ids[boxes[-1] + 1]) if boxes else None
 
 
 def _with(known: tuple[Named, ...], name: Name, place: int) -> tuple[Named, ...]:

@@ -2,7 +2,7 @@
 
 In a network that learns to see and to read at once, a word attends to patches at random until,
 very late, some head has learnt to compare the two; until then every answer about one of several
-objects is a guess. The scene's truth says which patches show what a word names. So three
+objects is a guess. The scene's truth says which patches show what a word names. So four
 things are asked of a few heads:
 
 * where something is named ("blue cup", "red", "balls"), the heads ``LOOKING`` look at the patches
@@ -11,7 +11,8 @@ things are asked of a few heads:
   named before it, for a comparison needs both; where a thing is named again, ``REPEATING`` looks
   at where it was named before ("(b) blue cup", hence b);
 * what they find there begins with how many there are, and where and how large if it is one
-  (``MEASURES``, at the head of the value that the head reads).
+  (``MEASURES``, at the head of the value that the head reads);
+* where an answer is one of several options, ``CHOOSING`` looks at the words of the right one.
 
 The network and its inference are unchanged: these are more losses.
 
@@ -40,6 +41,7 @@ Heads = dict[int, tuple[int, ...]]  # layer -> heads
 LOOKING: Heads = {1: (0, 2)}
 RECALLING: tuple[Heads, ...] = ({2: (0,), 3: (2,)}, {3: (4,), 4: (0,)}, {4: (4,)})
 REPEATING: Heads = {2: (2,)}
+CHOOSING: Heads = {4: (2,), 5: (2,)}
 MEASURES = ('count', 'x', 'y', 'z - 2', 'distance - 2', 'tall', 'top', 'across', 'down')
 LEAST_SHARE = 0.02  # of a patch; less of an object is not seen
 MOST_OF_IT = 0.5  # patches that show half as much of it as the best one are wanted too
@@ -81,19 +83,22 @@ class Lessons:
         looking: words that look at the picture.
         recalling: words that look back at what was named last, at what before it, ...
         repeating: words that name something again and look at where it was named before.
+        choosing: boxes of answers that look at the option they name.
         knowing: words that name something, and its measures.
     """
 
     looking: Spots
     recalling: tuple[Spots, ...]
     repeating: Spots
+    choosing: Spots
     knowing: Spots
 
     def rows_of(self, part: range) -> Lessons:
         """See :meth:`Spots.rows_of`."""
         return Lessons(self.looking.rows_of(part),
                        tuple(spots.rows_of(part) for spots in self.recalling),
-                       self.repeating.rows_of(part), self.knowing.rows_of(part))
+                       *(spots.rows_of(part) for spots in
+                         (self.repeating, self.choosing, self.knowing)))
 
 
 Found = tuple[int, int, int, np.ndarray]  # row, place, first column that is set, values from there
@@ -110,9 +115,12 @@ def lessons(trees: Sequence[Tree], frames: Sequence[int], store: FrameStore, wor
     here = np.ones(1, bool)
     looking: list[Found] = []
     repeating: list[Found] = []
+    choosing: list[Found] = []
     knowing: list[Found] = []
     recalling: list[list[Found]] = [[] for _ in range(REMEMBERED)]
     for row, (tree, frame) in enumerate(zip(trees, frames)):
+        choosing += [(row, place, option.start, np.ones(len(option), bool))
+                     for place, option in _choices(tree, starts, words)]
         shown = functools.lru_cache(None)(functools.partial(_shown, store, frame, grid))
         for place, known in _tokens(tree, starts, words):
             for back, named in enumerate(known):
@@ -125,7 +133,8 @@ def lessons(trees: Sequence[Tree], frames: Sequence[int], store: FrameStore, wor
                     repeating.append((row, place, known[0].earlier, here))
     length = starts[-1]
     return Lessons(_spots(looking, length), tuple(_spots(found, length) for found in recalling),
-                   _spots(repeating, length), _spots(knowing, len(MEASURES), torch.float32))
+                   _spots(repeating, length), _spots(choosing, length),
+                   _spots(knowing, len(MEASURES), torch.float32))
 
 
 def _spots(found: Sequence[Found], length: int, kind: torch.dtype = torch.bool) -> Spots:
@@ -152,6 +161,21 @@ def _tokens(tree: Tree, starts: Sequence[int], words: Words
                     if known:
                         yield first + place, known
             number += 1
+
+
+def _choices(tree: Tree, starts: Sequence[int], words: Words) -> Iterator[tuple[int, range]]:
+    """Where an answer is boxed that is one of the question's options, and where that stands."""
+    number = len(tree.prefix)
+    for branch in tree.branches:
+        options: dict[int, range] = {}
+        for first, item in zip((start + 1 for start in starts[number:]), branch):
+            if isinstance(item, TextItem):
+                answer = words.answered(item.ids)
+                if answer and answer[1] in options:
+                    yield first + answer[0], options[answer[1]]
+                options |= {letter: range(first + place.start, first + place.stop)
+                            for letter, place in words.options(item.ids).items()}
+        number += len(branch)
 
 
 def _moved(known: tuple[Named, ...], by: int) -> tuple[Named, ...]:

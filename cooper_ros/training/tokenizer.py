@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from cooper_ros.model.config import SpecialTokens
-from cooper_ros.runtime.tokenizer import MARKERS
+from cooper_ros.errors import BadCheckpoint
+from cooper_ros.runtime.tokenizer import MARKERS, find_tokenizer
 
 
 def build_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
@@ -32,6 +33,15 @@ def build_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
                                    eos_token=MARKERS[1], clean_up_tokenization_spaces=False)
 
 
-def marker_ids(tokenizer: PreTrainedTokenizerFast) -> SpecialTokens:
-    """Ids of the four markers."""
-    return SpecialTokens(*(tokenizer.convert_tokens_to_ids(marker) for marker in MARKERS))
+def kept_tokenizer(folder: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder.
+
+    Raises:
+        BadCheckpoint: it has none.
+    """
+    tokenizer = find_tokenizer([Path(folder)])
+    if tokenizer is None:
+        raise BadCheckpoint('there is no tokenizer', value=folder,
+                            remedy='name a model folder that was exported')
+    tokenizer.bos_token, tokenizer.eos_token = MARKERS[:2]
+    return tokenizer

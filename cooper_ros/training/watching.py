@@ -13,6 +13,7 @@ from cooper_ros.model.config import ModelConfig
 from cooper_ros.model.mot import Attend
 from cooper_ros.model.packing import PackedBatch
 from cooper_ros.training.pointing import (
+    CHOOSING,
     LOOKING,
     MEASURES,
     RECALLING,
@@ -23,7 +24,7 @@ from cooper_ros.training.pointing import (
 )
 from cooper_ros.training.processes import mean_over_processes
 
-POINTING: tuple[Heads, ...] = (LOOKING, REPEATING, *RECALLING)
+POINTING: tuple[Heads, ...] = (LOOKING, REPEATING, CHOOSING, *RECALLING)
 SMALL = 0.1  # metres; larger errors of a measure count linearly
 
 
@@ -50,7 +51,7 @@ class Watch:
         """Look at queries ``[B, H, L, d]``, keys and values ``[B, Hkv, L, d]`` of a layer."""
         group = q.shape[1] // k.shape[1]
         learn = self.lessons
-        wanted = (learn.looking, learn.repeating, *learn.recalling)
+        wanted = (learn.looking, learn.repeating, learn.choosing, *learn.recalling)
         for heads, spots in zip(POINTING, wanted, strict=True):
             share = _share(spots)
             self.errors += [astray(q[:, head], k[:, head // group], batch, spots.to(q.device))
