@@ -72,7 +72,7 @@ def small_settings(place: Path, stage: str, folder: str, **changes: Any) -> Trai
     values = mixed_values(
         scenes(place), place / 'vae', place / folder, stage=stage, steps=STEPS, batch=4,
         device='cpu', preview_every=STEPS, task=task, optim=asdict(OPTIM), **changes)
-    values['model']['llm'] |= {'num_layers': 5, 'num_heads': 6, 'num_kv_heads': 3,
+    values['model']['llm'] |= {'num_layers': 6, 'num_heads': 6, 'num_kv_heads': 3,
                                'hidden_size': 96}  # words that point need them
     return build(TrainSettings, values)
 
@@ -105,8 +105,8 @@ def work(rank: int, place: Path, port: int) -> None:
                            place / f'{stage}_fsdp.pt')
         train(place, 'amg', 'amg_grown', parallel='fsdp')  # begun by one process
         train(place, 'amg', 'amg_shrunk', until=2, parallel='fsdp')  # one will go on
-        answers = [mean_over_processes([10 + 20 * rank, 0]), list(share_of(4)), averaged(rank),
-                   list(part_of(5))]
+        answers = [mean_over_processes([10 + 20 * rank, 0, rank]), list(share_of(4)),
+                   averaged(rank), list(part_of(5))]
         with pytest.raises(BadOption, match='multiple of 2 processes'):
             share_of(3)
         with pytest.raises(BadOption, match='at least one for each of 2 processes'):
@@ -194,7 +194,7 @@ def test_a_sharded_run_goes_on_with_more_or_fewer_processes(place: Path, alone: 
 
 def test_processes_share_means_and_batches(place: Path) -> None:
     first, second = (torch.load(place / f'answers_{rank}.pt') for rank in range(2))
-    assert first[0] == second[0] == [20.0, 1.0]
+    assert first[0] == second[0] == [20.0, 0.5, 0.5]  # 1 / 2, for one process has it all
     assert first[1] + second[1] == [0, 1, 2, 3]
     assert first[3] + second[3] == [0, 1, 2, 3, 4]
     assert first[2] == second[2] == [[1.5, 2.5], [2.0, 3.0], None]

@@ -105,7 +105,7 @@ def part_of(count: int) -> range:
 
 
 def mean_over_processes(counts: Sequence[float]) -> list[float]:
-    """Mean of each count over all processes, at least 1.
+    """Mean of each count over all processes; nothing counted is taken as one.
 
     Gradients are averaged over processes; with these denominators that makes every loss the mean
     over all tokens of all processes (reference 9.4), however unequal their sequences are.
@@ -113,7 +113,7 @@ def mean_over_processes(counts: Sequence[float]) -> list[float]:
     totals = torch.tensor(counts, dtype=torch.float64)
     if place()[1] > 1:
         dist.all_reduce(totals)  # on the CPU: gloo
-    return [max(1.0, float(total) / place()[1]) for total in totals]
+    return [max(1.0, float(total)) / place()[1] for total in totals]
 
 
 def mean_values(values: Mapping[str, Tensor]) -> dict[str, float]:
