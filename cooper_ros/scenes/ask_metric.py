@@ -45,8 +45,8 @@ def object_distance(view: View, rng: Rng) -> Draft | None:
     stem = pick(rng, ('how far is the {} from the {} in meters?',
                       'how many meters are between the {} and the {}?'))
     answer = metres(gap(a, b))
-    floor = metres(float(np.linalg.norm((b.position - a.position)[[0, 2]])))
-    way = f'{apart("apart", a, b)} floor {floor}{apart("", a, b, "y")}'
+    flat = metres(float(np.linalg.norm((b.position - a.position)[[0, 2]])))  # of x and z alone
+    way = f'{apart("apart", a, b)} floor {flat}{apart("", a, b, "y")}'
     return Draft('number', stem.format(a.name, b.name), answer, 'm',
                  f'{place(a, "xyz")}, {place(b, "xyz")}, {way}: {answer} m.', _DEPTH)
 

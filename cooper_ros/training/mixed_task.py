@@ -137,11 +137,9 @@ class MixedTask:
         losses = {f'ce_{name}': ce, f'mse_{name}': mse}
         whole = options.ce_weight * ce + options.mse_weight * mse
         if watch is not None:
-            losses[f'point_{name}'] = watch.error()
-            whole = whole + options.point * losses[f'point_{name}']
-            if (unknown := watch.ignorance()) is not None:
-                losses[f'know_{name}'] = unknown
-                whole = whole + options.know * unknown
+            losses |= {f'point_{name}': watch.error(), f'know_{name}': watch.ignorance()}
+            whole = (whole + options.point * losses[f'point_{name}']
+                     + options.know * losses[f'know_{name}'])
         return {'loss': whole, **losses}
 
     def batch(self, source: Source, name: str, step: int, generator: torch.Generator

@@ -55,19 +55,19 @@ class Watch:
         for heads, spots in zip(POINTING, wanted, strict=True):
             share = _share(spots)
             self.errors += [astray(q[:, head], k[:, head // group], batch, spots.to(q.device))
-                            / share for head in heads.get(layer, ()) if share]
+                            / share for head in heads.get(layer, ())]
         knowing = learn.knowing
         share = _share(knowing)
         self.unknown += [untold(v[:, head // group], batch, knowing.to(v.device)) / share
-                         for heads in RECALLING for head in heads.get(layer, ()) if share]
+                         for heads in RECALLING for head in heads.get(layer, ())]
 
     def error(self) -> Tensor:
         """Mean of the attention errors over the heads."""
         return torch.stack(self.errors).mean()
 
-    def ignorance(self) -> Tensor | None:
-        """Mean of the measure errors over the heads; None where nothing could be known."""
-        return torch.stack(self.unknown).mean() if self.unknown else None
+    def ignorance(self) -> Tensor:
+        """Mean of the measure errors over the heads."""
+        return torch.stack(self.unknown).mean()
 
 
 def _share(spots: Spots) -> float:
