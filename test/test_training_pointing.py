@@ -89,8 +89,9 @@ def test_options_and_the_one_that_was_answered() -> None:
     assert {TOKENIZER.decode([letter]): TOKENIZER.decode(ids[place.start:place.stop]).strip()
             for letter, place in options.items()} == {
                 'a': 'red cup', 'b': 'in front', 'c': 'the green ball'}
-    box, answer = WORDS.answered(TOKENIZER.encode('so: in front. \\boxed{b}.')) or (0, 0)
-    assert answer in options and TOKENIZER.decode([answer]) == 'b' and box > 3
+    places, answer = WORDS.answered(TOKENIZER.encode('so: in front. \\boxed{b}.')) or ((), 0)
+    assert answer in options and TOKENIZER.decode([answer]) == 'b'
+    assert len(places) == 1 and places[0] > 3
     assert WORDS.options(TOKENIZER.encode('is it (here)?')) == {}
     assert WORDS.answered(TOKENIZER.encode('boxed')) is None
 
@@ -105,6 +106,14 @@ def test_an_answer_looks_at_the_option_it_names(store: FrameStore) -> None:
     assert choosing.rows.tolist() == [0] and TOKENIZER.decode(words).strip() == 'in front'
     said = TOKENIZER.encode(answer)
     assert choosing.places.tolist() == [first + len(ids) + 2 + len(said) - 3]
+
+
+def test_the_last_word_of_the_thoughts_looks_at_the_option_too() -> None:
+    ids = TOKENIZER.encode('<think>red cup: in front.</think><answer>\\boxed{b}</answer>')
+    (word, box), answer = WORDS.answered(ids) or ((0, 0), 0)
+    assert TOKENIZER.decode(ids[:word + 1]) == '<think>red cup: in front'
+    assert TOKENIZER.decode(ids[:box + 1]).endswith('.</think><answer>\\boxed{')
+    assert ids[box + 1] == answer and TOKENIZER.decode([answer]) == 'b'
 
 
 def test_what_is_named_is_looked_for_where_it_shows(store: FrameStore) -> None:

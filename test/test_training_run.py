@@ -27,10 +27,11 @@ from cooper_ros.model.packing import TextItem
 from cooper_ros.model.training_forward import forward_train
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 from cooper_ros.training.logs import RunLog
-from cooper_ros.training.mixed_task import MixedTask, copy_experts
+from cooper_ros.training.mixed_task import MixedTask
 from cooper_ros.training.placing import place, place_code
 from cooper_ros.training.recipes import RECIPES
 from cooper_ros.training.settings import TrainSettings, build, load_settings
+from cooper_ros.training.starting import copy_experts
 from cooper_ros.training.task import batch_indices, step_generator
 from cooper_ros.training.tokenizer import build_tokenizer
 from cooper_ros.training.trainer import Trainer, learning_rate

@@ -14,27 +14,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cooper_ros.errors import BadCheckpoint, BadOption
+from cooper_ros.errors import BadOption
 from cooper_ros.imaging.resize import ImageTransform
 from cooper_ros.model.config import LlmConfig, ModelConfig, VaeConfig, VitConfig
 from cooper_ros.model.network import Cooper
-from cooper_ros.model.packing import IGNORED, PackedBatch
-from cooper_ros.model.training_forward import TrainOutput, mean_losses
+from cooper_ros.model.packing import PackedBatch
+from cooper_ros.model.training_forward import mean_losses
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.card import ModelCard
 from cooper_ros.runtime.tokenizer import special_tokens
-from cooper_ros.training.checkpoints import run_weights
 from cooper_ros.training.data import FrameStore, frame_store
 from cooper_ros.training.eyes import balance_eyes, open_eyes
 from cooper_ros.training.folder import PROMPTS, card, corpus, load_vae, write_folder
+from cooper_ros.training.losses import answer_weights, shared_losses
 from cooper_ros.training.naming import Words
 from cooper_ros.training.pictures import picture_cache
 from cooper_ros.training.placing import place
 from cooper_ros.training.pointing import Lessons, lessons
 from cooper_ros.training.previews import drawing_engine, drawn_maps
-from cooper_ros.training.processes import mean_over_processes, part_of
+from cooper_ros.training.processes import part_of
 from cooper_ros.training.recipes import RECIPES, Source
 from cooper_ros.training.settings import TrainSettings
+from cooper_ros.training.starting import copy_experts, start_weights
 from cooper_ros.training.task import step_generator, whole_batch
 from cooper_ros.training.tokenizer import build_tokenizer, kept_tokenizer
 from cooper_ros.training.tree import forward_trees, pack_trees
@@ -72,6 +73,8 @@ class MixOptions:
         tokenizer: model folder whose tokenizer is taken instead, to go on from its weights.
         vae_rule, vit_rule: longest side, shortest side and stride of the resize rules.
         ce_weight, mse_weight: weights of the two losses.
+        answer_weight: how many times the first token in the box of an answer counts; thoughts are
+            many tokens, and a letter, a yes or a digit is one.
         timestep_shift: shift of the flow times in training.
         init_std: spread of fresh weights; about one over the square root of the width, or pictures
             drown in their position table and nothing is learned from them.
@@ -91,6 +94,7 @@ class MixOptions:
     vit_rule: tuple[int, int, int] = (112, 112, 14)
     ce_weight: float = 1.0
     mse_weight: float = 1.0
+    answer_weight: float = 1.0
     timestep_shift: float = 1.0
     init_std: float = 0.02
     copy_experts: bool = False
@@ -133,7 +137,8 @@ class MixedTask:
         part, options = part_of(self.recipes[name].frames), self.options
         mine = batch.rows(part)
         watch = Watch(learn.rows_of(part)) if learn else None
-        ce, mse = shared_losses(forward_trees(self.module, mine, branch, watch), mine)
+        ce, mse = shared_losses(forward_trees(self.module, mine, branch, watch),
+                                answer_weights(mine.labels, self.words.box, options.answer_weight))
         losses = {f'ce_{name}': ce, f'mse_{name}': mse}
         whole = options.ce_weight * ce + options.mse_weight * mse
         if watch is not None:
@@ -194,9 +199,9 @@ class MixedTask:
         torch.manual_seed(self.settings.seed)
         network = Cooper(self.config).initialise(self.options.init_std)
         if self.settings.start:
-            network.load_state_dict(_run(self.settings.start), strict=True)
+            network.load_state_dict(start_weights(self.settings.start), strict=True)
         if self.options.eyes:
-            open_eyes(network, _run(self.options.eyes))
+            open_eyes(network, start_weights(self.options.eyes))
             balanced = min(BALANCE_FRAMES, len(self.train.store))
             balance_eyes(network, torch.stack([self.train.cache.pixels(frame, RGB)
                                                for frame in range(balanced)]))
@@ -224,27 +229,6 @@ class MixedTask:
         names = list(self.recipes)
         weights = torch.tensor([float(self.recipes[name].weight) for name in names])
         return names[int(torch.multinomial(weights, 1, generator=generator))]
-
-
-def _run(folder: str) -> dict[str, Tensor]:
-    weights = run_weights(Path(folder))
-    if weights is None:
-        raise BadCheckpoint('no run to start from', value=folder,
-                            remedy='train that stage first')
-    return weights
-
-
-def shared_losses(output: TrainOutput, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-    """:func:`mean_losses` over the batches of all processes, as parts that average to them."""
-    tokens, numbers = mean_over_processes([int((batch.labels != IGNORED).sum()),
-                                           output.mse.numel()])
-    return output.ce.sum() / tokens, output.mse.sum() / numbers
-
-
-def copy_experts(network: Cooper) -> None:
-    """Give every generation weight the value of its understanding twin."""
-    state = network.state_dict()
-    network.load_state_dict({name: state[name.replace('_moe_gen', '')] for name in state})
 
 
 def _recipes(values: Mapping[str, Any]) -> dict[str, Recipe]:

@@ -40,13 +40,13 @@ class Words:
 
     Attributes:
         brackets: what opens and what closes the letter of an option.
-        box: what the answer follows.
+        ending: what stands between the last word of a trace and the answer.
     """
 
     colours: dict[int, int]
     shapes: dict[int, int]
     brackets: tuple[int, int]
-    box: int
+    ending: tuple[int, ...]
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Words:
@@ -57,7 +57,12 @@ class Words:
             return {encoded[0]: index for index, encoded in spelled if len(encoded) == 1}
         brackets = tokenizer.encode(' (')[-1], tokenizer.encode(')')[0]
         return cls(ids(COLOURS, ('',)), ids(SHAPES, ('', 's', 'es')), brackets,
-                   tokenizer.encode('boxed{')[-1])
+                   tuple(tokenizer.encode('.</think><answer>\\boxed{')))
+
+    @property
+    def box(self) -> int:
+        """What the answer follows."""
+        return self.ending[-1]
 
     def named(self, ids: Sequence[int], known: tuple[Named, ...] = ()
               ) -> list[tuple[Named, ...]]:
@@ -87,10 +92,17 @@ class Words:
         return {ids[start + 1]: range(start + 3, end)
                 for start, end in zip(starts, [*starts[1:], len(ids)])}
 
-    def answered(self, ids: Sequence[int]) -> tuple[int, int] | None:
-        """Where the box of the answer opens, and the token in it; None without an answer."""
+    def answered(self, ids: Sequence[int]) -> tuple[tuple[int, ...], int] | None:
+        """Where the answer is known, and the first token in its box; None without an answer.
+
+        It is known where the box opens, and at the last word of the thoughts before it.
+        """
         boxes = [place for place in range(len(ids) - 1) if ids[place] == self.box]
-        return (boxes[-1], ids[boxes[-1] + 1]) if boxes else None
+        if not boxes:
+            return None
+        box, word = boxes[-1], boxes[-1] - len(self.ending)
+        thought = word >= 0 and tuple(ids[word + 1:box + 1]) == self.ending
+        return ((word, box) if thought else (box,)), ids[box + 1]
 
 
 def _with(known: tuple[Named, ...], name: Name, place: int) -> tuple[Named, ...]:

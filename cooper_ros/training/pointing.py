@@ -12,7 +12,8 @@ things are asked of a few heads:
   at where it was named before ("(b) blue cup", hence b);
 * what they find there begins with how many there are, and where and how large if it is one
   (``MEASURES``, at the head of the value that the head reads);
-* where an answer is one of several options, ``CHOOSING`` looks at the words of the right one.
+* where an answer is one of several options, ``CHOOSING`` looks at the words of the right one: from
+  the last word of the thoughts, and from the box.
 
 The network and its inference are unchanged: these are more losses.
 
@@ -83,7 +84,7 @@ class Lessons:
         looking: words that look at the picture.
         recalling: words that look back at what was named last, at what before it, ...
         repeating: words that name something again and look at where it was named before.
-        choosing: boxes of answers that look at the option they name.
+        choosing: last words and boxes of answers that look at the option they name.
         knowing: words that name something, and its measures.
     """
 
@@ -164,7 +165,7 @@ def _tokens(tree: Tree, starts: Sequence[int], words: Words
 
 
 def _choices(tree: Tree, starts: Sequence[int], words: Words) -> Iterator[tuple[int, range]]:
-    """Where an answer is boxed that is one of the question's options, and where that stands."""
+    """Where an answer is known that is one of the question's options, and where that stands."""
     number = len(tree.prefix)
     for branch in tree.branches:
         options: dict[int, range] = {}
@@ -172,7 +173,7 @@ def _choices(tree: Tree, starts: Sequence[int], words: Words) -> Iterator[tuple[
             if isinstance(item, TextItem):
                 answer = words.answered(item.ids)
                 if answer and answer[1] in options:
-                    yield first + answer[0], options[answer[1]]
+                    yield from ((first + place, options[answer[1]]) for place in answer[0])
                 options |= {letter: range(first + place.start, first + place.stop)
                             for letter, place in words.options(item.ids).items()}
         number += len(branch)
