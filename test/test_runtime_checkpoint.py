@@ -20,7 +20,8 @@ from cooper_ros.imaging.segmentation import Label
 from cooper_ros.model.config import SpecialTokens
 from cooper_ros.runtime.card import ModelCard, read_card
 from cooper_ros.runtime.checkpoint import LoadedModel, read_model_folder, save_model_folder
-from cooper_ros.runtime.load import choose_device, load_runtime
+from cooper_ros.runtime.load import load_runtime
+from cooper_ros.runtime.place import choose_device
 from cooper_ros.runtime.tokenizer import MARKERS
 from cooper_ros.runtime.weights import save_tensors
 

@@ -26,7 +26,7 @@ from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer
 from cooper_ros.errors import EngineBuild, EngineMismatch, NotReady, OutOfDisk
 from cooper_ros.runtime import choice, opening
-from cooper_ros.runtime.choice import ORDER, Place, choose
+from cooper_ros.runtime.choice import ORDER, choose
 from cooper_ros.runtime.engines import find, runner
 from cooper_ros.runtime.engines.cache import BuiltEngine, EngineCache
 from cooper_ros.runtime.engines.flavour import require_flavour
@@ -38,6 +38,7 @@ from cooper_ros.runtime.graphs.spec import Limits
 from cooper_ros.runtime.notice import Notice
 from cooper_ros.runtime.onnx_runtime import load_onnx_runtime
 from cooper_ros.runtime.opening import open_runtime
+from cooper_ros.runtime.place import Place
 from cooper_ros.runtime.prepare import Request, command_of, exported, prepare_in_child
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 

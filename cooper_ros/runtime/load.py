@@ -13,17 +13,10 @@ from cooper_ros.errors import BadOption
 from cooper_ros.runtime.base import Runtime
 from cooper_ros.runtime.card import ModelCard
 from cooper_ros.runtime.checkpoint import LoadedModel, read_model_folder
-from cooper_ros.runtime.choice import (
-    AUTO,
-    FIRST_MAP,
-    ONNX,
-    TORCH,
-    choose,
-    choose_device,
-    choose_dtype,
-)
+from cooper_ros.runtime.choice import choose
 from cooper_ros.runtime.notice import Notice, Tell, silent
 from cooper_ros.runtime.opening import Opened, Upgrade, open_runtime
+from cooper_ros.runtime.place import AUTO, FIRST_MAP, ONNX, TORCH, choose_device, choose_dtype
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
 

@@ -15,21 +15,13 @@ from typing import Callable
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadCheckpoint, CooperError, EngineMismatch, NotReady
 from cooper_ros.runtime.base import Runtime
-from cooper_ros.runtime.choice import (
-    COMPILE,
-    ERROR,
-    ONNX,
-    SERVE,
-    TENSORRT,
-    TORCH,
-    Place,
-)
 from cooper_ros.runtime.engines.find import find_bundle, find_plan, usual_side
 from cooper_ros.runtime.graphs.bundle import Bundle
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.probe import probe
 from cooper_ros.runtime.graphs.runtime import GraphRuntime
 from cooper_ros.runtime.notice import Notice, Tell
+from cooper_ros.runtime.place import COMPILE, ERROR, ONNX, SERVE, TENSORRT, TORCH, Place
 from cooper_ros.runtime.prepare import Request, command_of, prepare_in_child
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 

@@ -15,7 +15,7 @@ from cooper_ros.engine.tokens import TextCodec
 from cooper_ros.errors import BadOption
 from cooper_ros.model.network import Cooper
 from cooper_ros.runtime.checkpoint import LoadedModel, read_model_folder, save_model_folder
-from cooper_ros.runtime.load import choose_device
+from cooper_ros.runtime.place import choose_device
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
 

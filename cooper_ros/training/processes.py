@@ -16,7 +16,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from cooper_ros.errors import BadOption
-from cooper_ros.runtime.load import choose_device
+from cooper_ros.runtime.place import choose_device
 
 BUCKET = 2**23  # gradient numbers that are averaged together
 PATIENCE = timedelta(hours=3)  # the others wait while the first makes data or coded pictures

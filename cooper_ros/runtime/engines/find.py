@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from cooper_ros.errors import BadCheckpoint, EngineMismatch, NotReady
 from cooper_ros.runtime.card import read_card
@@ -20,9 +19,7 @@ from cooper_ros.runtime.engines.plan import (
 )
 from cooper_ros.runtime.graphs.bundle import Bundle, bundle_name
 from cooper_ros.runtime.graphs.spec import CONTEXT, Limits
-
-if TYPE_CHECKING:
-    from cooper_ros.runtime.choice import Place
+from cooper_ros.runtime.place import Place
 
 
 @dataclass(frozen=True)
