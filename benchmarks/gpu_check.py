@@ -89,7 +89,7 @@ class Report:
 def check_graphs(report: Report, graphs: GraphRuntime, network: TorchRuntime, precision: str,
                  bundle: Bundle) -> None:
     """Every graph against the network at several sizes."""
-    modules = graph_modules(network.network, network.vae)
+    modules = graph_modules(network.network, network.vae, bundle.parts)
     for sizes in ({}, {'context': 256, 'tokens': 1, 'branches': 3},
                   {'context': 512, 'tokens': 65, 'cells': 16, 'branches': 1}):
         found = probe(graphs.runner, bundle.specs(), modules, precision, **sizes)
@@ -227,17 +227,18 @@ def network_of(options: argparse.Namespace, device: str) -> TorchRuntime:
                         vocabulary=config.llm.vocab_size, device=device, dtype=dtype)
 
 
-def exported(network: TorchRuntime, folder: Path, precision: str, report: Report) -> Bundle:
+def exported(network: TorchRuntime, folder: Path, precision: str, report: Report,
+             parts: int = 1) -> Bundle:
     """Graphs of the network, exported unless they are there and sound."""
     started = time.monotonic()
     model = weights_digest((network.network, network.vae))
-    target = folder / 'graphs' / bundle_name(model, precision)
+    target = folder / 'graphs' / bundle_name(model, precision, parts)
     found = sound_bundle(target, lambda text: report.say('graphs found', text))
     if found is not None:
         return found
     made = export_bundle(network.network.cpu(), network.vae.cpu(), target, model=model,
                          specials=network.specials, vocabulary=network.vocabulary,
-                         precision=precision)
+                         precision=precision, parts=parts)
     network.network.to(network.device)
     network.vae.to(network.device)
     report.say('export of all graphs', f'{time.monotonic() - started:.1f} s')
@@ -273,7 +274,7 @@ def run(options: argparse.Namespace, report: Report) -> None:
         raise NotReady('compiled engines run on a GPU, and there is none',
                        remedy='use --runtime onnx for the same checks without one')
     network = network_of(options, device)
-    bundle = exported(network, options.cache, options.precision, report)
+    bundle = exported(network, options.cache, options.precision, report, options.parts)
     graphs = (compiled(bundle, options.cache, report) if device == 'cuda'
               else load_onnx_runtime(bundle))
     check_graphs(report, graphs, network, options.precision, bundle)
@@ -302,6 +303,8 @@ def main(words: Sequence[str] | None = None) -> int:
                         help='random weights of such a size instead of a model folder')
     parser.add_argument('--precision', default='', choices=('', *PRECISIONS))
     parser.add_argument('--runtime', default='tensorrt', choices=('tensorrt', 'onnx'))
+    parser.add_argument('--parts', type=int, default=1,
+                        help='graphs that the layers of the decoder are spread over')
     parser.add_argument('--cache', type=Path, default=default_cache())
     parser.add_argument('--json', type=Path, help='write the rows here too')
     options, report = parser.parse_args(words), Report()

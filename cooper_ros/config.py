@@ -50,6 +50,9 @@ class CooperConfig:
                                  read_only=True)
     engine_cache: str = option('', 'model', 'folder of exported graphs and compiled engines; '
                                "empty: the user's cache folder", read_only=True)
+    engine_parts: int = option(1, 'model', 'graphs that the layers of the decoder are spread '
+                               'over; compiling takes less memory with more of them', low=1,
+                               high=1000, read_only=True)
     compile_backend: str = option('inductor', 'model', 'what torch.compile compiles with; '
                                   'inductor needs a C++ compiler', choices=COMPILERS,
                                   read_only=True)

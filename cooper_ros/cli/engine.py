@@ -45,6 +45,9 @@ ContextFlag = Annotated[Optional[int], typer.Option(
     '--context', min=1, help='tokens of the longest context')]
 SideFlag = Annotated[int, typer.Option(
     '--side', min=0, help='pixels of the largest picture side; 0 for what the network can take')]
+PartsFlag = Annotated[int, typer.Option(
+    '--parts', min=1, help='graphs that the layers of the decoder are spread over; compiling '
+    'takes less memory with more of them; the setting engine_parts must say the same')]
 WorkspaceFlag = Annotated[int, typer.Option(
     '--workspace-mib', min=0, help='scratch memory that layers may use; 0 leaves it to TensorRT')]
 StreamingFlag = Annotated[bool, typer.Option(
@@ -65,7 +68,8 @@ def build(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
           arch: ArchFlag = None, graph: GraphFlag = None,
           precision: Annotated[str, typer.Option(help='fp32, fp16 or bf16')] = 'bf16',
           cache: CacheFlag = None, base: BaseFlag = CooperConfig.base_path,
-          context: ContextFlag = None, side: SideFlag = 0, workspace_mib: WorkspaceFlag = 0,
+          context: ContextFlag = None, side: SideFlag = 0,
+          parts: PartsFlag = CooperConfig.engine_parts, workspace_mib: WorkspaceFlag = 0,
           weight_streaming: StreamingFlag = False, decode_profile: DecodeFlag = False,
           converter: ConverterFlag = 'onnx', force: ForceFlag = False,
           dry_run: DryFlag = False) -> None:
@@ -88,8 +92,9 @@ def build(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
             flavour.architectures()), remedy='name one with --arch')
     for name in archs:
         flavour.check_architecture(name)
-    modules = _modules(converter, checkpoint, base, precision)
-    plan = Plan(_bundle(checkpoint, base, precision, folder), flavour, context or CONTEXT, side,
+    modules = _modules(converter, checkpoint, base, precision, parts)
+    plan = Plan(_bundle(checkpoint, base, precision, folder, parts), flavour,
+                context or CONTEXT, side,
                 BuildOptions(workspace_mib, weight_streaming, decode_profile), converter)
     jobs = list(plan.jobs(archs, graph or ()))
     _say_costs(jobs, plan)
@@ -102,6 +107,7 @@ def build(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
 def export(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
            precision: Annotated[str, typer.Option(help='fp32, fp16 or bf16')] = 'bf16',
            cache: CacheFlag = None, base: BaseFlag = CooperConfig.base_path,
+           parts: PartsFlag = CooperConfig.engine_parts,
            force: Annotated[bool, typer.Option('--force', help='export again')] = False) -> None:
     """Export the graphs of a checkpoint and stop.
 
@@ -110,7 +116,8 @@ def export(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
 
     Example: `cooper engine export models/cooper-nano --precision fp32`
     """
-    print(f'graphs are in {_bundle(checkpoint, base, precision, _folder(cache), force).folder}')
+    made = _bundle(checkpoint, base, precision, _folder(cache), parts, force)
+    print(f'graphs are in {made.folder}')
 
 
 @app.command('list')
@@ -188,14 +195,14 @@ def _is_stale(store: Any, entry: Entry) -> bool:
     return bool(store.check(entry))
 
 
-def _bundle(checkpoint: Path, base: str, precision: str, folder: Path,
+def _bundle(checkpoint: Path, base: str, precision: str, folder: Path, parts: int,
             force: bool = False) -> Bundle:
     """Exported graphs of a checkpoint; made once for each checkpoint and precision."""
     from cooper_ros.runtime.prepare import exported
     with _bar() as bar:
         task = bar.add_task('export', total=1.0)
         made: Bundle = exported(
-            _folders(checkpoint, base), precision, folder, force=force,
+            _folders(checkpoint, base), precision, folder, parts, force=force,
             told=lambda what, done: bar.update(task, completed=done,
                                                description=f'export: {what}'),
             say=lambda text: bar.console.print(text, markup=False, soft_wrap=True))
@@ -207,7 +214,7 @@ def _folders(checkpoint: Path, base: str) -> list[Path]:
     return [checkpoint, *([Path(base)] if base else [])]
 
 
-def _modules(converter: str, checkpoint: Path, base: str, precision: str) -> Any:
+def _modules(converter: str, checkpoint: Path, base: str, precision: str, parts: int) -> Any:
     """What Torch-TensorRT starts from; None for the converter that starts from files.
 
     Raises:
@@ -223,7 +230,7 @@ def _modules(converter: str, checkpoint: Path, base: str, precision: str) -> Any
                         limit=f'{ONNX}, {TORCH_TENSORRT}')
     with answering_for_a_gpu():
         load()  # before the export, which takes longer
-    return modules_of(_folders(checkpoint, base), precision)
+    return modules_of(_folders(checkpoint, base), precision, parts)
 
 
 def _say_costs(jobs: list[Job], plan: Plan) -> None:

@@ -250,16 +250,24 @@ class MotDecoder(nn.Module):
         """
         if mode.freeze_und and streams.und is not None:
             streams = Streams(streams.und.detach(), streams.gen)
-        for layer in self.layers:
+        return self.normed(self.run(streams, rope, attend, mode, range(len(self.layers))), mode)
+
+    def run(self, streams: Streams, rope: Rope, attend: Attend, mode: PassMode,
+            layers: range) -> Streams:
+        """Some of the layers, one after the other, without the last norm; see :meth:`forward`."""
+        for index in layers:
+            layer = self.layers[index]
             result = mode.result if layer is self.layers[-1] else HIDDEN
             if mode.recompute:
                 streams = checkpoint(layer, streams, rope, attend, mode, result,
                                      use_reentrant=False)
             else:
                 streams = layer(streams, rope, attend, mode, result)
-        return self._last_norm(streams, mode)
+        return streams
 
-    def _last_norm(self, streams: Streams, mode: PassMode) -> Streams:
+    def normed(self, streams: Streams, mode: PassMode) -> Streams:
+        """What the last layer gave, after the norm of each expert; None where only keys were
+        wanted."""
         if mode.result == KEYS:
             return Streams(None, None)
         normed = {suffix: getattr(self, 'norm' + suffix)(x) for x, suffix in streams.parts()}

@@ -116,7 +116,7 @@ def _onnx(place: Place) -> str:
     if place.may_make or find_bundle(place, 'fp32') is not None:
         return ''
     return ('its graphs were not exported yet: run `cooper engine export '
-            f'{place.folders[0]} --precision fp32`')
+            f'{place.folders[0]} --precision fp32{place.parts_flag}`')
 
 
 _OBSTACLES: dict[str, Callable[[Place], str]] = {

@@ -86,7 +86,8 @@ def load_onnx_runtime(bundle: Bundle, *, threads: int = 0) -> GraphRuntime:
     """A runtime on exported graphs."""
     words: Tensor = bundle.words()
     return GraphRuntime(OnnxRunner(bundle, threads), bundle.config, specials=bundle.specials,
-                        vocabulary=bundle.vocabulary, precision=bundle.precision, words=words)
+                        vocabulary=bundle.vocabulary, precision=bundle.precision, words=words,
+                        parts=bundle.parts)
 
 
 def onnx_runtime_of(runtime: TorchRuntime, cache: Path, *, threads: int = 0,

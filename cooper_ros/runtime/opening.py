@@ -137,7 +137,7 @@ def request_of(name: str, place: Place) -> Request:
     """What must be made for a runtime."""
     return Request(name, tuple(str(folder.resolve()) for folder in place.folders),
                    place.precision, str(place.cache.resolve()), place.context,
-                   0 if name == ONNX else usual_side(place))
+                   0 if name == ONNX else usual_side(place), place.parts)
 
 
 def proved(name: str, network: TorchRuntime, place: Place) -> GraphRuntime:
@@ -154,8 +154,9 @@ def proved(name: str, network: TorchRuntime, place: Place) -> GraphRuntime:
         network.vae.float()
     try:
         runtime = load()
-        probe(runtime.runner, bundle.specs(), graph_modules(network.network, network.vae),
-              bundle.precision, rebuild=command)
+        probe(runtime.runner, bundle.specs(),
+              graph_modules(network.network, network.vae, bundle.parts), bundle.precision,
+              rebuild=command)
     except BadCheckpoint as error:  # the network is loaded, so this is about the graphs
         raise EngineMismatch(error.what, value=error.value, limit=error.limit,
                              remedy=f'run `{command}`') from error

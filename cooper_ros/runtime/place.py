@@ -32,6 +32,7 @@ class Place:
         cache: folder of graphs and engines.
         may_make: whether what is missing there may be made.
         context: tokens of the longest context to make engines for; 0 for the usual.
+        parts: graphs that the decoder's layers are spread over.
         defers: whether weights that only drawing needs stay on disk.
     """
 
@@ -42,7 +43,13 @@ class Place:
     cache: Path
     may_make: bool
     context: int
+    parts: int
     defers: bool
+
+    @property
+    def parts_flag(self) -> str:
+        """What commands need to make the same graphs."""
+        return f' --parts {self.parts}' if self.parts > 1 else ''
 
     @classmethod
     def of(cls, config: CooperConfig) -> Place:
@@ -58,7 +65,7 @@ class Place:
                    _is_quantised(folders[0]),
                    Path(config.engine_cache) if config.engine_cache else default_cache(),
                    config.engine_missing != ERROR, config.context_tokens,
-                   config.load_drawing == FIRST_MAP)
+                   config.engine_parts, config.load_drawing == FIRST_MAP)
 
 
 def _is_quantised(folder: Path) -> bool:

@@ -35,6 +35,7 @@ class Request:
         precision: ``fp32``, ``fp16`` or ``bf16``.
         cache: folder of graphs and engines.
         context, side: sizes engines are built for; see :class:`~.engines.plan.Plan`.
+        parts: graphs that the decoder's layers are spread over.
         force: make what is there again.
     """
 
@@ -44,6 +45,7 @@ class Request:
     cache: str
     context: int = 0
     side: int = 0
+    parts: int = 1
     force: bool = False
 
 
@@ -54,8 +56,8 @@ def prepare(request: Request, told: Told) -> None:
         CooperError: an export or a build failed.
     """
     folders, cache = [Path(name) for name in request.folders], Path(request.cache)
-    bundle = exported(folders, request.precision, cache, force=request.force, told=told,
-                      say=lambda text: told(text, 0.0))
+    bundle = exported(folders, request.precision, cache, request.parts, force=request.force,
+                      told=told, say=lambda text: told(text, 0.0))
     if request.kind == ONNX:
         return
     from cooper_ros.runtime.engines.cache import EngineCache
@@ -65,15 +67,16 @@ def prepare(request: Request, told: Told) -> None:
     from cooper_ros.runtime.graphs.spec import CONTEXT
     plan = Plan(bundle, require_flavour(), request.context or CONTEXT, request.side,
                 converter=PARSER if request.kind == TENSORRT else request.kind)
-    modules = None if request.kind == TENSORRT else modules_of(folders, request.precision)
+    modules = None if request.kind == TENSORRT else modules_of(
+        folders, request.precision, request.parts)
     jobs = list(plan.jobs([gpu_architecture()]))
     for number, job in enumerate(jobs):
         told(f'engine {job.spec.name}', number / len(jobs))
         plan.build(job, EngineCache(cache), force=request.force, modules=modules)
 
 
-def exported(folders: Sequence[Path], precision: str, cache: Path, *, force: bool = False,
-             told: Told = lambda what, done: None,
+def exported(folders: Sequence[Path], precision: str, cache: Path, parts: int = 1, *,
+             force: bool = False, told: Told = lambda what, done: None,
              say: Callable[[str], None] = lambda text: None) -> Any:
     """Exported graphs of a checkpoint; made once for each checkpoint and precision.
 
@@ -83,12 +86,13 @@ def exported(folders: Sequence[Path], precision: str, cache: Path, *, force: boo
         folders: model folder, then base folder if any.
         precision: ``fp32``, ``fp16`` or ``bf16``.
         cache: folder of graphs and engines.
+        parts: graphs that the decoder's layers are spread over.
         force: export although sound graphs are there.
         told: called before each graph.
         say: hears of files that are read for their fingerprint, and of damage.
 
     Raises:
-        BadOption: the precision is unknown.
+        BadOption: the precision is unknown, or there are more parts than layers.
         BadCheckpoint: the model folder cannot be read.
         EngineBuild: a graph could not be exported.
         OutOfDisk: the graphs do not fit the disk.
@@ -100,13 +104,13 @@ def exported(folders: Sequence[Path], precision: str, cache: Path, *, force: boo
     dtype = dtype_of(precision)
     model = model_fingerprint(folders, cache / FINGERPRINTS,
                               lambda path: say(f'reading {path} for its fingerprint'))
-    target = cache / GRAPHS / bundle_name(model, precision)
+    target = cache / GRAPHS / bundle_name(model, precision, parts)
     if not force and (found := sound_bundle(target, say)) is not None:
         return found
     loaded = read_model_folder(folders[0], *folders[1:], dtype=dtype, hollow=True)
     return export_bundle(
         loaded.network, loaded.vae, target, specials=loaded.specials, model=model,
-        vocabulary=loaded.vocabulary, precision=precision, read=loaded.numbers,
+        vocabulary=loaded.vocabulary, precision=precision, parts=parts, read=loaded.numbers,
         force=force,
         progress=lambda graph, done, total: told(f'graph {graph}' if graph else 'graphs',
                                                  done / total))
@@ -131,13 +135,13 @@ def sound_bundle(folder: Path, say: Callable[[str], None]) -> Any:
         return None
 
 
-def modules_of(folders: Sequence[Path], precision: str) -> Any:
+def modules_of(folders: Sequence[Path], precision: str, parts: int = 1) -> Any:
     """The graphs of a checkpoint as PyTorch modules."""
     from cooper_ros.runtime.checkpoint import read_model_folder
     from cooper_ros.runtime.graphs.modules import graph_modules
     from cooper_ros.runtime.graphs.spec import dtype_of
     loaded = read_model_folder(folders[0], *folders[1:], dtype=dtype_of(precision))
-    return graph_modules(loaded.network.eval(), loaded.vae.eval())
+    return graph_modules(loaded.network.eval(), loaded.vae.eval(), parts)
 
 
 def prepare_in_child(request: Request, told: Told) -> None:
@@ -178,6 +182,7 @@ def command_of(request: Request) -> str:
     words += ['--base', *request.folders[1:]] if request.folders[1:] else []
     words += ['--context', str(request.context)] if request.context else []
     words += ['--side', str(request.side)] if request.side else []
+    words += ['--parts', str(request.parts)] if request.parts > 1 else []
     words += ['--converter', TORCH_TENSORRT] if request.kind == TORCH_TENSORRT else []
     return shlex.join(words)
 

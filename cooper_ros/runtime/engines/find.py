@@ -18,7 +18,7 @@ from cooper_ros.runtime.engines.plan import (
     rebuild_command,
 )
 from cooper_ros.runtime.graphs.bundle import Bundle, bundle_name
-from cooper_ros.runtime.graphs.spec import CONTEXT, Limits
+from cooper_ros.runtime.graphs.spec import CONTEXT, UNDERSTAND, Limits
 from cooper_ros.runtime.place import Place
 
 
@@ -46,7 +46,7 @@ def find_bundle(place: Place, precision: str) -> Bundle | None:
         return None  # without reading the weights for their fingerprint
     model = model_fingerprint(place.folders, place.cache / FINGERPRINTS)
     try:
-        return Bundle.load(graphs / bundle_name(model, precision))
+        return Bundle.load(graphs / bundle_name(model, precision, place.parts))
     except BadCheckpoint:
         return None
 
@@ -76,7 +76,7 @@ def find_plan(place: Place, converter: str) -> Found:
         raise EngineMismatch('no engines were built from this checkpoint, or its graphs are '
                              'damaged', value=place.folders[0],
                              remedy=f'run `cooper engine build {place.folders[0]} --precision '
-                             f'{place.precision} --cache {place.cache}{more}`')
+                             f'{place.precision} --cache {place.cache}{more}{place.parts_flag}`')
     usual = Plan(bundle, flavour, place.context or CONTEXT, usual_side(place),
                  converter=converter)
     return find_engines(usual, arch, EngineCache(place.cache), place)
@@ -96,7 +96,8 @@ def find_engines(usual: Plan, arch: str, cache: EngineCache, place: Place) -> Fo
 
 def plan_of(entry: Entry, usual: Plan, arch: str) -> Plan | None:
     """The plan that an engine says it is part of; None if it is of another one altogether."""
-    if entry.key is None or entry.key.graph != 'understand':
+    first = next(name for name, spec in usual.bundle.specs().items() if spec.family == UNDERSTAND)
+    if entry.key is None or entry.key.graph != first:
         return None
     try:
         limits = Limits.from_dict(entry.facts['limits'])

@@ -161,6 +161,7 @@ class Plan:
 def rebuild_command(checkpoint: str | Path, plan: Plan, arch: str, cache: Path) -> str:
     """The command that builds what this plan needs; shown in every mismatch."""
     options = (('--context', plan.context, CONTEXT), ('--side', plan.side, 0),
+               ('--parts', plan.bundle.parts, 1),
                ('--workspace-mib', plan.options.workspace_mib, 0))
     words = ['cooper', 'engine', 'build', str(checkpoint), '--arch', arch, '--precision',
              plan.bundle.precision, '--cache', str(cache)]

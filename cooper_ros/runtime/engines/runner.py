@@ -23,7 +23,7 @@ from cooper_ros.runtime.engines.cache import EngineCache
 from cooper_ros.runtime.engines.flavour import gpu_architecture
 from cooper_ros.runtime.engines.plan import Plan
 from cooper_ros.runtime.graphs.runtime import GraphRuntime, Tensors
-from cooper_ros.runtime.graphs.spec import Axis, GraphSpec, dtype_of
+from cooper_ros.runtime.graphs.spec import FLOW, UNDERSTAND, Axis, GraphSpec, dtype_of
 
 BUCKET = 256  # slots; contexts are padded to multiples, so that recorded steps can be replayed
 MIB = 1 << 20
@@ -206,7 +206,8 @@ class TensorRtRunner:
 
     def run(self, graph: str, inputs: Tensors, into: Tensors) -> Tensors:
         """See :class:`~..graphs.runtime.GraphRunner`."""
-        engine, recorded = self.engines[graph], self.record and self._is_step(graph, inputs)
+        engine = self.engines[graph]
+        recorded = self.record and _is_step(engine.spec, inputs)
         if recorded:
             outputs: Mapping[str, Tensor] = self._replayed(engine, inputs)
         else:
@@ -217,10 +218,6 @@ class TensorRtRunner:
                 target.copy_(outputs[name])
         return {name: value.clone() if recorded and not name.startswith('new_') else value
                 for name, value in outputs.items() if name not in into}
-
-    def _is_step(self, graph: str, inputs: Tensors) -> bool:
-        """Whether a call will come again with the same sizes: decoding, or a flow step."""
-        return graph == 'flow' or (graph == 'understand' and inputs['embeds'].shape[1] == 1)
 
     def _outputs(self, engine: LoadedEngine, inputs: Tensors, into: Tensors) -> dict[str, Tensor]:
         """Where results go: the place that was asked for if it is one block, else new memory."""
@@ -277,7 +274,12 @@ def load_tensorrt_runtime(plan: Plan, cache: EngineCache, *, rebuild: str = '',
     runner = TensorRtRunner(plan, cache, rebuild=rebuild, stream_bytes=stream_bytes)
     return GraphRuntime(runner, bundle.config, specials=bundle.specials,
                         vocabulary=bundle.vocabulary, precision=bundle.precision,
-                        words=bundle.words())
+                        words=bundle.words(), parts=bundle.parts)
+
+
+def _is_step(spec: GraphSpec, inputs: Tensors) -> bool:
+    """Whether a call will come again with the same sizes: decoding, or a flow step."""
+    return spec.family == FLOW or (spec.family == UNDERSTAND and inputs['embeds'].shape[1] == 1)
 
 
 def _no_gpu() -> NotReady:

@@ -1,8 +1,8 @@
 """A folder with all graphs of one checkpoint, and what is needed around them.
 
-``bundle.json`` (sizes, marker ids, number type, fingerprints), six ``.onnx`` files with their
-weights, and ``words.safetensors`` with the word embedding table, which stays outside the graphs.
-The folder appears whole or not at all.
+``bundle.json`` (sizes, marker ids, number type, fingerprints), an ``.onnx`` file with its weights
+for every graph, and ``words.safetensors`` with the word embedding table, which stays outside the
+graphs. The folder appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Bundle:
         vocabulary: ids the tokenizer knows.
         precision: number type of the graphs.
         model: fingerprint of the weights the graphs were made from.
+        parts: graphs that the decoder's layers are spread over.
         files: size and SHA-256 of every file, by name.
     """
 
@@ -56,6 +57,7 @@ class Bundle:
     vocabulary: int
     precision: str
     model: str
+    parts: int = 1
     files: Mapping[str, tuple[int, str]] = field(default_factory=dict, compare=False, repr=False)
 
     def graph(self, name: str) -> Path:
@@ -64,7 +66,7 @@ class Bundle:
 
     def specs(self) -> dict[str, GraphSpec]:
         """What the graphs take and give."""
-        return graph_specs(self.config)
+        return graph_specs(self.config, self.parts)
 
     def words(self) -> Tensor:
         """The word embedding table ``[V, D]``, proved first.
@@ -120,6 +122,7 @@ class Bundle:
                                     limit=f'format {FORMAT}, opset {OPSET}')
             made = cls(folder, config_of(values['config']), SpecialTokens(**values['specials']),
                        values['vocabulary'], values['precision'], values['model'],
+                       values.get('parts', 1),
                        {name: (int(size), str(digest))
                         for name, (size, digest) in values['files'].items()})
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -149,14 +152,14 @@ def config_of(values: Mapping[str, Any]) -> ModelConfig:
                        **rest)
 
 
-def bundle_name(model: str, precision: str) -> str:
+def bundle_name(model: str, precision: str, parts: int = 1) -> str:
     """Folder name of the graphs of these weights, on every machine."""
-    return plain_digest([model, precision, FORMAT, OPSET])[:16]
+    return plain_digest([model, precision, FORMAT, OPSET])[:16] + f'-{parts}' * (parts > 1)
 
 
 def export_bundle(network: Cooper, vae: AutoEncoder, folder: Path, *, specials: SpecialTokens,
-                  vocabulary: int, precision: str, model: str = '', read: Read | None = None,
-                  force: bool = False,
+                  vocabulary: int, precision: str, model: str = '', parts: int = 1,
+                  read: Read | None = None, force: bool = False,
                   progress: Progress = lambda graph, done, total: None) -> Bundle:
     """Export all graphs of a network.
 
@@ -168,6 +171,7 @@ def export_bundle(network: Cooper, vae: AutoEncoder, folder: Path, *, specials: 
         vocabulary: ids the tokenizer knows.
         precision: ``fp32``, ``fp16`` or ``bf16``.
         model: fingerprint of the weights; computed from them where empty, needed with ``read``.
+        parts: see :func:`~.spec.graph_specs`.
         read: reads the numbers of a weight, for networks without; see
             :func:`~.export.export_graph`.
         force: export although the same sound graphs are there.
@@ -175,11 +179,12 @@ def export_bundle(network: Cooper, vae: AutoEncoder, folder: Path, *, specials: 
 
     Raises:
         EngineBuild: a graph could not be exported.
+        BadOption: more parts than layers.
     """
     dtype = dtype_of(precision)
     made = Bundle(folder, network.config, specials,
                   min(vocabulary, network.config.llm.vocab_size), precision,
-                  model or weights_digest((network, vae)))
+                  model or weights_digest((network, vae)), parts)
     for module in (network.eval(), vae.eval()) if read is None else ():
         module.to(dtype)
     with locked(folder.with_name(f'{folder.name}.lock')):
@@ -206,7 +211,7 @@ def _export(made: Bundle, network: Cooper, vae: AutoEncoder, progress: Progress,
     _sweep(made.folder)
     draft = made.folder.with_name(f'{made.folder.name}{PART}{os.getpid()}')
     draft.mkdir(parents=True)
-    modules = graph_modules(network, vae)
+    modules = graph_modules(network, vae, made.parts)
     try:
         with room(draft.parent, _bytes_of((network, vae)), 'exported graphs'):
             for number, (name, spec) in enumerate(made.specs().items()):
@@ -236,7 +241,7 @@ def _finish(made: Bundle, words: Tensor, draft: Path) -> None:
     save_tensors({'words': words.detach().contiguous()}, draft / WORDS)
     (draft / DESCRIPTION).write_text(json.dumps({
         'format': FORMAT, 'opset': OPSET, 'precision': made.precision, 'model': made.model,
-        'vocabulary': made.vocabulary, 'specials': asdict(made.specials),
+        'vocabulary': made.vocabulary, 'parts': made.parts, 'specials': asdict(made.specials),
         'torch': torch.__version__, 'config': made.config.to_dict(),
         'files': {file.name: _state(file) for file in sorted(draft.iterdir())}}, indent=1))
     sync_tree(draft)  # a name that outlives a power cut must not outlive its content

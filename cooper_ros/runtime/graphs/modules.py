@@ -15,27 +15,30 @@ from torch import Tensor, nn
 from cooper_ros.model.mot import HIDDEN, LATENTS, PassMode, Rope, Streams
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
+from cooper_ros.runtime.graphs.spec import FLOW, UNDERSTAND, layer_parts, named
 
 
 class GraphAttention:
     """Attention over a cache given as tensors; collects the new keys and values.
 
     Args:
-        past: keys of all layers, then values of all layers, ``[B, P, Hkv, d]`` each.
+        past: keys of its layers, then values of its layers, ``[B, P, Hkv, d]`` each.
         bias: added to the scores, ``[B or 1, 1, T or 1, P + T]``.
+        first: number of the first of these layers.
     """
 
-    def __init__(self, past: Sequence[Tensor], bias: Tensor) -> None:
-        self.layers = len(past) // 2
-        self.past, self.bias = past, bias
+    def __init__(self, past: Sequence[Tensor], bias: Tensor, first: int = 0) -> None:
+        count = len(past) // 2
+        self.past = dict(enumerate(zip(past[:count], past[count:]), first))
+        self.bias = bias
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See :class:`~cooper_ros.model.mot.Attend`."""
         self.keep(layer, k, v)
-        keys, values = (torch.cat([past.transpose(1, 2), new], dim=2) for past, new in
-                        ((self.past[layer], k), (self.past[self.layers + layer], v)))
+        keys, values = (torch.cat([past.transpose(1, 2), new], dim=2)
+                        for past, new in zip(self.past[layer], (k, v)))
         groups = q.shape[1] // k.shape[1]
         return F.scaled_dot_product_attention(q, _repeated(keys, groups),
                                               _repeated(values, groups), attn_mask=self.bias)
@@ -75,33 +78,37 @@ class VisionGraph(nn.Module):
 
 
 class UnderstandGraph(nn.Module):
-    """Prefill and decode of the understanding expert."""
+    """Prefill and decode of the understanding expert, all of its layers or one part of them."""
 
-    def __init__(self, network: Cooper) -> None:
+    def __init__(self, network: Cooper, layers: range) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.layers = network, layers
 
     def forward(self, embeds: Tensor, cos: Tensor, sin: Tensor, used: Tensor, causal: Tensor,
                 *past: Tensor) -> tuple[Tensor, ...]:
-        """Logits of the last token, then new keys and new values of all layers.
+        """Logits of the last token, then new keys and new values of its layers; hidden states
+        ``[1, S, D]`` instead of logits where more layers follow.
 
         Args:
-            embeds: ``[1, S, D]``.
+            embeds: ``[1, S, D]``; hidden states of the part before, where there is one.
             cos, sin: angles ``[1, S, d]``.
             used: slots of the cache that hold tokens ``[1]``; the others are not looked at.
             causal: whether new tokens see only earlier new ones ``[1]``.
-            *past: keys, then values of all layers, ``[1, P, Hkv, d]``.
+            *past: keys, then values of its layers, ``[1, P, Hkv, d]``.
         """
         tokens, slots = embeds.shape[1], past[0].shape[1]
         rows = torch.arange(tokens, device=embeds.device)[:, None]
         columns = torch.arange(slots + tokens, device=embeds.device)
         new = (columns >= slots) & (~causal | (columns - slots <= rows))  # [S, P + S]
         bias = bias_of(((columns < used) | new)[None, None], embeds.dtype)
-        attend = GraphAttention(past, bias)
-        out = self.network.language_model.model(
-            Streams(embeds, None), Rope(cos[:, None], sin[:, None]), attend,
-            PassMode(result=HIDDEN))
-        return (self.network.logits(out.und[:, -1]).float(), *attend.keys, *attend.values)
+        attend, mode = GraphAttention(past, bias, self.layers.start), PassMode(result=HIDDEN)
+        decoder = self.network.language_model.model
+        out = decoder.run(Streams(embeds, None), Rope(cos[:, None], sin[:, None]), attend, mode,
+                          self.layers)
+        last = self.layers.stop == len(decoder.layers)
+        result = self.network.logits(decoder.normed(out, mode).und[:, -1]).float() if last else (
+            out.und)
+        return (result, *attend.keys, *attend.values)
 
 
 class LatentsGraph(nn.Module):
@@ -118,33 +125,39 @@ class LatentsGraph(nn.Module):
 
 
 class FlowGraph(nn.Module):
-    """One velocity evaluation of several contexts, markers first, then latents."""
+    """One velocity evaluation of several contexts, markers first, then latents; all layers or one
+    part of them."""
 
-    def __init__(self, network: Cooper) -> None:
+    def __init__(self, network: Cooper, layers: range) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.layers = network, layers
 
     def forward(self, markers: Tensor, tokens: Tensor, cos: Tensor, sin: Tensor, used: Tensor,
                 *past: Tensor) -> tuple[Tensor, ...]:
-        """Velocities ``[B, N, P]``, then new keys and new values of all layers.
+        """Velocities ``[B, N, P]``, then new keys and new values of its layers; hidden states of
+        markers and latents instead of velocities where more layers follow.
 
         Args:
             markers: embedded start and end of image ``[1, 2, D]``.
-            tokens: embedded latents ``[1, N, D]``, the same for all contexts.
+            tokens: embedded latents ``[1, N, D]``, the same for all contexts. Behind another part
+                both are its hidden states, ``[B, ...]``.
             cos, sin: angles of every context ``[B, 1, d]``.
             used: slots of every context that hold tokens ``[B]``.
-            *past: keys, then values of all layers, ``[B, P, Hkv, d]``.
+            *past: keys, then values of its layers, ``[B, P, Hkv, d]``.
         """
         branches, slots = past[0].shape[:2]
         columns = torch.arange(slots + tokens.shape[1] + markers.shape[1],
                                device=tokens.device)
         allowed = (columns < used[:, None]) | (columns >= slots)  # [B, P + T]
-        attend = GraphAttention(past, bias_of(allowed[:, None, None], tokens.dtype))
+        attend = GraphAttention(past, bias_of(allowed[:, None, None], tokens.dtype),
+                                self.layers.start)
         streams = Streams(markers.expand(branches, -1, -1), tokens.expand(branches, -1, -1))
         mode = PassMode(precise_heads=True, result=LATENTS)
-        out = self.network.language_model.model(
-            streams, Rope(cos[:, None], sin[:, None]), attend, mode)
-        return (self.network.velocity(out.gen), *attend.keys, *attend.values)
+        decoder = self.network.language_model.model
+        out = decoder.run(streams, Rope(cos[:, None], sin[:, None]), attend, mode, self.layers)
+        last = self.layers.stop == len(decoder.layers)
+        result = (self.network.velocity(decoder.normed(out, mode).gen),) if last else out
+        return (*result, *attend.keys, *attend.values)
 
 
 class VaeEncodeGraph(nn.Module):
@@ -171,8 +184,12 @@ class VaeDecodeGraph(nn.Module):
         return self.vae.decode(latents)
 
 
-def graph_modules(network: Cooper, vae: AutoEncoder) -> dict[str, nn.Module]:
+def graph_modules(network: Cooper, vae: AutoEncoder, parts: int = 1) -> dict[str, nn.Module]:
     """All graphs as modules, by the names of :func:`~..spec.graph_specs`."""
-    return {'vision': VisionGraph(network), 'understand': UnderstandGraph(network),
-            'latents': LatentsGraph(network), 'flow': FlowGraph(network),
+    stacks = layer_parts(network.config.llm.num_layers, parts)
+    return {'vision': VisionGraph(network),
+            **{name: UnderstandGraph(network, layers)
+               for name, layers in named(UNDERSTAND, stacks)},
+            'latents': LatentsGraph(network),
+            **{name: FlowGraph(network, layers) for name, layers in named(FLOW, stacks)},
             'vae_encode': VaeEncodeGraph(vae), 'vae_decode': VaeDecodeGraph(vae)}

@@ -18,10 +18,11 @@ from cooper_ros.model.patches import patchify, position_ids, unpatchify
 from cooper_ros.model.tables import rope_angles
 from cooper_ros.runtime.base import Cursor, LoadStep, Session
 from cooper_ros.runtime.cache import KeyValueCache
-from cooper_ros.runtime.graphs.spec import dtype_of, layer_names
+from cooper_ros.runtime.graphs.spec import FLOW, UNDERSTAND, dtype_of, graph_specs, layer_names
 from cooper_ros.runtime.torch_runtime import MARKERS, grid_of, inference
 
 Tensors = Mapping[str, Tensor]
+NEXT = 'next_'  # outputs that are inputs of the next part
 
 
 class GraphRunner(Protocol):
@@ -63,7 +64,7 @@ class SlotCache(KeyValueCache):
         """Views ``[rows, end - start, Hkv, d]`` of all layers under their graph names."""
         return {name: store[layer, row, start:end]
                 for kind, store in zip(names, self.slots)
-                for layer, name in enumerate(layer_names(kind, len(store)))}
+                for layer, name in enumerate(layer_names(kind, range(len(store))))}
 
 
 class GraphRuntime:
@@ -76,14 +77,17 @@ class GraphRuntime:
         vocabulary: ids the tokenizer knows; logits are cut to them.
         precision: number type of the graphs.
         words: word embedding table ``[V, D]``.
+        parts: graphs that the decoder's layers are spread over.
     """
 
     def __init__(self, runner: GraphRunner, config: ModelConfig, *, specials: SpecialTokens,
-                 vocabulary: int, precision: str, words: Tensor) -> None:
+                 vocabulary: int, precision: str, words: Tensor, parts: int = 1) -> None:
         self.runner, self.config, self.specials = runner, config, specials
         self.vocabulary = min(vocabulary, config.llm.vocab_size)
         self.device, self.dtype = runner.device, dtype_of(precision)
         self.words = words.to(self.device, self.dtype)
+        self._parts = {family: [spec for spec in graph_specs(config, parts).values()
+                                if spec.family == family] for family in (UNDERSTAND, FLOW)}
 
     def load_drawing(self) -> Iterator[LoadStep]:
         """Graphs hold all weights from the start."""
@@ -142,6 +146,18 @@ class GraphRuntime:
         """Run a graph with inputs moved to the device and made contiguous."""
         ready = {name: value.to(self.device).contiguous() for name, value in inputs.items()}
         return self.runner.run(graph, ready, into)
+
+    def run_layers(self, family: str, into: Tensors, **inputs: Tensor) -> Tensors:
+        """Run all layers of the decoder; each part is handed what the one before it gave."""
+        result: dict[str, Tensor] = {}
+        for spec in self._parts[family]:
+            inputs |= {name.removeprefix(NEXT): value for name, value in result.items()
+                       if name.startswith(NEXT)}
+            result = dict(self.call(
+                spec.name, {entry.name: into[entry.name] for entry in spec.outputs
+                            if entry.name in into},
+                **{entry.name: inputs[entry.name] for entry in spec.inputs}))
+        return result
 
     def _one(self, graph: str, **inputs: Tensor) -> Tensor:
         (output,) = self.call(graph, {}, **inputs).values()
@@ -241,8 +257,8 @@ class GraphSession:
         cos, sin = (table[at.rope:at.rope + (tokens if causal else 1)].expand(tokens, -1)[None]
                     for table in (self._cos, self._sin))
         into = self.cache.tensors(('new_key', 'new_value'), one, at.length, at.length + tokens)
-        out = self._runtime.call(
-            'understand', into, embeds=embeds, cos=cos, sin=sin, used=torch.tensor([at.length]),
+        out = self._runtime.run_layers(
+            UNDERSTAND, into, embeds=embeds, cos=cos, sin=sin, used=torch.tensor([at.length]),
             causal=torch.tensor([causal]),
             **self.cache.tensors(('key', 'value'), one, 0, self._slots((row,))))
         return out['logits']
@@ -251,10 +267,10 @@ class GraphSession:
         ends = [self.cursor(row) for row in rows]
         cos, sin = (torch.stack([table[end.rope:end.rope + 1] for end in ends])
                     for table in (self._cos, self._sin))
-        return self._runtime.call('flow', into, markers=self._runtime.markers(),
-                                  tokens=tokens.to(self._runtime.dtype), cos=cos, sin=sin,
-                                  used=torch.tensor([end.length for end in ends]),
-                                  **self._contexts(rows))
+        return self._runtime.run_layers(
+            FLOW, into, markers=self._runtime.markers(), tokens=tokens.to(self._runtime.dtype),
+            cos=cos, sin=sin, used=torch.tensor([end.length for end in ends]),
+            **self._contexts(rows))
 
     def _contexts(self, rows: tuple[int, ...]) -> dict[str, Tensor]:
         """Contexts of several rows padded to one length; copied once per map, not per step."""
@@ -266,7 +282,7 @@ class GraphSession:
             self._branches = rows, {
                 name: store[layer, picked, :slots]
                 for kind, store in zip(('key', 'value'), self.cache.slots)
-                for layer, name in enumerate(layer_names(kind, len(store)))}
+                for layer, name in enumerate(layer_names(kind, range(len(store))))}
         return self._branches[1]
 
     def _slots(self, rows: Sequence[int]) -> int:

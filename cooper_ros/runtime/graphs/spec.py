@@ -7,7 +7,7 @@ compiled engine are all derived from these descriptions, so that they cannot dis
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Mapping
+from typing import Any, Mapping, Sequence
 
 import torch
 
@@ -17,6 +17,7 @@ from cooper_ros.model.config import ModelConfig
 NETWORK = 'network'  # number type: that of the weights
 FLOAT32, INT64, BOOL = 'float32', 'int64', 'bool'
 PRECISIONS = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
+UNDERSTAND, FLOW = 'understand', 'flow'  # families of graphs that run the decoder
 CONTEXT = 16384  # tokens of the longest context that engines serve unless told otherwise
 KINDS = {FLOAT32: torch.float32, INT64: torch.int64, BOOL: torch.bool}
 
@@ -74,11 +75,20 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """Inputs and outputs of one graph, in order."""
+    """Inputs and outputs of one graph, in order.
+
+    Attributes:
+        name: as in the file names.
+        inputs, outputs: its tensors; what an output called ``next_x`` gives is the input ``x`` of
+            the next part.
+        family: ``understand`` or ``flow``, for a graph that runs layers of the decoder: all of
+            them, or one of several parts in their order.
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    family: str = ''
 
     def symbols(self) -> tuple[str, ...]:
         """Names of the sizes that vary, in order of appearance."""
@@ -175,18 +185,31 @@ def profiles_of(spec: GraphSpec, limits: Limits, *, decode: bool = False
             weights (measured with TensorRT for RTX 1.7.1: 1.90 GB instead of 0.96).
     """
     whole = {symbol: getattr(limits, symbol) for symbol in spec.symbols()}
-    if spec.name != 'understand' or not decode:
+    if spec.family != UNDERSTAND or not decode:
         return [whole]
     return [whole, {**whole, 'tokens': Span(1, 1, 1)}]
 
 
-def layer_names(kind: str, layers: int) -> list[str]:
+def layer_names(kind: str, layers: range) -> list[str]:
     """Names of per-layer tensors: ``key_00``, ``key_01`` and so on."""
-    return [f'{kind}_{layer:02d}' for layer in range(layers)]
+    return [f'{kind}_{layer:02d}' for layer in layers]
 
 
-def _cache(kinds: tuple[str, str], batch: int | Axis, tokens: Axis,
-           config: ModelConfig) -> tuple[TensorSpec, ...]:
+def layer_parts(layers: int, parts: int) -> list[range]:
+    """Layers of every part of a decoder, as even as can be.
+
+    Raises:
+        BadOption: more parts than layers.
+    """
+    if not 1 <= parts <= layers:
+        raise BadOption('the decoder cannot be cut into so many parts', value=parts,
+                        limit=f'1 .. {layers}, its layers')
+    ends = [layers * number // parts for number in range(parts + 1)]
+    return [range(*ends[number:number + 2]) for number in range(parts)]
+
+
+def _cache(kinds: tuple[str, str], batch: int | Axis, tokens: Axis, config: ModelConfig,
+           layers: range) -> tuple[TensorSpec, ...]:
     """Per-layer tensors ``[batch, tokens, kv_heads, head_dim]``: keys first, then values.
 
     Tokens come before heads, so that the slots of a context are one block of memory: engines
@@ -195,14 +218,33 @@ def _cache(kinds: tuple[str, str], batch: int | Axis, tokens: Axis,
     llm = config.llm
     shape = (batch, tokens, llm.num_kv_heads, llm.head_dim)
     return tuple(TensorSpec(name, shape) for kind in kinds
-                 for name in layer_names(kind, llm.num_layers))
+                 for name in layer_names(kind, layers))
 
 
-def graph_specs(config: ModelConfig) -> dict[str, GraphSpec]:
-    """All graphs of a network, by name."""
-    made = (_vision(config), _understand(config), _latents(config), _flow(config),
+def graph_specs(config: ModelConfig, parts: int = 1) -> dict[str, GraphSpec]:
+    """All graphs of a network, by name.
+
+    Args:
+        config: its sizes.
+        parts: how many graphs the decoder's layers are spread over, ``understand_0`` and so on;
+            compiling one of several takes less memory than compiling all layers at once.
+
+    Raises:
+        BadOption: more parts than layers.
+    """
+    stacks = layer_parts(config.llm.num_layers, parts)
+    made = (_vision(config),
+            *(_understand(config, name, layers) for name, layers in named(UNDERSTAND, stacks)),
+            _latents(config),
+            *(_flow(config, name, layers) for name, layers in named(FLOW, stacks)),
             _vae_encode(config), _vae_decode(config))
     return {spec.name: spec for spec in made}
+
+
+def named(family: str, stacks: Sequence[range]) -> list[tuple[str, range]]:
+    """Names of the graphs of a family with their layers."""
+    return [(family if len(stacks) == 1 else f'{family}_{number}', layers)
+            for number, layers in enumerate(stacks)]
 
 
 def _vision(config: ModelConfig) -> GraphSpec:
@@ -213,17 +255,19 @@ def _vision(config: ModelConfig) -> GraphSpec:
         (TensorSpec('tokens', (1, patches, config.llm.hidden_size)),))
 
 
-def _understand(config: ModelConfig) -> GraphSpec:
+def _understand(config: ModelConfig, name: str, layers: range) -> GraphSpec:
     tokens, context, llm = Axis('tokens'), Axis('context'), config.llm
-    return GraphSpec('understand', (
+    result = (TensorSpec('logits', (1, llm.vocab_size), FLOAT32)
+              if layers.stop == llm.num_layers else
+              TensorSpec('next_embeds', (1, tokens, llm.hidden_size)))
+    return GraphSpec(name, (
         TensorSpec('embeds', (1, tokens, llm.hidden_size)),
         TensorSpec('cos', (1, tokens, llm.head_dim)),
         TensorSpec('sin', (1, tokens, llm.head_dim)),
         TensorSpec('used', (1,), INT64),
         TensorSpec('causal', (1,), BOOL),
-        *_cache(('key', 'value'), 1, context, config)),
-        (TensorSpec('logits', (1, llm.vocab_size), FLOAT32),
-         *_cache(('new_key', 'new_value'), 1, tokens, config)))
+        *_cache(('key', 'value'), 1, context, config, layers)),
+        (result, *_cache(('new_key', 'new_value'), 1, tokens, config, layers)), UNDERSTAND)
 
 
 def _latents(config: ModelConfig) -> GraphSpec:
@@ -235,18 +279,22 @@ def _latents(config: ModelConfig) -> GraphSpec:
         (TensorSpec('tokens', (cells, config.llm.hidden_size)),))
 
 
-def _flow(config: ModelConfig) -> GraphSpec:
+def _flow(config: ModelConfig, name: str, layers: range) -> GraphSpec:
     cells, branches, context, llm = Axis('cells'), Axis('branches'), Axis('context'), config.llm
     block = Axis('cells', offset=2)
-    return GraphSpec('flow', (
-        TensorSpec('markers', (1, 2, llm.hidden_size)),
-        TensorSpec('tokens', (1, cells, llm.hidden_size)),
+    rows = 1 if layers.start == 0 else branches  # contexts differ from the first layer on
+    result = ((TensorSpec('velocity', (branches, cells, config.latent_features)),)
+              if layers.stop == llm.num_layers else
+              (TensorSpec('next_markers', (branches, 2, llm.hidden_size)),
+               TensorSpec('next_tokens', (branches, cells, llm.hidden_size))))
+    return GraphSpec(name, (
+        TensorSpec('markers', (rows, 2, llm.hidden_size)),
+        TensorSpec('tokens', (rows, cells, llm.hidden_size)),
         TensorSpec('cos', (branches, 1, llm.head_dim)),
         TensorSpec('sin', (branches, 1, llm.head_dim)),
         TensorSpec('used', (branches,), INT64),
-        *_cache(('key', 'value'), branches, context, config)),
-        (TensorSpec('velocity', (branches, cells, config.latent_features)),
-         *_cache(('new_key', 'new_value'), branches, block, config)))
+        *_cache(('key', 'value'), branches, context, config, layers)),
+        (*result, *_cache(('new_key', 'new_value'), branches, block, config, layers)), FLOW)
 
 
 def _vae_encode(config: ModelConfig) -> GraphSpec:
