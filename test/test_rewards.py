@@ -64,6 +64,17 @@ def test_the_sum_and_the_text_only_weights() -> None:
         rewards.RewardOptions(style='rhyme')
 
 
+@pytest.mark.parametrize('style', rewards.STYLES)
+def test_a_turn_that_was_cut_off_has_no_legal_form(style: str) -> None:
+    """Not even in words only, where anything may follow the thoughts."""
+    last = '<answer>a</answer>' if style == 'maps' else LAST
+    for published, form in ((False, [1.0, 0.0]), (True, [1.0, 1.0])):
+        options = rewards.RewardOptions(style=style, published=published)
+        found = rewards.group_rewards([[last], [last]], [1.0, 1.0], 'boundary', options,
+                                      [True, False])
+        assert [terms.format for terms in found] == form
+
+
 def test_advantages_sum_to_zero_and_use_the_sample_deviation() -> None:
     found = rewards.advantages([2.2, 1.0, 0.0, 1.0])
     assert sum(found) == pytest.approx(0, abs=1e-9)

@@ -25,6 +25,7 @@ from cooper_ros.errors import BadData, BadOption
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.packing import TextItem
 from cooper_ros.model.training_forward import forward_train
+from cooper_ros.runtime.deferred import is_drawing
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 from cooper_ros.training.logs import RunLog
 from cooper_ros.training.mixed_task import MixedTask
@@ -110,6 +111,18 @@ def test_a_tree_is_its_conversations(task: MixedTask, name: str) -> None:
                                    atol=1e-3)
 
 
+def test_copies_of_a_noised_map_are_drawn_as_if_each_were_the_only_one(task: MixedTask) -> None:
+    tree = RECIPES['draw'](task.train, 0, 2, step_generator(0, 1))
+    batch, branch = pack_trees([tree], task.config, task.specials, generator=step_generator(0, 2))
+    tokens = batch.latents.shape[1] // 5  # the picture, then two depth maps, then two of labels
+    noise, times = batch.noise.clone(), batch.times.clone()
+    noise[:, 2 * tokens:3 * tokens], times[:, 2] = noise[:, tokens:2 * tokens], times[:, 1]
+    same = dataclasses.replace(batch, noise=noise, times=times)
+    first, second, *labels = forward_trees(task.module, same, branch).mse[0].split(tokens)
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(*labels)
+
+
 def single_ce(task: MixedTask, tree: Tree) -> torch.Tensor:
     batch, _ = pack_trees([tree], task.config, task.specials, generator=step_generator(0, 3))
     return forward_train(task.module, batch).ce.sum()
@@ -154,6 +167,28 @@ def test_two_steps_reduce_the_loss(data: dict[str, Any], vae_folder: Path,
     Trainer(task, task.settings).run()
     after = task.validate()[0]
     assert sum(after.values()) < sum(before.values())
+
+
+def test_a_frozen_understanding_keeps_every_bit(data: dict[str, Any], vae_folder: Path,
+                                                tmp_path: Path) -> None:
+    values = mixed_values(data, vae_folder, tmp_path, steps=2)
+    values['task'] |= {'freeze_und': True, 'recipes': {
+        name: {'weight': 1.0, **RECIPE} for name in ('draw', 'auto')}}
+    task = MixedTask(build(TrainSettings, values))
+    before = {name: value.clone() for name, value in task.module.state_dict().items()}
+    Trainer(task, task.settings).run()
+    moved = {name for name, value in task.module.state_dict().items()
+             if not torch.equal(value, before[name])}
+    assert {'llm2vae.weight', 'language_model.model.norm_moe_gen.weight'} <= moved
+    assert all(is_drawing(name) for name in moved)
+
+
+def test_a_frozen_name_that_fits_nothing_is_refused(data: dict[str, Any], vae_folder: Path,
+                                                    tmp_path: Path) -> None:
+    values = mixed_values(data, vae_folder, tmp_path)
+    values['task']['freeze'] = ['eyes']
+    with pytest.raises(BadOption, match='no weight begins like this; got .*eyes'):
+        MixedTask(build(TrainSettings, values))
 
 
 @pytest.mark.parametrize('stage', ['vae', 'joint'])

@@ -20,10 +20,10 @@ from cooper_ros.training.cli import run_stage
 from cooper_ros.training.tokenizer import kept_tokenizer
 
 CONFIG = Path(__file__).parents[1] / 'config' / 'train'
-ORDER = ('vae', 'decoder', 'see', 'joint', 'think', 'base', 'stage1', 'practice', 'grpo',
-         'maps_grpo', 'text_grpo')
+ORDER = ('vae', 'decoder', 'see', 'joint', 'think', 'base', 'stage1', 'practice', 'draw',
+         'grpo', 'maps_grpo', 'text_grpo')
 EXPORTS = {'vae': 'vae_export', 'decoder': 'decoder_export', 'joint': 'model',
-           'think': 'think_export', 'practice': 'model'}
+           'think': 'think_export', 'practice': 'practice_export', 'draw': 'model'}
 TINY = {'steps': 2, 'batch': 2, 'checkpoint_every': 2, 'preview_every': 2, 'log_every': 1}
 DATA = {'seed': 0, 'train': 6, 'valid': 2}
 

@@ -134,7 +134,8 @@ class GrpoTask:
                   for row, group in zip(rows, groups) for rollout in group.rollouts]
         right, size = self.checker.scores(claims), self.rollout.group
         return [group_rewards([rollout.texts for rollout in group.rollouts],
-                              right[number * size:(number + 1) * size], row.flag, self.reward)
+                              right[number * size:(number + 1) * size], row.flag, self.reward,
+                              [rollout.turns[-1].ended for rollout in group.rollouts])
                 for number, (row, group) in enumerate(zip(rows, groups))]
 
     def _learn(self, groups: Sequence[Group], terms: Sequence[Sequence[Terms]]

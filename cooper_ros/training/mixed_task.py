@@ -31,6 +31,7 @@ from cooper_ros.training.naming import Words
 from cooper_ros.training.pictures import picture_cache
 from cooper_ros.training.placing import place
 from cooper_ros.training.pointing import Lessons, lessons
+from cooper_ros.training.policy import freeze_understanding, freeze_weights
 from cooper_ros.training.previews import drawing_engine, drawn_maps
 from cooper_ros.training.processes import part_of
 from cooper_ros.training.recipes import RECIPES, Source
@@ -80,6 +81,8 @@ class MixOptions:
             drown in their position table and nothing is learned from them.
         copy_experts: start the generation expert from the understanding one (reference 2.1).
         freeze: name prefixes of weights that do not train.
+        freeze_und: train only what serves latents: the generation expert and its adapters. What
+            the model says without maps keeps every bit.
         eyes: run folder of stage ``see`` whose vision tower and connector are taken.
         place: start attention so that it finds the same place, see :mod:`..placing`.
         point: weight of the loss on where words look, see :mod:`..pointing`.
@@ -99,6 +102,7 @@ class MixOptions:
     init_std: float = 0.02
     copy_experts: bool = False
     freeze: tuple[str, ...] = ()
+    freeze_und: bool = False
     eyes: str = ''
     place: bool = False
     point: float = 0.0
@@ -209,9 +213,9 @@ class MixedTask:
             copy_experts(network)
         if self.options.place:
             place(network)
-        for name, parameter in network.named_parameters():
-            if any(name.startswith(prefix) for prefix in self.options.freeze):
-                parameter.requires_grad_(False)
+        freeze_weights(network, self.options.freeze)
+        if self.options.freeze_und:
+            freeze_understanding(network)
         return network
 
     def _source(self, store: FrameStore, split: str) -> Source:

@@ -15,6 +15,7 @@ from cooper_ros.engine.tokens import TextCodec
 from cooper_ros.errors import BadOption
 from cooper_ros.model.network import Cooper
 from cooper_ros.runtime.checkpoint import LoadedModel, read_model_folder, save_model_folder
+from cooper_ros.runtime.deferred import is_talking
 from cooper_ros.runtime.place import choose_device
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
@@ -102,3 +103,10 @@ def freeze_weights(network: Cooper, prefixes: Sequence[str]) -> None:
                             limit=', '.join(sorted({name.split('.')[0] for name in parameters})))
         for value in hit:
             value.requires_grad_(False)
+
+
+def freeze_understanding(network: Cooper) -> None:
+    """Take everything that serves text and pictures out of training."""
+    for name, parameter in network.named_parameters():
+        if is_talking(name):
+            parameter.requires_grad_(False)

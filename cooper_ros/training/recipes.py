@@ -3,7 +3,7 @@
 The formats are those of inference, one recipe per route of :mod:`cooper_ros.engine.reasoning`:
 
 =============  ============================================================================
-``draw``       [picture: VAE, ViT] then per branch [map prompt] [noised map]
+``draw``       [picture: VAE, ViT] then per branch [map prompt] [noised map]*
 ``describe``   [picture: ViT] [request] [every object: colour, place, distance]
 ``probe``      [picture: ViT] then per branch [one lookup] [its answer]
 ``auto``       [system] [picture: VAE, ViT] then per branch [question] ([turn] [noised map]
@@ -84,12 +84,13 @@ class Source:
 
 
 def draw(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
-    """Both maps from their prompts (reference section 10.1), ``count`` times, for the picture is
-    read but once and every map meets noise of its own."""
+    """Both maps from their prompts (reference section 10.1), ``count`` times: picture and prompt
+    are read but once, and every copy meets noise of its own, for noised maps are hidden from
+    each other and take up no position."""
     prompts = source.prompts
     return Tree(source.picture(frame), (
-        (source.text(prompts.depth), source.drawn(frame, DEPTH)),
-        (source.text(prompts.segmentation), source.drawn(frame, LABELS))) * count)
+        (source.text(prompts.depth), *(source.drawn(frame, DEPTH),) * count),
+        (source.text(prompts.segmentation), *(source.drawn(frame, LABELS),) * count)))
 
 
 def auto(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:

@@ -36,7 +36,7 @@ class RewardOptions:
         threshold: number of rollouts of a group that use tools, from which on tool use counts as
             common.
         published: repeat the released code, where an interaction of two rewards hides the first
-            tool turn of every rollout (quirk Q5).
+            tool turn of every rollout (quirk Q5), and a turn that was cut off can be legal.
     """
 
     style: str = 'interleaved'
@@ -128,7 +128,8 @@ def exploration_rewards(used: Sequence[bool], flag: str, size: float = 0.2,
 
 
 def group_rewards(group: Sequence[Sequence[str]], accuracy: Sequence[float], flag: str,
-                  options: RewardOptions = RewardOptions()) -> list[Terms]:
+                  options: RewardOptions = RewardOptions(),
+                  ended: Sequence[bool] | None = None) -> list[Terms]:
     """Rewards of all rollouts of one question.
 
     Args:
@@ -136,11 +137,16 @@ def group_rewards(group: Sequence[Sequence[str]], accuracy: Sequence[float], fla
         accuracy: 0..1 each, from a checker.
         flag: of the question.
         options: weights.
+        ended: whether the last turn of each came to its end before the length limit; None: all.
+            One that did not has no legal form: the published pattern of style ``text`` lets
+            anything follow the thoughts, and a policy learns to go on after its answer.
     """
     used = [used_tools(turns, options.published) for turns in group]
     explored = exploration_rewards(used, flag, options.exploration, options.threshold)
-    return [Terms(right, options.format_weight * format_reward(turns, options.style), extra)
-            for turns, right, extra in zip(group, accuracy, explored)]
+    whole = [True] * len(group) if ended is None or options.published else ended
+    legal = [end * format_reward(turns, options.style) for turns, end in zip(group, whole)]
+    return [Terms(right, options.format_weight * form, extra)
+            for right, form, extra in zip(accuracy, legal, explored)]
 
 
 def advantages(rewards: Sequence[float]) -> list[float]:
