@@ -68,6 +68,12 @@ def test_it_starts_and_takes_two_steps(name: str, place: Path) -> None:
     assert (place / name / 'checkpoint.pt').is_file()
 
 
+def test_the_exported_model_draws_as_its_settings_say(place: Path) -> None:
+    said = [json.loads((place / name / 'cooper.json').read_text())['drawing']['flow_points']
+            for name in ('practice_export', 'model')]
+    assert said == [5, 3]
+
+
 def test_a_tokenizer_is_kept_as_it_is(place: Path, tmp_path: Path) -> None:
     kept_tokenizer(str(place / 'model')).save_pretrained(tmp_path)
     for name in ('tokenizer.json', 'tokenizer_config.json'):

@@ -69,7 +69,7 @@ def vae_config(weights: Mapping[str, Tensor]) -> VaeConfig:
                      z_channels=weights['decoder.conv_in.weight'].shape[1])
 
 
-def card(vae_rule: tuple[int, int, int], vit_rule: tuple[int, int, int], points: int = 5,
+def card(vae_rule: tuple[int, int, int], vit_rule: tuple[int, int, int], points: int,
          name: str = 'cooper-nano') -> ModelCard:
     """What a checkpoint trained on our scenes says about itself."""
     drawing = Drawing(flow_points=points, flow_shift=1.0, cfg_text=1.0, cfg_image=1.0)

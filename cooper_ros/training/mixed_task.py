@@ -77,6 +77,7 @@ class MixOptions:
         answer_weight: how many times the first token in the box of an answer counts; thoughts are
             many tokens, and a letter, a yes or a digit is one.
         timestep_shift: shift of the flow times in training.
+        flow_points: grid points of the flow that the exported model draws with, 1 more than steps.
         init_std: spread of fresh weights; about one over the square root of the width, or pictures
             drown in their position table and nothing is learned from them.
         copy_experts: start the generation expert from the understanding one (reference 2.1).
@@ -99,6 +100,7 @@ class MixOptions:
     mse_weight: float = 1.0
     answer_weight: float = 1.0
     timestep_shift: float = 1.0
+    flow_points: int = 5
     init_std: float = 0.02
     copy_experts: bool = False
     freeze: tuple[str, ...] = ()
@@ -191,7 +193,7 @@ class MixedTask:
         write_folder(folder, self.config, weights, self.vae, self.tokenizer, self._card())
 
     def _card(self) -> ModelCard:
-        return card(self.options.vae_rule, self.options.vit_rule)
+        return card(self.options.vae_rule, self.options.vit_rule, self.options.flow_points)
 
     def _drawings(self) -> dict[str, np.ndarray]:
         assert self.vae is not None  # the recipe reads its latents
