@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +25,8 @@ from cooper_ros.runtime.engines import find
 from cooper_ros.runtime.engines.build import build_engine
 from cooper_ros.runtime.engines.cache import BuiltEngine, EngineCache
 from cooper_ros.runtime.engines.flavour import find_flavour, require_flavour
-from cooper_ros.runtime.engines.plan import Plan
-from cooper_ros.runtime.graphs.bundle import Bundle, export_bundle
+from cooper_ros.runtime.engines.plan import Plan, model_fingerprint
+from cooper_ros.runtime.graphs.bundle import Bundle, bundle_name, export_bundle
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.probe import probe
 from cooper_ros.runtime.graphs.spec import Limits, graph_specs, layer_parts, profiles_of
@@ -107,10 +108,9 @@ def test_decoding_has_a_profile_in_every_part() -> None:
 def test_engines_in_parts_are_found_by_the_setting(tmp_path: Path,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     model = write_model_folder(tmp_path / 'model')
-    config = CooperConfig(model_path=str(model), engine_cache=str(tmp_path), engine_parts=2)
-    said = CliRunner().invoke(app, ['export', str(model), '--precision', 'fp32', '--cache',
-                                    str(tmp_path), '--parts', '2'])
-    assert said.exit_code == 0 and said.output.rstrip().endswith('-2')
+    config = CooperConfig(model_path=str(model), engine_cache=str(tmp_path), engine_parts=PARTS)
+    name = bundle_name(model_fingerprint([model], tmp_path / 'digests'), 'fp32', PARTS)
+    shutil.copytree(bundle().folder, tmp_path / 'graphs' / name)
     monkeypatch.setattr(find, 'gpu_architecture', lambda: 'SM89')
     place = Place.of(config)
     plan = Plan(find.find_bundle(place, 'fp32'), require_flavour(), context=64)
@@ -120,8 +120,15 @@ def test_engines_in_parts_are_found_by_the_setting(tmp_path: Path,
             b'an engine', job.spec.interface('fp32'),
             {'limits': plan.limits.to_dict(), 'options': vars(plan.options)}))
     found = find.find_plan(place, 'onnx')
-    assert found.complete and found.plan.limits == plan.limits and '--parts 2' in found.command
+    assert found.complete and found.plan.limits == plan.limits and '--parts 3' in found.command
     assert 'onnx chosen: the fastest here' in '; '.join(map(str, choose(config)))
+
+
+def test_the_command_passes_the_parts_on(tmp_path: Path) -> None:
+    model = write_model_folder(tmp_path / 'model')
+    said = CliRunner().invoke(app, ['export', str(model), '--cache', str(tmp_path),
+                                    '--parts', '9'])
+    assert said.exit_code == 1 and 'into so many parts; got 9' in str(said.exception)
 
 
 def test_what_is_to_be_made_names_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
