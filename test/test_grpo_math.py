@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Sequence
 
 import numpy as np
@@ -41,15 +42,17 @@ def scripted(monkeypatch: pytest.MonkeyPatch, scripts: Sequence[Sequence[bytes]]
     """
     queues = {row: iter([SPECIALS.eos if byte == 0 else byte for turn in script for byte in turn])
               for row, script in enumerate(scripts)}
-    sample = rollouts_module._GroupUnderWay._sample
+    sample = rollouts_module._SideBySide._sample
 
     def choose(self, rows, fed):
+        order = iter(rows)
+
         def multinomial(probabilities, count, generator):
-            return torch.tensor([[next(queues[row])] for row in rows])
+            return torch.tensor([[next(queues[next(order)])] for _ in probabilities])
         with monkeypatch.context() as patch:
             patch.setattr(torch, 'multinomial', multinomial)
             return sample(self, rows, fed)
-    monkeypatch.setattr(rollouts_module._GroupUnderWay, '_sample', choose)
+    monkeypatch.setattr(rollouts_module._SideBySide, '_sample', choose)
 
 
 def scripted_group(monkeypatch: pytest.MonkeyPatch) -> tuple[Actor, Group]:
@@ -165,6 +168,40 @@ def test_sampled_tokens_follow_the_distribution() -> None:
     assert max(probability.values()) > 0.02
 
 
+@pytest.mark.parametrize('style', ['interleaved', 'text', 'maps'])
+def test_groups_written_side_by_side_are_those_written_alone(style: str) -> None:
+    def asked() -> list[tuple[np.ndarray, str, torch.Generator]]:
+        return [(IMAGE, question, torch.Generator().manual_seed(seed))
+                for seed, question in enumerate(['q', 'how far is the blue cup?', 'which?'])]
+    alone = actor(style=style, temperature=1.5).groups(asked())
+    together = actor(style=style, temperature=1.5, together=2).groups(asked())
+    for one, other in zip(alone, together, strict=True):
+        assert [type(item) for item in one.prefix] == [type(item) for item in other.prefix]
+        for mine, theirs in zip(one.rollouts, other.rollouts, strict=True):
+            assert [turn.ids for turn in mine.turns] == [turn.ids for turn in theirs.turns]
+            assert [value for turn in mine.turns for value in turn.log_probs] == pytest.approx(
+                [value for turn in theirs.turns for value in turn.log_probs], abs=1e-4)
+    assert alone[0].rollouts[0].turns[0].ids != alone[1].rollouts[0].turns[0].ids
+
+
+def test_groups_side_by_side_look_each_at_its_own_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 0 of the first group answers, its sister draws; the second group the other way round."""
+    end = b'\0'
+    scripts = [[ANSWER + end], [DRAW + end, ANSWER + end], [LOOK + end, ANSWER + end],
+               [ANSWER + end]]
+    made = actor(group=2, together=2, max_turn_tokens=len(DRAW) + 1)
+    scripted(monkeypatch, scripts)
+    noises = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    first, second = made.groups([(IMAGE, 'how far?', noises[0]), (IMAGE, 'what?', noises[1])])
+    assert [len(rollout.maps) for group in (first, second) for rollout in group.rollouts] == [
+        0, 1, 1, 0]
+    assert first.rollouts[1].maps[0].kind != second.rollouts[0].maps[0].kind
+    for group in (first, second):
+        decoded = [value for rollout in group.rollouts for turn in rollout.turns
+                   for value in turn.log_probs]
+        assert score(made, group).log_probs.tolist() == pytest.approx(decoded, abs=2e-4)
+
+
 def test_loss_gives_each_rollout_the_same_weight_and_clips() -> None:
     log_probs = torch.tensor([-1.0, -2.0, -3.0, -0.5], requires_grad=True)
     scored = Scored(log_probs, torch.zeros(4), torch.tensor([0, 0, 0, 1]))
@@ -176,6 +213,24 @@ def test_loss_gives_each_rollout_the_same_weight_and_clips() -> None:
     # a ratio beyond 1.2 earns no more; one below 0.8 is not pushed down further
     assert log_probs.grad[0] == 0 and log_probs.grad[3] == 0
     assert log_probs.grad[1] == pytest.approx(-np.exp(-0.5) / 3)
+
+
+def test_unbiased_loss_is_the_gradient_of_the_expected_reward() -> None:
+    """One word, three outcomes: the mean over all groups of the estimator is the exact gradient,
+    but for the factor (G - 1) / G of a baseline that contains the rollout itself."""
+    logits = torch.tensor([0.3, -0.4, 1.1], dtype=torch.float64, requires_grad=True)
+    rewards = torch.tensor([1.0, 0.9, 0.0], dtype=torch.float64)
+    probability = torch.softmax(logits, 0)
+    (probability @ rewards).backward()
+    exact, total = logits.grad.clone(), torch.zeros(3, dtype=torch.float64)
+    for first, second in itertools.product(range(3), repeat=2):
+        logits.grad = None
+        log_probs = torch.log_softmax(logits, 0)[[first, second]]
+        gain = torch.tensor(advantages(rewards[[first, second]].tolist(), scaled=False))
+        scored = Scored(log_probs, torch.zeros(2), torch.arange(2))
+        (grpo_loss(scored, gain, length=4) / 2).backward()
+        total -= 4 * logits.grad * probability.detach()[first] * probability.detach()[second]
+    torch.testing.assert_close(total, exact / 2)
 
 
 def test_a_toy_reward_is_learned() -> None:

@@ -1,7 +1,8 @@
 """Passes over several cache rows at once: one token each, or one flow step each.
 
 The engine answers one request at a time; sampling groups needs its primitive steps side by side.
-Linear layers see all rows in one matrix; attention runs row by row over contexts of any length.
+Linear layers see all rows in one matrix. Where each row gets one token, attention too runs over
+all rows at once, the ends of shorter contexts masked; flow steps are long enough to go row by row.
 """
 
 from __future__ import annotations
@@ -9,13 +10,49 @@ from __future__ import annotations
 from typing import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cooper_ros.engine.drawing import DrawOptions
 from cooper_ros.model.flow import euler_step, schedule
 from cooper_ros.model.mot import HIDDEN, KEYS, LATENTS, PassMode, Rope, Streams
-from cooper_ros.runtime.cache import CachedAttention
+from cooper_ros.runtime.cache import CachedAttention, KeyValueCache
 from cooper_ros.runtime.torch_runtime import MARKERS, TorchRuntime, TorchSession
+
+
+class RowsAttention:
+    """Attention of one new token per row over contexts of any length; an :class:`~..mot.Attend`.
+
+    Rows of a cache that lie between the first and the last are read where they are, idle ones
+    with the others: to attend for nothing is cheaper than to copy contexts.
+
+    Args:
+        cache: where keys are written and read.
+        rows: cache row of every batch entry, each once.
+    """
+
+    def __init__(self, cache: KeyValueCache, rows: Sequence[int]) -> None:
+        device, first = cache.keys.device, min(rows)
+        self.cache, self.span = cache, slice(first, max(rows) + 1)
+        self.places = torch.tensor(rows, device=device) - first  # [R]
+        self.ends = torch.tensor([cache.cursors[row].length for row in rows], device=device)
+        self.longest = int(self.ends.max()) + 1
+        last = torch.zeros(max(rows) + 1 - first, dtype=torch.int64, device=device)  # [S]
+        last[self.places] = self.ends
+        seen = torch.arange(self.longest, device=device) <= last[:, None]
+        self.allowed = seen[:, None, None]  # [S, 1, 1, L]
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Write keys and values ``[R, kv_heads, 1, d]`` behind the cursors and mix values."""
+        keys, values = self.cache.keys[layer, self.span], self.cache.values[layer, self.span]
+        keys[self.places, :, self.ends] = k[:, :, 0]
+        values[self.places, :, self.ends] = v[:, :, 0]
+        heads = k.shape[1], q.shape[1] // k.shape[1]  # those of one key are its "sequence"
+        asked = q.new_zeros(len(keys), *heads, q.shape[3])  # [S, kv_heads, per key, d]
+        asked[self.places] = q[:, :, 0].unflatten(1, heads)
+        mixed = F.scaled_dot_product_attention(asked, keys[:, :, :self.longest],
+                                               values[:, :, :self.longest], self.allowed)
+        return mixed[self.places].flatten(1, 2)[:, :, None]  # [R, heads, 1, d]
 
 
 @torch.inference_mode()
@@ -27,8 +64,8 @@ def step_rows(runtime: TorchRuntime, session: TorchSession, rows: Sequence[int],
         session.cache.require(row, 1)
     und = network.embed_text(torch.tensor([[token] for token in ids], device=device))  # [R, 1, D]
     out = network.language_model.model(
-        Streams(und, None), _rope(runtime, session, rows),
-        CachedAttention(session.cache, tuple(rows)), PassMode(result=HIDDEN)).und
+        Streams(und, None), _rope(runtime, session, rows), RowsAttention(session.cache, rows),
+        PassMode(result=HIDDEN)).und
     for row in rows:
         session.cache.advance(row, 1, 1)
     return network.logits(out[:, 0], runtime.vocabulary).float()

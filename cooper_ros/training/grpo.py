@@ -98,11 +98,8 @@ def _without_losses(batch: PackedBatch) -> PackedBatch:
 
 
 def grpo_loss(scored: Scored, advantages: Tensor, epsilon: float = 0.2,
-              old: Tensor | None = None) -> Tensor:
-    """Clipped policy loss, summed over rollouts.
-
-    Every rollout is the mean of its own tokens, as published (``bnpo`` with one rollout per
-    micro-batch); divide by the number of rollouts of the step.
+              old: Tensor | None = None, length: int | None = None) -> Tensor:
+    """Clipped policy loss, summed over rollouts; divide by the number of rollouts of the step.
 
     Args:
         scored: of one group.
@@ -110,10 +107,15 @@ def grpo_loss(scored: Scored, advantages: Tensor, epsilon: float = 0.2,
         epsilon: how far the ratio counts.
         old: log-probabilities ``[T]`` at sampling time; None while the policy is the one that
             sampled, where the ratio is 1 and only its gradient matters.
+        length: what the sum over the tokens of a rollout is divided by; None for their number, as
+            published (``bnpo`` with one rollout per micro-batch), where a word of a long answer
+            counts less than one of a short answer.
     """
     old = scored.log_probs.detach() if old is None else old
     ratio = torch.exp(scored.log_probs - old)
     advantage = advantages.to(ratio)[scored.owner]  # [T]
     loss = -torch.min(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage)
+    if length is not None:
+        return loss.sum() / length
     lengths = torch.bincount(scored.owner, minlength=len(advantages)).clamp(min=1)
     return (loss / lengths[scored.owner]).sum()

@@ -56,6 +56,9 @@ class GrpoOptions:
         images: folder of its pictures, if not beside it.
         flags: file of ``cooper data flags``; empty for the flags of the questions.
         epsilon: clipping range of the ratio.
+        unbiased: follow the gradient of the expected reward itself (Liu et al. 2025,
+            arXiv 2503.20783): gains are not divided by the spread of their group, nor sums over
+            words by their number. Published: off.
         freeze: name prefixes of weights that do not train; published: none but the autoencoder.
         recompute: trade time for memory.
         valid_questions: questions of a validation; of a file, its last ones, which do not train.
@@ -69,6 +72,7 @@ class GrpoOptions:
     images: str = ''
     flags: str = ''
     epsilon: float = 0.2
+    unbiased: bool = False
     freeze: tuple[str, ...] = ()
     recompute: bool = False
     valid_questions: int = 32
@@ -100,8 +104,8 @@ class GrpoTask:
         rows = [self.train.sample(index) for index in chosen.tolist()]
         noises = sample_generators(self.settings.batch, generator)
         with gathered(self.module):
-            groups = [self.actor.group(row.image, row.question, noise)
-                      for row, noise in zip(rows, noises)]
+            groups = self.actor.groups([(row.image, row.question, noise)
+                                        for row, noise in zip(rows, noises)])
         terms = self._rewards(rows, groups)
         self.module.train()
         value, entropy = self._learn(groups, terms)
@@ -144,7 +148,7 @@ class GrpoTask:
         total = len(groups) * self.rollout.group
         loss, entropies = torch.zeros(()), list[float]()
         for group, rewards in zip(groups, terms):
-            gain = advantages([entry.total for entry in rewards])
+            gain = advantages([entry.total for entry in rewards], not self.options.unbiased)
             if not any(gain) and not is_sharded(self.module):
                 continue  # all members did equally well: nothing to learn
             found = self.module(partial(self._pass, group, torch.tensor(gain)))
@@ -158,7 +162,8 @@ class GrpoTask:
         scored = score_group(self.module, group, self.policy.loaded.specials,
                              self.policy.loaded.vocabulary, recompute=self.options.recompute,
                              temperature=self.rollout.temperature)
-        return {'loss': grpo_loss(scored, gain, self.options.epsilon),
+        length = self.rollout.max_turn_tokens if self.options.unbiased else None
+        return {'loss': grpo_loss(scored, gain, self.options.epsilon, length=length),
                 'entropy': scored.entropy.mean()}
 
 

@@ -149,18 +149,24 @@ def group_rewards(group: Sequence[Sequence[str]], accuracy: Sequence[float], fla
             for right, form, extra in zip(accuracy, legal, explored)]
 
 
-def advantages(rewards: Sequence[float]) -> list[float]:
-    """How much better each rollout of a group is than its sisters, in standard deviations.
+def advantages(rewards: Sequence[float], scaled: bool = True) -> list[float]:
+    """How much better each rollout of a group is than its sisters.
+
+    Args:
+        rewards: of one group.
+        scaled: in standard deviations of the group, as published: answers that differ by a hair
+            then push as hard as right and wrong. Otherwise in units of the reward.
 
     >>> [round(value, 3) for value in advantages([1.0, 0.0, 0.0, 1.0])]
     [0.866, -0.866, -0.866, 0.866]
-    >>> advantages([0.5, 0.5])
-    [0.0, 0.0]
+    >>> advantages([1.0, 0.5], scaled=False), advantages([0.5, 0.5])
+    ([0.25, -0.25], [0.0, 0.0])
     """
     if len(rewards) < 2:
         raise BadOption('a group needs two rollouts', value=len(rewards), limit='>= 2')
-    mean, spread = statistics.fmean(rewards), statistics.stdev(rewards)
-    return [(reward - mean) / (spread + 1e-4) for reward in rewards]
+    mean = statistics.fmean(rewards)
+    unit = statistics.stdev(rewards) + 1e-4 if scaled else 1.0
+    return [(reward - mean) / unit for reward in rewards]
 
 
 def flag_of(with_tools: float, without: float, margin: float = 0.0) -> str:

@@ -1,15 +1,16 @@
 """Rollouts: a group of sampled answers to one question, written side by side.
 
 The members of a group are rows of one cache. Picture and question are read once and shared; every
-decoding step feeds all rows that still write in one pass, and every flow step all that draw. What
-a row reads and what training later reads are the same items (:mod:`cooper_ros.model.packing`), so
-the log-probabilities of both agree: sampled ids are fed back as they are, never decoded and
-encoded again (quirk Q16), and maps are shown through the ViT alone (Q7). A turn that neither looks
-nor answers ends its rollout (Q13).
+decoding step feeds all rows that still write in one pass, those of several groups if so wished,
+and every flow step all rows of a group that draw. What a row reads and what training later reads
+are the same items (:mod:`cooper_ros.model.packing`), so the log-probabilities of both agree:
+sampled ids are fed back as they are, never decoded and encoded again (quirk Q16), and maps are
+shown through the ViT alone (Q7). A turn that neither looks nor answers ends its rollout (Q13).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Mapping, Sequence
 
@@ -34,6 +35,7 @@ from cooper_ros.training.rewards import STYLES
 START = Cursor(0, 0)
 BRANCHES = 3  # rows per rollout: everything, and the two readings that guidance compares with
 ANSWER_START = '<answer>'
+Asked = tuple[np.ndarray, str, torch.Generator]
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class RolloutOptions:
         max_turn_tokens: tokens of one turn.
         temperature: of the softmax that is sampled and scored. There is no nucleus: it would
             make the scored distribution another one than the sampled one.
+        together: groups that are written side by side: faster where a pass over few rows is
+            mostly overhead, and as many times the cache.
     """
 
     style: str = 'interleaved'
@@ -55,11 +59,13 @@ class RolloutOptions:
     max_turns: int = 3
     max_turn_tokens: int = 4096
     temperature: float = 1.0
+    together: int = 1
 
     def __post_init__(self) -> None:
         if self.style not in STYLES:
             raise BadOption('no such rollout style', value=self.style, limit=', '.join(STYLES))
-        for name, least in (('group', 2), ('max_turns', 1), ('max_turn_tokens', 1)):
+        for name, least in (('group', 2), ('max_turns', 1), ('max_turn_tokens', 1),
+                            ('together', 1)):
             if getattr(self, name) < least:
                 raise BadOption(f'{name} is too small', value=getattr(self, name),
                                 limit=f'>= {least}')
@@ -132,17 +138,21 @@ class Actor:
         self.maker = MapMaker(pictures, card.depth_range_m, card.palette)
 
     def group(self, image: np.ndarray, question: str, generator: torch.Generator) -> Group:
-        """Sample one group.
+        """Sample one group, see :meth:`groups`."""
+        return self.groups([(image, question, generator)])[0]
+
+    def groups(self, asked: Sequence[Asked]) -> list[Group]:
+        """Sample one group per question, ``together`` of them side by side.
 
         Args:
-            image: uint8 ``[H, W, 3]``.
-            question: plain text.
-            generator: source of text and of map noise.
+            asked: image uint8 ``[H, W, 3]``, question in plain text, and the source of the
+                group's text and map noise.
         """
         self.runtime.network.eval()
-        device = self.runtime.device.type
+        device, size = self.runtime.device.type, self.options.together
         with torch.no_grad(), torch.autocast(device, enabled=False):
-            return _GroupUnderWay(self, image, question, generator).run()
+            return [group for first in range(0, len(asked), size)
+                    for group in _SideBySide(self, asked[first:first + size]).run()]
 
     def text(self, text: str) -> TextItem:
         """A text segment."""
@@ -155,46 +165,101 @@ class Actor:
         return VisionItem(torch.from_numpy(normalise(np.asarray(small))))
 
 
+class _SideBySide:
+    """Groups that are written together; rollout ``i`` of group ``n`` is row ``n * group + i``."""
+
+    def __init__(self, actor: Actor, asked: Sequence[Asked]) -> None:
+        self.codec, self.options, self.runtime = actor.parts.codec, actor.options, actor.runtime
+        self.members = [_GroupUnderWay(actor, *one) for one in asked]
+        self.count = self.options.group * len(asked)
+        branches = BRANCHES if actor.drawing.guides_text else 1
+        session = self.runtime.session(rows=branches * self.count,
+                                       capacity=max(member.capacity for member in self.members))
+        assert isinstance(session, TorchSession)
+        self.session = session
+        for number, member in enumerate(self.members):
+            member.enter(session, number * self.options.group, self.count)
+
+    def run(self) -> list[Group]:
+        """Read, share, write, look, write."""
+        for member in self.members:
+            member.begin()
+        active = list(range(self.count))
+        turns = self.options.max_turns if self.options.style == 'interleaved' else 1
+        for remaining in range(turns - 1, -1, -1):
+            starts = {row: self.session.cursor(row) for row in active}
+            self._write(active)
+            active = [row for member in self.members
+                      for row in member.look(active, starts)] if remaining else []
+        return [Group(tuple(member.prefix), tuple(member.rollouts)) for member in self.members]
+
+    def _write(self, rows: Sequence[int]) -> None:
+        """Let all rows write one turn; each step feeds one token of every open row."""
+        codec, limit = self.codec, self.options.max_turn_tokens
+        turns = {row: Turn() for row in rows}
+        open_rows = list(rows)
+        while open_rows:
+            fed = [turns[row].ids[-1] if turns[row].ids else codec.begin for row in open_rows]
+            for row, token, log_prob in zip(open_rows, *self._sample(open_rows, fed)):
+                turns[row].log_probs.append(log_prob)
+                turns[row].ended = token == codec.end
+                turns[row].ids += [] if turns[row].ended else [token]
+            open_rows = [row for row in open_rows
+                         if not turns[row].ended and len(turns[row].ids) < limit]
+        for row, turn in turns.items():
+            self.members[row // self.options.group].keep(row, turn)
+
+    def _sample(self, rows: Sequence[int], fed: Sequence[int]) -> tuple[list[int], list[float]]:
+        logits = step_rows(self.runtime, self.session, rows, fed)  # [R, V]
+        log_probs = torch.log_softmax(logits / self.options.temperature, dim=-1).cpu()
+        counts = Counter(row // self.options.group for row in rows)
+        parts = log_probs.exp().split([counts[number] for number in sorted(counts)])
+        drawn = torch.cat([torch.multinomial(part, 1, generator=self.members[number].generator)
+                           for number, part in zip(sorted(counts), parts)])  # [R, 1]
+        return drawn[:, 0].tolist(), log_probs.gather(1, drawn)[:, 0].tolist()
+
+
 class _GroupUnderWay:
-    """The state of one call of :meth:`Actor.group`."""
+    """One question, its rollouts so far, and their rows of the shared cache."""
+
+    session: TorchSession
+    rows: range
+    all_rows: int
 
     def __init__(self, actor: Actor, image: np.ndarray, question: str,
                  generator: torch.Generator) -> None:
         self.actor, self.generator, self.options = actor, generator, actor.options
         self.runtime, self.draw_options = actor.runtime, actor.drawing
         inputs = encoder_inputs(image, actor.vae_rule, actor.vit_rule)
-        latent = self.runtime.encode_image(torch.from_numpy(inputs.vae), None).cpu().clone()
         self.grid = tuple(side // self.runtime.config.pixels_per_latent_token
                           for side in inputs.vae.shape[1:])
         vision = VisionItem(torch.from_numpy(inputs.vit))
         prompts, style = actor.parts.prompts, self.options.style
         systems = {'interleaved': prompts.interleave_system, 'text': prompts.think_system,
                    'maps': prompts.image_system}
-        picture = [vision] if style == 'text' else [LatentItem(latent), vision]
+        picture: list[Item] = [vision]
+        if style != 'text':
+            latent = self.runtime.encode_image(torch.from_numpy(inputs.vae), None).cpu().clone()
+            picture = [LatentItem(latent), vision]
         self.prefix: list[Item] = [actor.text(systems[style]), *picture, actor.text(question)]
         self.no_image: list[Item] = [self.prefix[0], self.prefix[-1]]
         self.rollouts = [Rollout() for _ in range(self.options.group)]
-        rows = self.options.group * (BRANCHES if self.draw_options.guides_text else 1)
-        session = self.runtime.session(rows=rows,
-                                       capacity=self._capacity(vision))
-        assert isinstance(session, TorchSession)
-        self.session = session
+        self.capacity = self._capacity(vision)
 
-    def run(self) -> Group:
-        """Read, share, write, look, write."""
+    def enter(self, session: TorchSession, first: int, count: int) -> None:
+        """Take rows ``first`` and on of a cache that holds ``count`` rollouts."""
+        self.session, self.all_rows = session, count
+        self.rows = range(first, first + self.options.group)
+
+    def begin(self) -> None:
+        """Read what all rollouts share."""
+        first = self.rows[0]
         for item in self.prefix:
-            self._read(0, item)
+            self._read(first, item)
         if self.options.style == 'maps':
-            self._both_maps()
-        for row in range(1, self.options.group):
-            self.session.share(0, row)
-        active = list(range(self.options.group))
-        turns = self.options.max_turns if self.options.style == 'interleaved' else 1
-        for remaining in range(turns - 1, -1, -1):
-            starts = {row: self.session.cursor(row) for row in active}
-            self._write(active)
-            active = self._look(active, starts) if remaining else []
-        return Group(tuple(self.prefix), tuple(self.rollouts))
+            self._both_maps(first)
+        for row in self.rows[1:]:
+            self.session.share(first, row)
 
     def _capacity(self, vision: VisionItem) -> int:
         actor, prompts = self.actor, self.actor.parts.prompts
@@ -215,77 +280,59 @@ class _GroupUnderWay:
         elif isinstance(item, LatentItem):
             self.session.append_latents(row, self.runtime.embed_latents(item.latent))
 
-    def _write(self, rows: Sequence[int]) -> None:
-        """Let all rows write one turn; each step feeds one token of every open row."""
-        codec, limit = self.actor.parts.codec, self.options.max_turn_tokens
-        turns = {row: Turn() for row in rows}
-        open_rows = list(rows)
-        while open_rows:
-            fed = [turns[row].ids[-1] if turns[row].ids else codec.begin for row in open_rows]
-            for row, token, log_prob in zip(open_rows, *self._sample(open_rows, fed)):
-                turns[row].log_probs.append(log_prob)
-                turns[row].ended = token == codec.end
-                turns[row].ids += [] if turns[row].ended else [token]
-            open_rows = [row for row in open_rows
-                         if not turns[row].ended and len(turns[row].ids) < limit]
-        for row, turn in turns.items():
-            self._keep(row, turn)
-
-    def _sample(self, rows: Sequence[int], fed: Sequence[int]) -> tuple[list[int], list[float]]:
-        logits = step_rows(self.runtime, self.session, rows, fed)  # [R, V]
-        log_probs = torch.log_softmax(logits / self.options.temperature, dim=-1).cpu()
-        drawn = torch.multinomial(log_probs.exp(), 1, generator=self.generator)  # [R, 1]
-        return drawn[:, 0].tolist(), log_probs.gather(1, drawn)[:, 0].tolist()
-
-    def _keep(self, row: int, turn: Turn) -> None:
-        stream = self.actor.parts.codec.stream()
+    def keep(self, row: int, turn: Turn) -> None:
+        """Add a written turn to the rollout of a row."""
+        stream, rollout = self.actor.parts.codec.stream(), self._rollout(row)
         start = ANSWER_START if self.options.style == 'maps' else ''
         turn.text = start + ''.join(map(stream.push, turn.ids)) + stream.finish()
-        self.rollouts[row].turns.append(turn)
-        self.rollouts[row].items.append(TextItem(tuple(turn.ids), loss=True))
+        rollout.turns.append(turn)
+        rollout.items.append(TextItem(tuple(turn.ids), loss=True))
 
-    def _look(self, rows: Sequence[int], starts: Mapping[int, Cursor]) -> list[int]:
-        """Draw what the last turns ask for, all at once; returns the rows that go on."""
+    def _rollout(self, row: int) -> Rollout:
+        return self.rollouts[row - self.rows[0]]
+
+    def look(self, active: Sequence[int], starts: Mapping[int, Cursor]) -> list[int]:
+        """Draw what the last turns of those of our rows that are active ask for, all at once;
+        returns the rows that go on."""
         asked = {}
-        for row in rows:
-            turn = self.rollouts[row].turns[-1]
+        for row in [row for row in active if row in self.rows]:
+            turn = self._rollout(row).turns[-1]
             call = None if has_answer(turn.text) else find_tool_call(turn.text)
             if call is not None:
                 end = self.actor.parts.codec.end
                 close_turn(self.session, row, [end] if turn.ended else [*turn.ids[-1:], end])
                 self._read_branches(row, starts[row], [self.actor.text(call.rest)],
-                                    [*self.no_image, *self.rollouts[row].items])
+                                    [*self.no_image, *self._rollout(row).items])
                 asked[row] = call.kind
         for row, drawn in zip(asked, self._draw(asked)):
             seen = [self.actor.shown(drawn), self.actor.text(self.actor.parts.prompts.reflection)]
             for item in seen:
                 self._read(row, item)
-            self.rollouts[row].maps.append(drawn)
-            self.rollouts[row].items += seen
+            self._rollout(row).maps.append(drawn)
+            self._rollout(row).items += seen
         return list(asked)
 
-    def _both_maps(self) -> None:
-        """Draw both maps behind the question, in row 0."""
+    def _both_maps(self, row: int) -> None:
+        """Draw both maps behind the question, in one row."""
         prompts = self.actor.parts.prompts
         for kind, prompt in ((DEPTH, prompts.depth), (SEGMENTATION, prompts.segmentation)):
-            start = self.session.cursor(0)
+            start = self.session.cursor(row)
             asked = self.actor.text(prompt)
-            self._read(0, asked)
-            self._read_branches(0, start, [], [*self.no_image, asked])
-            drawn = self._draw({0: kind})[0]
-            self._read(0, self.actor.shown(drawn))
+            self._read(row, asked)
+            self._read_branches(row, start, [], [*self.no_image, asked])
+            drawn = self._draw({row: kind})[0]
+            self._read(row, self.actor.shown(drawn))
             self.prefix += [asked, self.actor.shown(drawn)]
             self.no_image += [asked, self.actor.shown(drawn)]
             for rollout in self.rollouts:
                 rollout.maps.append(drawn)
         answer = self.actor.text(ANSWER_START)
-        self._read(0, answer)
+        self._read(row, answer)
         self.prefix.append(answer)
 
     def _branches(self, row: int) -> tuple[int, int, int]:
         """The rows of a rollout: everything, without the last text, without the picture."""
-        group = self.options.group
-        return row, group + row, 2 * group + row
+        return row, self.all_rows + row, 2 * self.all_rows + row
 
     def _read_branches(self, row: int, start: Cursor, no_text: Sequence[Item],
                        no_image: Sequence[Item]) -> None:
