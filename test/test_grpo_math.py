@@ -16,11 +16,12 @@ from cooper_ros.engine.limits import Limits
 from cooper_ros.engine.settings import draw_options
 from cooper_ros.model.packing import LatentItem, TextItem, VisionItem, pack
 from cooper_ros.model.training_forward import forward_train
-from cooper_ros.training import rollouts as rollouts_module
+from cooper_ros.training import actor as actor_module
+from cooper_ros.training.actor import Actor
 from cooper_ros.training.batched import draw_together
 from cooper_ros.training.grpo import Scored, grpo_loss, score_group
 from cooper_ros.training.rewards import advantages
-from cooper_ros.training.rollouts import Actor, Group, RolloutOptions
+from cooper_ros.training.rollouts import Group, RolloutOptions
 
 IMAGE = np.random.default_rng(5).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 DRAW = b'<think>a</think><depth-estimation>b</depth-estimation>'
@@ -42,7 +43,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, scripts: Sequence[Sequence[bytes]]
     """
     queues = {row: iter([SPECIALS.eos if byte == 0 else byte for turn in script for byte in turn])
               for row, script in enumerate(scripts)}
-    sample = rollouts_module._SideBySide._sample
+    sample = actor_module._SideBySide._sample
 
     def choose(self, rows, fed):
         order = iter(rows)
@@ -52,7 +53,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, scripts: Sequence[Sequence[bytes]]
         with monkeypatch.context() as patch:
             patch.setattr(torch, 'multinomial', multinomial)
             return sample(self, rows, fed)
-    monkeypatch.setattr(rollouts_module._SideBySide, '_sample', choose)
+    monkeypatch.setattr(actor_module._SideBySide, '_sample', choose)
 
 
 def scripted_group(monkeypatch: pytest.MonkeyPatch) -> tuple[Actor, Group]:

@@ -46,7 +46,7 @@ def score_group(network: Cooper, group: Group, specials: SpecialTokens, vocabula
 
     Args:
         network: the policy.
-        group: what :class:`~cooper_ros.training.rollouts.Actor` sampled.
+        group: what :class:`~cooper_ros.training.actor.Actor` sampled.
         specials: marker ids.
         vocabulary: ids that could be sampled.
         temperature: they were sampled at.

@@ -24,6 +24,7 @@ from cooper_ros.engine.settings import draw_options
 from cooper_ros.errors import BadOption
 from cooper_ros.evaluation.judge import Claim
 from cooper_ros.imaging.sheet import Panel, Passage, sheet
+from cooper_ros.training.actor import Actor
 from cooper_ros.training.checker import make_checker
 from cooper_ros.training.data import frame_store
 from cooper_ros.training.datasets.cooper_set import RlSet
@@ -33,7 +34,7 @@ from cooper_ros.training.policy import open_policy
 from cooper_ros.training.processes import mean_over_processes, training_device
 from cooper_ros.training.questions import Flagged, Questions, SceneQuestions, Span, read_flags
 from cooper_ros.training.rewards import RewardOptions, Terms, advantages, group_rewards
-from cooper_ros.training.rollouts import Actor, Group, RolloutOptions
+from cooper_ros.training.rollouts import Group, RolloutOptions
 from cooper_ros.training.settings import TrainSettings, build
 from cooper_ros.training.sharding import gathered, is_sharded
 from cooper_ros.training.task import batch_indices, sample_generators

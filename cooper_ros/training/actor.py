@@ -1,0 +1,279 @@
+"""Groups of sampled answers to questions, written side by side.
+
+The members of a group are rows of one cache. Picture and question are read once and shared; every
+decoding step feeds all rows that still write in one pass, those of several groups if so wished,
+and every flow step all rows of a group that draw. What a row reads and what training later reads
+are the same items (:mod:`cooper_ros.model.packing`), so the log-probabilities of both agree:
+sampled ids are fed back as they are, never decoded and encoded again (quirk Q16), and maps are
+shown through the ViT alone (Q7). A turn that neither looks nor answers ends its rollout (Q13).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Mapping, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cooper_ros.engine.answers import find_tool_call, has_answer
+from cooper_ros.engine.drawing import DrawOptions
+from cooper_ros.engine.engine import Parts
+from cooper_ros.engine.events import DEPTH, SEGMENTATION, DepthMap, Map
+from cooper_ros.engine.maps import MapMaker
+from cooper_ros.engine.pictures import PictureReader
+from cooper_ros.imaging.resize import ImageTransform, encoder_inputs, normalise
+from cooper_ros.model.packing import Item, LatentItem, TextItem, VisionItem, piece_of
+from cooper_ros.runtime.base import Cursor
+from cooper_ros.runtime.torch_runtime import MARKERS, TorchRuntime, TorchSession
+from cooper_ros.training.batched import close_turn, draw_together, step_rows
+from cooper_ros.training.rollouts import Group, Rollout, RolloutOptions, Turn
+
+START = Cursor(0, 0)
+BRANCHES = 3  # rows per rollout: everything, and the two readings that guidance compares with
+ANSWER_START = '<answer>'
+Asked = tuple[np.ndarray, str, torch.Generator]
+
+
+class Actor:
+    """Samples groups with a network that may be trained in between: nothing is kept.
+
+    Args:
+        parts: runtime (of the network that trains), codec, prompts and card.
+        options: how to sample.
+        draw: how to draw.
+    """
+
+    def __init__(self, parts: Parts, options: RolloutOptions, draw: DrawOptions) -> None:
+        assert isinstance(parts.runtime, TorchRuntime)
+        self.parts, self.options, self.drawing = parts, options, draw
+        self.runtime = parts.runtime
+        card = parts.card
+        self.vae_rule = ImageTransform(*card.vae_transform)
+        self.vit_rule = ImageTransform(*card.vit_transform)
+        pictures = PictureReader(self.runtime, self.vae_rule, self.vit_rule, False, 2**31)
+        self.maker = MapMaker(pictures, card.depth_range_m, card.palette)
+
+    def group(self, image: np.ndarray, question: str, generator: torch.Generator) -> Group:
+        """Sample one group, see :meth:`groups`."""
+        return self.groups([(image, question, generator)])[0]
+
+    def groups(self, asked: Sequence[Asked]) -> list[Group]:
+        """Sample one group per question, ``together`` of them side by side.
+
+        Args:
+            asked: image uint8 ``[H, W, 3]``, question in plain text, and the source of the
+                group's text and map noise.
+        """
+        self.runtime.network.eval()
+        device, size = self.runtime.device.type, self.options.together
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            return [group for first in range(0, len(asked), size)
+                    for group in _SideBySide(self, asked[first:first + size]).run()]
+
+    def text(self, text: str) -> TextItem:
+        """A text segment."""
+        return TextItem(tuple(self.parts.codec.encode(text)))
+
+    def shown(self, drawn: Map) -> VisionItem:
+        """A drawn map as it is shown to the network: colours, through the ViT alone."""
+        rgb = drawn.colour if isinstance(drawn, DepthMap) else drawn.rgb
+        small = self.vit_rule.resize(self.vae_rule.resize(Image.fromarray(rgb)))
+        return VisionItem(torch.from_numpy(normalise(np.asarray(small))))
+
+
+class _SideBySide:
+    """Groups that are written together; rollout ``i`` of group ``n`` is row ``n * group + i``."""
+
+    def __init__(self, actor: Actor, asked: Sequence[Asked]) -> None:
+        self.codec, self.options, self.runtime = actor.parts.codec, actor.options, actor.runtime
+        self.members = [_GroupUnderWay(actor, *one) for one in asked]
+        self.count = self.options.group * len(asked)
+        branches = BRANCHES if actor.drawing.guides_text else 1
+        session = self.runtime.session(rows=branches * self.count,
+                                       capacity=max(member.capacity for member in self.members))
+        assert isinstance(session, TorchSession)
+        self.session = session
+        for number, member in enumerate(self.members):
+            member.enter(session, number * self.options.group, self.count)
+
+    def run(self) -> list[Group]:
+        """Read, share, write, look, write."""
+        for member in self.members:
+            member.begin()
+        active = list(range(self.count))
+        turns = self.options.max_turns if self.options.style == 'interleaved' else 1
+        for remaining in range(turns - 1, -1, -1):
+            starts = {row: self.session.cursor(row) for row in active}
+            self._write(active)
+            active = [row for member in self.members
+                      for row in member.look(active, starts)] if remaining else []
+        return [Group(tuple(member.prefix), tuple(member.rollouts)) for member in self.members]
+
+    def _write(self, rows: Sequence[int]) -> None:
+        """Let all rows write one turn; each step feeds one token of every open row."""
+        codec, limit = self.codec, self.options.max_turn_tokens
+        turns = {row: Turn() for row in rows}
+        open_rows = list(rows)
+        while open_rows:
+            fed = [turns[row].ids[-1] if turns[row].ids else codec.begin for row in open_rows]
+            for row, token, log_prob in zip(open_rows, *self._sample(open_rows, fed)):
+                turns[row].log_probs.append(log_prob)
+                turns[row].ended = token == codec.end
+                turns[row].ids += [] if turns[row].ended else [token]
+            open_rows = [row for row in open_rows
+                         if not turns[row].ended and len(turns[row].ids) < limit]
+        for row, turn in turns.items():
+            self.members[row // self.options.group].keep(row, turn)
+
+    def _sample(self, rows: Sequence[int], fed: Sequence[int]) -> tuple[list[int], list[float]]:
+        logits = step_rows(self.runtime, self.session, rows, fed)  # [R, V]
+        log_probs = torch.log_softmax(logits / self.options.temperature, dim=-1).cpu()
+        counts = Counter(row // self.options.group for row in rows)
+        parts = log_probs.exp().split([counts[number] for number in sorted(counts)])
+        drawn = torch.cat([torch.multinomial(part, 1, generator=self.members[number].generator)
+                           for number, part in zip(sorted(counts), parts)])  # [R, 1]
+        return drawn[:, 0].tolist(), log_probs.gather(1, drawn)[:, 0].tolist()
+
+
+class _GroupUnderWay:
+    """One question, its rollouts so far, and their rows of the shared cache."""
+
+    session: TorchSession
+    rows: range
+    all_rows: int
+
+    def __init__(self, actor: Actor, image: np.ndarray, question: str,
+                 generator: torch.Generator) -> None:
+        self.actor, self.generator, self.options = actor, generator, actor.options
+        self.runtime, self.draw_options = actor.runtime, actor.drawing
+        inputs = encoder_inputs(image, actor.vae_rule, actor.vit_rule)
+        self.grid = tuple(side // self.runtime.config.pixels_per_latent_token
+                          for side in inputs.vae.shape[1:])
+        vision = VisionItem(torch.from_numpy(inputs.vit))
+        prompts, style = actor.parts.prompts, self.options.style
+        systems = {'interleaved': prompts.interleave_system, 'text': prompts.think_system,
+                   'maps': prompts.image_system}
+        picture: list[Item] = [vision]
+        if style != 'text':
+            latent = self.runtime.encode_image(torch.from_numpy(inputs.vae), None).cpu().clone()
+            picture = [LatentItem(latent), vision]
+        self.prefix: list[Item] = [actor.text(systems[style]), *picture, actor.text(question)]
+        self.no_image: list[Item] = [self.prefix[0], self.prefix[-1]]
+        self.rollouts = [Rollout() for _ in range(self.options.group)]
+        self.capacity = self._capacity(vision)
+
+    def enter(self, session: TorchSession, first: int, count: int) -> None:
+        """Take rows ``first`` and on of a cache that holds ``count`` rollouts."""
+        self.session, self.all_rows = session, count
+        self.rows = range(first, first + self.options.group)
+
+    def begin(self) -> None:
+        """Read what all rollouts share."""
+        first = self.rows[0]
+        for item in self.prefix:
+            self._read(first, item)
+        if self.options.style == 'maps':
+            self._both_maps(first)
+        for row in self.rows[1:]:
+            self.session.share(first, row)
+
+    def _capacity(self, vision: VisionItem) -> int:
+        actor, prompts = self.actor, self.actor.parts.prompts
+        config = self.runtime.config
+        between = [vision, *map(actor.text, (prompts.reflection, prompts.depth,
+                                             prompts.segmentation, ANSWER_START))]
+        per_turn = self.options.max_turn_tokens + MARKERS + sum(
+            piece_of(item, config).tokens for item in between)
+        fixed = sum(piece_of(item, config).tokens for item in self.prefix)
+        drawn = self.grid[0] * self.grid[1] + MARKERS
+        return fixed + max(2, self.options.max_turns) * per_turn + drawn
+
+    def _read(self, row: int, item: Item) -> None:
+        if isinstance(item, TextItem):
+            self.session.append_text(row, item.ids)
+        elif isinstance(item, VisionItem):
+            self.session.append_vision(row, self.runtime.encode_vision(item.pixels))
+        elif isinstance(item, LatentItem):
+            self.session.append_latents(row, self.runtime.embed_latents(item.latent))
+
+    def keep(self, row: int, turn: Turn) -> None:
+        """Add a written turn to the rollout of a row."""
+        stream, rollout = self.actor.parts.codec.stream(), self._rollout(row)
+        start = ANSWER_START if self.options.style == 'maps' else ''
+        turn.text = start + ''.join(map(stream.push, turn.ids)) + stream.finish()
+        rollout.turns.append(turn)
+        rollout.items.append(TextItem(tuple(turn.ids), loss=True))
+
+    def _rollout(self, row: int) -> Rollout:
+        return self.rollouts[row - self.rows[0]]
+
+    def look(self, active: Sequence[int], starts: Mapping[int, Cursor]) -> list[int]:
+        """Draw what the last turns of those of our rows that are active ask for, all at once;
+        returns the rows that go on."""
+        asked = {}
+        for row in [row for row in active if row in self.rows]:
+            turn = self._rollout(row).turns[-1]
+            call = None if has_answer(turn.text) else find_tool_call(turn.text)
+            if call is not None:
+                end = self.actor.parts.codec.end
+                close_turn(self.session, row, [end] if turn.ended else [*turn.ids[-1:], end])
+                self._read_branches(row, starts[row], [self.actor.text(call.rest)],
+                                    [*self.no_image, *self._rollout(row).items])
+                asked[row] = call.kind
+        for row, drawn in zip(asked, self._draw(asked)):
+            seen = [self.actor.shown(drawn), self.actor.text(self.actor.parts.prompts.reflection)]
+            for item in seen:
+                self._read(row, item)
+            self._rollout(row).maps.append(drawn)
+            self._rollout(row).items += seen
+        return list(asked)
+
+    def _both_maps(self, row: int) -> None:
+        """Draw both maps behind the question, in one row."""
+        prompts = self.actor.parts.prompts
+        for kind, prompt in ((DEPTH, prompts.depth), (SEGMENTATION, prompts.segmentation)):
+            start = self.session.cursor(row)
+            asked = self.actor.text(prompt)
+            self._read(row, asked)
+            self._read_branches(row, start, [], [*self.no_image, asked])
+            drawn = self._draw({row: kind})[0]
+            self._read(row, self.actor.shown(drawn))
+            self.prefix += [asked, self.actor.shown(drawn)]
+            self.no_image += [asked, self.actor.shown(drawn)]
+            for rollout in self.rollouts:
+                rollout.maps.append(drawn)
+        answer = self.actor.text(ANSWER_START)
+        self._read(row, answer)
+        self.prefix.append(answer)
+
+    def _branches(self, row: int) -> tuple[int, int, int]:
+        """The rows of a rollout: everything, without the last text, without the picture."""
+        return row, self.all_rows + row, 2 * self.all_rows + row
+
+    def _read_branches(self, row: int, start: Cursor, no_text: Sequence[Item],
+                       no_image: Sequence[Item]) -> None:
+        """Read what guidance compares with, if it does."""
+        _, text_row, image_row = self._branches(row)
+        if self.draw_options.guides_text:
+            self.session.share(row, text_row)
+            self.session.rewind(text_row, start)
+            for item in no_text:
+                self._read(text_row, item)
+        if self.draw_options.guides_image:
+            self.session.rewind(image_row, START)
+            for item in no_image:
+                self._read(image_row, item)
+
+    def _draw(self, kinds: Mapping[int, str]) -> list[Map]:
+        """One map behind every given row."""
+        if not kinds:
+            return []
+        rows, columns = self.grid
+        noise = torch.randn(len(kinds), rows * columns, self.actor.maker.token_size,
+                            generator=self.generator)
+        tokens = draw_together(self.runtime, self.session, self.draw_options,
+                               [self._branches(row) for row in kinds], noise, self.grid)
+        return [self.actor.maker.finish(kind, drawn, self.grid)
+                for kind, drawn in zip(kinds.values(), tokens)]
