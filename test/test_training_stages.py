@@ -21,9 +21,10 @@ from cooper_ros.training.tokenizer import kept_tokenizer
 
 CONFIG = Path(__file__).parents[1] / 'config' / 'train'
 ORDER = ('vae', 'decoder', 'see', 'joint', 'think', 'base', 'stage1', 'practice', 'draw',
-         'grpo', 'maps_grpo', 'text_grpo')
+         'rehearse', 'redraw', 'grpo', 'maps_grpo', 'text_grpo')
 EXPORTS = {'vae': 'vae_export', 'decoder': 'decoder_export', 'joint': 'model',
-           'think': 'think_export', 'practice': 'practice_export', 'draw': 'model'}
+           'think': 'think_export', 'practice': 'practice_export', 'draw': 'model',
+           'rehearse': 'rehearse_export', 'redraw': 'model'}
 TINY = {'steps': 2, 'batch': 2, 'checkpoint_every': 2, 'preview_every': 2, 'log_every': 1}
 DATA = {'seed': 0, 'train': 6, 'valid': 2}
 
