@@ -35,8 +35,7 @@ lint: setup
 	@$(VENV)/bin/ruff check .
 
 test: lint
-	@$(ROS_ENV) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest test -q -n 2 --dist loadgroup --no-loadscope-reorder \
-		$(TESTS)
+	@$(ROS_ENV) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest test -q $(TESTS)
 
 engines: setup
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/build_engines.py $(ENGINES)

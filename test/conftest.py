@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from cooper_ros.training.data import FrameStore
 
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-if 'PYTEST_XDIST_WORKER' in os.environ:  # inherited; but each process is a domain of its own
-    del os.environ['ROS_DOMAIN_ID']
 os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
 if os.environ.get('ROS_DISTRO') == 'humble':
     os.environ.setdefault('ROS_LOCALHOST_ONLY', '1')
@@ -38,15 +36,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FrameStore:
     return frame_store(tmp_path_factory.mktemp('frames'), 'train', 0, 8, 1)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process (of pytest-xdist) do all that shares exported graphs, from the beginning,
-    for they are made once and take long; the other goes on file by file."""
-    for item in items:
-        name = 'graphs' if _shares_graphs(item) else item.path.name
-        item.add_marker(pytest.mark.xdist_group(name))
-    items.sort(key=lambda item: not _shares_graphs(item))
-
-
-def _shares_graphs(item: pytest.Item) -> bool:
-    used = vars(item.module).values()  # type: ignore[attr-defined]
-    return any(getattr(value, '__module__', '') == 'support.exported' for value in used)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin early what takes long and is needed late: the tests of exported graphs."""
+    if not session.config.option.collectonly and any(
+            item.path.name == 'test_graphs_golden.py' for item in session.items):
+        from support.exported import begin_exporting
+        begin_exporting()

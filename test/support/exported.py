@@ -1,12 +1,18 @@
 """Networks exported once per test run, for every test that needs graphs.
 
-Whatever imports from here runs in one process of a test run, see ``conftest.py``.
+Exporting is work of the processor alone, and a test run leaves one idle: :func:`begin_exporting`
+does the large ones in a process of its own meanwhile. Nobody depends on it: whoever comes first to
+a folder takes its lock, and the other finds the graphs there.
 """
 
 from __future__ import annotations
 
+import atexit
 import functools
+import os
 import re
+import subprocess
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +34,23 @@ from support.tiny import tiny_runtime
 ROOT = Path(__file__).parents[2]
 PROGRESS: list[tuple[str, int, int]] = []
 _FOLDER = tempfile.TemporaryDirectory(prefix='cooper_test_graphs_')
+_AHEAD = """
+import sys
+from support import exported
+exported._FOLDER.name = sys.argv[1]
+for bundle in (exported.golden_bundle, exported.half_bundle, exported.nano_bundle):
+    bundle()
+"""
+
+
+def begin_exporting() -> None:
+    """Export the large bundles in another process, which ends with this one at the latest."""
+    process = subprocess.Popen(
+        [sys.executable, '-c', _AHEAD, _FOLDER.name], stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=os.environ | {'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "test"}'})
+    atexit.register(process.wait)  # before the folder goes: atexit ends what came last first
+    atexit.register(process.kill)
 
 
 @functools.cache
