@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Callable, Iterable, Optional
 
 import typer
 
 from cooper_ros.cli.flags import with_settings
 from cooper_ros.config import CooperConfig
+
+if TYPE_CHECKING:
+    from cooper_ros.engine.events import Answer, Event
 
 
 @with_settings('mode', 'max_turns', 'max_turn_tokens', 'flow_points', 'time_budget_s', 'sample',
@@ -34,26 +37,31 @@ def ask(images: Annotated[list[Path], typer.Argument(
 
     from cooper_ros.cli.files import read_picture
     from cooper_ros.cli.show import Printer, fact_line, facts, load_engine
-    from cooper_ros.engine.events import Answer, Failure
     files, question = _split(images)
     pictures = [read_picture(file, config.max_image_pixels) for file in files]
     console = Console(stderr=quiet)
     engine = load_engine(config, console)
-    printer = Printer(console)
-    for event in engine.ask(pictures, question):
-        if not quiet or isinstance(event, Failure):
-            printer(event)
-    if not isinstance(event, Answer):
-        raise typer.Exit(1)
+    answer = _answered(engine.ask(pictures, question), Printer(console), quiet)
     footer = fact_line(facts(engine), config.seed)
     if quiet:
-        print(event.text)
+        print(answer.text)
     else:
         console.print(footer, style='dim', highlight=False)
     if out is not None:
         from cooper_ros.replay.pictures import write_pictures
-        for file in write_pictures(out, pictures[-1], question, event, footer):
+        for file in write_pictures(out, pictures[-1], question, answer, footer):
             console.print(f'wrote {file}', highlight=False)
+
+
+def _answered(events: Iterable[Event], show: Callable[[Event], None], quiet: bool) -> Answer:
+    """Show events as they come, failures alone if ``quiet``; leave where no answer comes."""
+    from cooper_ros.engine.events import Answer, Failure
+    for event in events:
+        if not quiet or isinstance(event, Failure):
+            show(event)
+    if not isinstance(event, Answer):
+        raise typer.Exit(1)
+    return event
 
 
 def _split(words: list[Path]) -> tuple[list[Path], str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from cooper_ros.engine.events import DEPTH, SEGMENTATION
 
+ANSWER_START = '<answer>'  # where the model is put that answers without thinking
 _CALLS = ((DEPTH, re.compile(r'<depth-estimation>.*?</depth-estimation>', re.DOTALL)),
           (SEGMENTATION, re.compile(r'<segmentation>.*?</segmentation>', re.DOTALL)))
 _ANSWER = re.compile(r'<answer>(.*?)</answer>', re.DOTALL)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Sequence
 
-from cooper_ros.engine.answers import find_tool_call, has_answer
+from cooper_ros.engine.answers import ANSWER_START, find_tool_call, has_answer
 from cooper_ros.engine.contexts import Piece
 from cooper_ros.engine.events import DEPTH, SEGMENTATION
 from cooper_ros.engine.talk import Branches, Steps, Talk
@@ -58,8 +58,8 @@ def both_maps(talk: Talk) -> Steps:
         yield from talk.draw(kind, Branches(full, no_text, no_image))
         seen = talk.see(talk.maps[-1])
         full, no_image = [*full, seen], [*no_image, seen]
-    yield from talk.write([*full, talk.text('<answer>')])
-    talk.turns[-1].text = '<answer>' + talk.turns[-1].text
+    yield from talk.write([*full, talk.text(ANSWER_START)])
+    talk.turns[-1].text = ANSWER_START + talk.turns[-1].text
 
 
 def thinking(talk: Talk) -> Steps:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cooper_ros.engine.answers import find_tool_call, has_answer
+from cooper_ros.engine.answers import ANSWER_START, find_tool_call, has_answer
 from cooper_ros.engine.drawing import DrawOptions
 from cooper_ros.engine.engine import Parts
 from cooper_ros.engine.events import DEPTH, SEGMENTATION, DepthMap, Map
@@ -32,7 +32,6 @@ from cooper_ros.training.rollouts import Group, Rollout, RolloutOptions, Turn
 
 START = Cursor(0, 0)
 BRANCHES = 3  # rows per rollout: everything, and the two readings that guidance compares with
-ANSWER_START = '<answer>'
 Asked = tuple[np.ndarray, str, torch.Generator]
 
 

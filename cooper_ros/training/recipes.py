@@ -27,6 +27,7 @@ from typing import Any, Callable, Mapping, Sequence
 import numpy as np
 import torch
 
+from cooper_ros.engine.answers import ANSWER_START
 from cooper_ros.engine.prompts import Prompts
 from cooper_ros.model.packing import Item, LatentItem, TextItem, VisionItem
 from cooper_ros.training.data import STEPS_PER_METRE, FrameStore
@@ -36,7 +37,6 @@ from cooper_ros.training.probe import probes
 from cooper_ros.training.tree import Tree
 from cooper_ros.training.vae_task import DEPTH, LABELS, RGB
 
-ANSWER_START = '<answer>'
 KIND_OF_TOOL = {'depth': DEPTH, 'segmentation': LABELS}
 Question = Mapping[str, Any]
 
