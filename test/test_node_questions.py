@@ -51,12 +51,20 @@ def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     try:
         client.engine_values(lambda values: values.get('state') == 'ready')
         show(client, 200)
+        hear_feedback(client)
         yield client
     finally:
         client.close()
         code = node.end()
         print(node.log.read_text())
     assert code == 0, 'Ctrl-C is not an error'
+
+
+def hear_feedback(client: Client) -> None:
+    """Ask until feedback comes: the two ends find each other some time after the goal service,
+    and what is said before that is lost."""
+    client.until(lambda: [handle := client.send(mode='direct'), client.result(handle)]
+                 and handle.feedback)
 
 
 def picture(level: int) -> np.ndarray:
@@ -96,6 +104,9 @@ def test_action_gives_the_answer_with_the_maps_it_was_reasoned_from(robot: Clien
     assert set(np.unique(mask)) - {255} == {label.id for label in legend.labels}
     assert sum(label.pixels for label in legend.labels) == (mask != 255).sum()
     assert result.relative_depth.header == legend.header == shown.header
+    finished = SpatialReason.Feedback.MAP_FINISHED  # the result may overtake the last feedback
+    robot.until(lambda: [item.kind for item in handle.feedback].count(finished) == 2
+                and any(item.text for item in handle.feedback))
     check_feedback(handle.feedback, result)
 
 
