@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Iterator
 
@@ -18,11 +19,12 @@ from cooper_ros.engine.events import Answer
 from cooper_ros.errors import BadData, BadOption
 from cooper_ros.evaluation.judge import Claim
 from cooper_ros.training import grpo_task
+from cooper_ros.training.data import FrameStore
 from cooper_ros.training.datasets.cooper_set import RlSet
 from cooper_ros.training.flags import FlagOptions, write_flags
 from cooper_ros.training.grpo_task import GrpoTask
-from cooper_ros.training.questions import read_flags
-from cooper_ros.training.settings import Optim, TrainSettings
+from cooper_ros.training.questions import SceneQuestions, read_flags
+from cooper_ros.training.settings import DataSettings, Optim, TrainSettings
 from cooper_ros.training.trainer import Trainer
 
 TASK = {'rollout': {'group': 4, 'max_turns': 1, 'max_turn_tokens': 5}, 'valid_questions': 2,
@@ -120,6 +122,26 @@ def test_held_out_questions_do_not_train(tmp_path: Path) -> None:
     trained = {task.train.sample(index).data_id for index in range(len(task.train))}
     held = {task.valid.sample(index).data_id for index in range(len(task.valid))}
     assert trained == {'g0', 'g1', 'g2', 'g3'} and held == {'g4', 'g5'}
+
+
+def test_only_some_categories_are_asked(store: FrameStore) -> None:
+    every = SceneQuestions(store, 'train/0')
+    some = SceneQuestions(store, 'train/0', ('counting', 'reach'))
+    ids = {every.sample(index).data_id: every.sample(index).question
+           for index in range(len(every))}
+    places = [tuple(map(int, some.sample(index).data_id.split('/')[-2:]))
+              for index in range(len(some))]
+    assert {store.questions[frame][number]['category']
+            for frame, number in places} == {'counting', 'reach'}
+    assert all(ids[f'train/0/{frame}/{number}'] == some.sample(index).question
+               for index, (frame, number) in enumerate(places))  # a flag file fits both
+
+
+def test_an_unknown_category_is_named(tmp_path: Path) -> None:
+    run = settings(tmp_path, questions='', categories=['counting', 'smell'])
+    scenes = DataSettings(str(tmp_path / 'scenes'), 0, 2, 2, 1)
+    with pytest.raises(BadOption, match='unknown category; got smell; .*counting'):
+        GrpoTask(replace(run, data=scenes))
 
 
 @pytest.mark.parametrize('wrong', [{'rollout': {'group': 1}}, {'reward': {'style': 'x'}},

@@ -56,6 +56,8 @@ class GrpoOptions:
         questions: ``RL_data.jsonl`` or a folder with it; empty for the scenes of ``data``.
         images: folder of its pictures, if not beside it.
         flags: file of ``cooper data flags``; empty for the flags of the questions.
+        categories: which questions about scenes are asked, in training and validation; empty for
+            all. Groups that always succeed, or never, teach nothing.
         epsilon: clipping range of the ratio.
         unbiased: follow the gradient of the expected reward itself (Liu et al. 2025,
             arXiv 2503.20783): gains are not divided by the spread of their group, nor sums over
@@ -72,6 +74,7 @@ class GrpoOptions:
     questions: str = ''
     images: str = ''
     flags: str = ''
+    categories: tuple[str, ...] = ()
     epsilon: float = 0.2
     unbiased: bool = False
     freeze: tuple[str, ...] = ()
@@ -189,17 +192,17 @@ def _questions(settings: TrainSettings, options: GrpoOptions) -> tuple[Questions
         held = min(options.valid_questions, len(rows) // 2)
         train, valid = Span(rows, 0, len(rows) - held), Span(rows, len(rows) - held, len(rows))
     else:
-        train, valid = (_scenes(settings, split) for split in ('train', 'validation'))
+        train, valid = (_scenes(settings, options, split) for split in ('train', 'validation'))
         valid = Span(valid, 0, min(options.valid_questions, len(valid)))
     flags = read_flags(Path(options.flags)) if options.flags else {}
     return Flagged(train, flags), valid
 
 
-def _scenes(settings: TrainSettings, split: str) -> SceneQuestions:
+def _scenes(settings: TrainSettings, options: GrpoOptions, split: str) -> SceneQuestions:
     data = settings.data
     count = data.train if split == 'train' else data.valid
     store = frame_store(data.folder, split, data.seed, count, data.questions)
-    return SceneQuestions(store, f'{split}/{data.seed}')
+    return SceneQuestions(store, f'{split}/{data.seed}', options.categories)
 
 
 def _statistics(groups: Sequence[Group], terms: Sequence[Sequence[Terms]]) -> dict[str, Tensor]:
