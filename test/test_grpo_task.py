@@ -18,6 +18,7 @@ from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer
 from cooper_ros.errors import BadData, BadOption
 from cooper_ros.evaluation.judge import Claim
+from cooper_ros.runtime.checkpoint import read_model_folder
 from cooper_ros.training import grpo_task
 from cooper_ros.training.data import FrameStore
 from cooper_ros.training.datasets.cooper_set import RlSet
@@ -117,6 +118,15 @@ def test_export_is_a_model_folder(tmp_path: Path) -> None:
     assert isinstance(last, Answer)
 
 
+def test_export_part_of_the_way(tmp_path: Path) -> None:
+    task = GrpoTask(settings(tmp_path, learned=0.25))
+    start = {name: value.to(torch.bfloat16) for name, value in weights(task).items()}
+    task.export(tmp_path / 'out', {name: value.float() + 4 for name, value in start.items()})
+    found = read_model_folder(tmp_path / 'out', dtype=torch.float32).network.state_dict()
+    for name, value in start.items():
+        torch.testing.assert_close(found[name], value.float() + 1, atol=0.01, rtol=0.01)
+
+
 def test_held_out_questions_do_not_train(tmp_path: Path) -> None:
     task = GrpoTask(settings(tmp_path))
     trained = {task.train.sample(index).data_id for index in range(len(task.train))}
@@ -145,7 +155,7 @@ def test_an_unknown_category_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('wrong', [{'rollout': {'group': 1}}, {'reward': {'style': 'x'}},
-                                   {'tools': True}, {'freeze': ['eyes']}])
+                                   {'tools': True}, {'freeze': ['eyes']}, {'learned': 0}])
 def test_wrong_settings_are_refused(tmp_path: Path, wrong: dict) -> None:
     with pytest.raises(BadOption):
         GrpoTask(settings(tmp_path, **wrong))

@@ -37,6 +37,7 @@ from cooper_ros.training.rewards import RewardOptions, Terms, advantages, group_
 from cooper_ros.training.rollouts import Group, RolloutOptions
 from cooper_ros.training.settings import TrainSettings, build
 from cooper_ros.training.sharding import gathered, is_sharded
+from cooper_ros.training.starting import part_way, start_weights
 from cooper_ros.training.task import batch_indices, sample_generators
 
 MODE_OF_STYLE = {'interleaved': 'auto', 'text': 'text', 'maps': 'maps'}
@@ -62,6 +63,8 @@ class GrpoOptions:
         unbiased: follow the gradient of the expected reward itself (Liu et al. 2025,
             arXiv 2503.20783): gains are not divided by the spread of their group, nor sums over
             words by their number. Published: off.
+        learned: how far from the start (0) to the trained weights (1) the exported ones stand.
+            What no question asks for drifts, and comes back sooner than what was learned goes.
         freeze: name prefixes of weights that do not train; published: none but the autoencoder.
         recompute: trade time for memory.
         valid_questions: questions of a validation; of a file, its last ones, which do not train.
@@ -77,6 +80,7 @@ class GrpoOptions:
     categories: tuple[str, ...] = ()
     epsilon: float = 0.2
     unbiased: bool = False
+    learned: float = 1.0
     freeze: tuple[str, ...] = ()
     recompute: bool = False
     valid_questions: int = 32
@@ -134,7 +138,9 @@ class GrpoTask:
         return {'valid_accuracy': sum(right) / count, 'valid_maps': maps / count}, pictures
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """Write a complete model folder."""
+        """Write a complete model folder, ``learned`` of the way from the start to the weights."""
+        if self.options.learned < 1:
+            weights = part_way(start_weights(self.settings.start), weights, self.options.learned)
         self.policy.export(folder, weights)
 
     def _rewards(self, rows: Sequence[RlSample], groups: Sequence[Group]) -> list[list[Terms]]:
@@ -175,13 +181,16 @@ def grpo_options(values: Mapping[str, Any]) -> GrpoOptions:
     """Check the ``task`` part of a training file.
 
     Raises:
-        BadOption: an unknown setting.
+        BadOption: an unknown setting, or a value out of its range.
     """
     try:
-        return GrpoOptions(**{name: tuple(value) if isinstance(value, list) else value
-                              for name, value in values.items()})
+        options = GrpoOptions(**{name: tuple(value) if isinstance(value, list) else value
+                                 for name, value in values.items()})
     except TypeError as error:
         raise BadOption('unknown setting of stage grpo', value=str(error)) from error
+    if not 0 < options.learned <= 1:
+        raise BadOption('learned must be a share', value=options.learned, limit='0 < learned <= 1')
+    return options
 
 
 def _questions(settings: TrainSettings, options: GrpoOptions) -> tuple[Questions, Questions]:
