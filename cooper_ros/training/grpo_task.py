@@ -24,6 +24,7 @@ from cooper_ros.engine.settings import draw_options
 from cooper_ros.errors import BadOption
 from cooper_ros.evaluation.judge import Claim
 from cooper_ros.imaging.sheet import Panel, Passage, sheet
+from cooper_ros.scenes.questions import CATEGORIES
 from cooper_ros.training.actor import Actor
 from cooper_ros.training.checker import make_checker
 from cooper_ros.training.data import frame_store
@@ -190,6 +191,9 @@ def grpo_options(values: Mapping[str, Any]) -> GrpoOptions:
         raise BadOption('unknown setting of stage grpo', value=str(error)) from error
     if not 0 < options.learned <= 1:
         raise BadOption('learned must be a share', value=options.learned, limit='0 < learned <= 1')
+    for name in options.categories:
+        if name not in CATEGORIES:
+            raise BadOption('unknown category', value=name, limit=', '.join(CATEGORIES))
     return options
 
 

@@ -9,7 +9,7 @@ from typing import Mapping, Protocol
 
 import numpy as np
 
-from cooper_ros.errors import BadData, BadOption
+from cooper_ros.errors import BadData
 from cooper_ros.scenes.questions import CATEGORIES
 from cooper_ros.training.data import FrameStore
 from cooper_ros.training.datasets.json_lines import JsonLines
@@ -34,9 +34,6 @@ class SceneQuestions:
         store: the frames.
         name: split and first seed; data ids are ``name/frame/number``.
         categories: which ones; empty for all.
-
-    Raises:
-        BadOption: an unknown category.
     """
 
     store: FrameStore
@@ -44,9 +41,6 @@ class SceneQuestions:
     categories: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.categories) - set(CATEGORIES))
-        if unknown:
-            raise BadOption('unknown category', value=unknown[0], limit=', '.join(CATEGORIES))
         places = [(frame, number) for frame, asked in enumerate(self.store.questions)
                   for number, question in enumerate(asked)
                   if question['category'] in (self.categories or CATEGORIES)]
