@@ -7,7 +7,7 @@
 # make setup PYTHON=python3.12           take another Python (3.10 or newer); it is kept from then on
 # make setup TORCH_PIP_ARGS='...'        extra words for the pip command that installs torch
 # make demo DEMO='--seed 3'             another room; see cooper demo --help
-# make test TESTS='-k launch'           extra words for pytest
+# make test TESTS='-k launch'           extra words for pytest; '-n 0' runs in one process
 # make engines ENGINES='--case odd'     part of it; see benchmarks/build_engines.py --help
 
 PYTHON ?= $(or $(realpath $(VENV)/bin/python),python3)
@@ -35,7 +35,8 @@ lint: setup
 	@$(VENV)/bin/ruff check .
 
 test: lint
-	@$(ROS_ENV) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest test -q $(TESTS)
+	@$(ROS_ENV) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest test -q -n 2 \
+		--no-loadscope-reorder $(TESTS)
 
 engines: setup
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python benchmarks/build_engines.py $(ENGINES)

@@ -1,23 +1,37 @@
 """Keep every test run to itself: this machine only, a ROS domain of its own, logs in a corner.
 
 Nothing of ROS is imported here, so tests without ROS stay without it. What several files need and
-is slow to make (frames, exported graphs) is made here once.
+is slow to make (frames, exported graphs) is made here once. Several processes (`pytest -n`) share
+the files among them, and each has a ROS domain of its own.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import sys
 import tempfile
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from cooper_ros.training.data import FrameStore
 
+GRAPHS = 'tiny graphs'
+GOLDEN = 'test_graphs_golden.py'
+ORDER = {GRAPHS: -2, 'test_training_stages.py': -2, 'test_training_processes.py': -1,
+         'test_graphs_parts.py': -1, GOLDEN: 1}
+
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
+WORKER = os.environ.get('PYTEST_XDIST_WORKER', '')  # gw0, gw1 ...; none where there is one process
+if not WORKER:  # what follows is handed down to the others
+    os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 90))
+    os.environ['COOPER_TEST_DOMAIN'] = os.environ['ROS_DOMAIN_ID']
+    os.environ['COOPER_TEST_GRAPHS'] = tempfile.mkdtemp(prefix='cooper_test_graphs_')
+os.environ['ROS_DOMAIN_ID'] = str(int(os.environ['COOPER_TEST_DOMAIN']) + int(WORKER[2:] or 0))
 if os.environ.get('ROS_DISTRO') == 'humble':
     os.environ.setdefault('ROS_LOCALHOST_ONLY', '1')
 os.environ.setdefault('ROS_LOG_DIR', tempfile.mkdtemp(prefix='cooper_ros_log_'))
@@ -36,9 +50,43 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FrameStore:
     return frame_store(tmp_path_factory.mktemp('frames'), 'train', 0, 8, 1)
 
 
+@functools.cache
+def group(file: str) -> str:
+    """What a test file is to share a process with: itself, or all that need the tiny graphs."""
+    return GRAPHS if 'tiny_bundle' in Path(file).read_text(encoding='utf-8') else Path(file).name
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out groups instead of tests: what they need is slow to make.
+
+    xdist's own groups (`--dist loadgroup`) do nothing under pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class InGroups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(str(config.rootpath / nodeid.split('::')[0]))
+    return InGroups(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no process is left with it at the end.
+
+    What waits for graphs that are exported meanwhile comes last.
+    """
+    items.sort(key=lambda item: ORDER.get(group(str(item.path)), 0))
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Begin early what takes long and is needed late: the tests of exported graphs."""
-    if not session.config.option.collectonly and any(
-            item.path.name == 'test_graphs_golden.py' for item in session.items):
+    if WORKER in ('', 'gw0') and not session.config.option.collectonly and any(
+            item.path.name == GOLDEN for item in session.items):
         from support.exported import begin_exporting
         begin_exporting()
+
+
+def pytest_unconfigure() -> None:
+    """Remove what all processes shared."""
+    if not WORKER:
+        shutil.rmtree(os.environ['COOPER_TEST_GRAPHS'], ignore_errors=True)

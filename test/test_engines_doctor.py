@@ -59,11 +59,21 @@ def test_larger_pictures_and_contexts_need_more() -> None:
 
 def test_facts_of_this_machine() -> None:
     found = {fact.what: fact for fact in doctor.facts()}
-    assert list(found) == ['driver', 'CUDA', 'GPU', 'TensorRT', 'Torch-TensorRT', 'onnxruntime',
-                           'host memory']
+    assert list(found) == ['driver', 'CUDA', 'GPU', 'CPU', 'TensorRT', 'Torch-TensorRT',
+                           'onnxruntime', 'host memory']
     assert found['TensorRT'].value.startswith('tensorrt-rtx 1.') and found['TensorRT'].good
     assert 'SM89' in found['TensorRT'].value
     assert all(fact.next for fact in found.values() if fact.good is False)
+
+
+@pytest.mark.parametrize(('able', 'said', 'good'), [
+    (True, 'computes in bfloat16', True), (False, 'imitates bfloat16, many times slower', None)])
+def test_a_cpu_without_bfloat16_is_told(able: bool, said: str, good: bool | None,
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, 'has_bfloat16', lambda device: able)
+    found = doctor.cpu()
+    assert said in found.value and found.good is good
+    assert ('dtype: auto or float32' in found.next) is not able
 
 
 @pytest.mark.parametrize(('version', 'pair'), [

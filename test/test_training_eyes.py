@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from support.tiny import tiny_runtime
@@ -14,9 +15,10 @@ from torch import nn
 
 from cooper_ros.model.network import Cooper
 from cooper_ros.scenes.palette import COLOURS, SHAPES
+from cooper_ros.training import precision
 from cooper_ros.training.data import FrameStore
 from cooper_ros.training.eyes import whiten
-from cooper_ros.training.optimiser import Optimisers, make_optimiser
+from cooper_ros.training.optimiser import Muon, Optimisers, make_optimiser
 from cooper_ros.training.placing import place
 from cooper_ros.training.probe import probes, seen_objects
 from cooper_ros.training.see_task import SIDE, cells_of
@@ -152,3 +154,38 @@ def test_muon_leaves_the_outer_layers_to_adam() -> None:
     shapes = [sorted(tuple(p.shape) for g in part.param_groups for p in g['params'])
               for part in parts]
     assert shapes == [[(1,), (1, 4), (4,), (4,)], [(4, 4), (4, 4)]]
+
+
+@pytest.mark.parametrize('shape', [(8, 24), (24, 8), (16, 16)])
+@pytest.mark.parametrize('able', [True, False])
+def test_muon_takes_the_steps_of_the_library(shape: tuple[int, int], able: bool,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16 bit for bit, in float32 within what bfloat16 rounds."""
+    monkeypatch.setattr('cooper_ros.training.optimiser.has_bfloat16', lambda device: able)
+    steps = {}
+    for kind in (Muon, torch.optim.Muon):
+        draw = torch.Generator().manual_seed(3)
+        matrix = nn.Parameter(torch.randn(shape, generator=draw))
+        start, optimiser = matrix.detach().clone(), kind([matrix], lr=0.1, weight_decay=0.01,
+                                                         adjust_lr_fn='match_rms_adamw')
+        for _ in range(3):
+            matrix.grad = torch.randn(shape, generator=draw)
+            optimiser.step()
+        steps[kind] = (matrix.detach() - start, optimiser.state_dict())
+    (ours, state), (theirs, their_state) = steps.values()
+    moments, their_moments = (one['state'][0]['momentum_buffer'] for one in (state, their_state))
+    assert torch.allclose(ours, theirs, atol=0 if able else 0.05 * float(theirs.abs().max()))
+    assert torch.equal(ours, theirs) is able
+    assert torch.equal(moments, their_moments)
+
+
+def test_what_a_cpu_imitates_is_not_asked_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, x = [], torch.ones(2, 2)
+    for able in (True, False):
+        monkeypatch.setattr(precision, 'has_bfloat16', lambda device, able=able: able)
+        for wanted in (True, False):
+            with precision.mixed(x.device, wanted):
+                said.append(((x @ x).dtype, precision.spoken(x.device, wanted)))
+    assert said == [(torch.bfloat16, 'bfloat16'), (torch.float32, 'float32'),
+                    (torch.float32, 'float32, for this CPU imitates bfloat16'),
+                    (torch.float32, 'float32')]

@@ -68,7 +68,7 @@ def test_its_maps_follow_the_picture(engine: CooperEngine) -> None:
 
 def test_it_sees(engine: CooperEngine) -> None:
     """Answers about unseen scenes are better than those of the same model on a grey picture."""
-    samples = [make_sample(seed, 'test') for seed in range(16)]
+    samples = [make_sample(seed, 'test') for seed in range(8)]
     grey = np.full_like(samples[0].frame.rgb, 128)
 
     def scores(picture: np.ndarray, questions: Sequence[QuestionAnswer]) -> list[float]:
@@ -79,4 +79,4 @@ def test_it_sees(engine: CooperEngine) -> None:
     # One picture after the other: the engine reads a picture anew when another came between.
     seen = [given for one in samples for given in scores(one.frame.rgb, one.questions)]
     blind = scores(grey, [question for one in samples for question in one.questions])
-    assert len(seen) > 150 and np.mean(seen) > np.mean(blind) + 0.1
+    assert len(seen) > 75 and np.mean(seen) > np.mean(blind) + 0.1

@@ -26,7 +26,8 @@ EXPORTS = {'vae': 'vae_export', 'decoder': 'decoder_export', 'joint': 'model',
            'think': 'think_export', 'practice': 'practice_export', 'draw': 'model',
            'rehearse': 'rehearse_export', 'redraw': 'model',
            'text_grpo': 'text_grpo_export', 'final_draw': 'model'}
-TINY = {'steps': 2, 'batch': 2, 'checkpoint_every': 2, 'preview_every': 2, 'log_every': 1}
+TINY = {'steps': 2, 'batch': 2, 'threads': 1, 'checkpoint_every': 2, 'preview_every': 2,
+        'log_every': 1}
 DATA = {'seed': 0, 'train': 6, 'valid': 2}
 
 

@@ -24,6 +24,7 @@ from cooper_ros.model.config import ModelConfig
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.engines import torch_tensorrt as package
+from cooper_ros.runtime.place import has_bfloat16
 
 GIB = 1 << 30
 PROBE_SECONDS = 60
@@ -93,6 +94,7 @@ def facts() -> Iterator[Fact]:
     yield driver()
     yield cuda()
     yield gpu()
+    yield cpu()
     yield tensorrt()
     yield torch_tensorrt()
     yield onnxruntime()
@@ -132,6 +134,15 @@ def gpu() -> Fact:
     free, total = torch.cuda.mem_get_info()
     return Fact('GPU', f'{entry.name}, SM{entry.major}{entry.minor}, {total / GIB:.1f} GiB, '
                 f'{free / GIB:.1f} GiB free', True)
+
+
+def cpu() -> Fact:
+    """Which number types the CPU computes with."""
+    kind = torch.backends.cpu.get_cpu_capability()
+    if has_bfloat16(torch.device('cpu')):
+        return Fact('CPU', f'{kind}, computes in bfloat16', True)
+    return Fact('CPU', f'{kind}, imitates bfloat16, many times slower than float32', None,
+                'on the CPU keep dtype: auto or float32')
 
 
 def tensorrt() -> Fact:

@@ -89,6 +89,15 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is no slower than float32 there: any GPU, or a CPU whose kernels have it.
+
+    Other CPUs (AVX2 and older) imitate it, ten to forty times slower: 3.6 s instead of 0.09 s for
+    a convolution of 64 channels over two 128x96 pictures (AMD EPYC, AVX2, 1 thread, torch 2.13).
+    """
+    return device.type != 'cpu' or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     """The number type a setting means on a device."""
     if wanted == 'auto':

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Callable
 
 import torch
 import typer
+from tqdm import tqdm
 
 from cooper_ros.errors import BadOption
+from cooper_ros.training.precision import spoken
 from cooper_ros.training.processes import is_first, joined, training_device, wait_for_all
 from cooper_ros.training.settings import STAGES, TrainSettings, load_settings
 from cooper_ros.training.task import Task
@@ -59,9 +62,13 @@ def run_stage(stage: str, config: Path, steps: int = 0, export: str = '') -> Non
         raise BadOption('the settings are for another stage', value=settings.stage, limit=stage)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    with joined(training_device(settings.device)):
+    device = training_device(settings.device)
+    with joined(device):
         task = make_task(settings)
         trainer = Trainer(task, settings)
+        if is_first():
+            tqdm.write(f'{device.type}, computing in {spoken(device, settings.optim.bfloat16)}',
+                       file=sys.stderr)
         trainer.run(steps or None)
         weights = trainer.ema.full_state(task.module) if export else {}
         if export and is_first():

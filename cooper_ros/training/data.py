@@ -8,12 +8,14 @@ complete.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import multiprocessing
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -27,6 +29,8 @@ from cooper_ros.scenes.truth import ObjectTruth, describe
 from cooper_ros.training.processes import first_before_others
 
 STEPS_PER_METRE = 8000  # 8 m just fits 16 bits; one step is 0.125 mm
+FEW = 64  # frames, drawn in this process
+Job = tuple[str, int, int]  # split, scene seed, questions per category
 OBJECT_FIELDS = ('colour', 'shape', 'x', 'y', 'z', 'tall', 'top')
 ARRAYS = ('rgb', 'depth', 'labels', 'instance', 'objects')
 
@@ -94,9 +98,9 @@ def _make(path: Path, split: str, seed: int, count: int, per_category: int,
     arrays = {name: np.lib.format.open_memmap(part / f'{name}.npy', 'w+', kind, (count, *shape))
               for name, (shape, kind) in shapes.items()}
     jobs = [(split, seed + index, per_category) for index in range(count)]
-    with (multiprocessing.get_context('spawn').Pool(workers) as pool,
+    with (_drawer(workers, count) as drawer,
           open(part / 'questions.jsonl', 'w', encoding='utf-8') as lines):
-        drawn = pool.imap(_draw, jobs, chunksize=16)
+        drawn = drawer(jobs)
         for index, frame in enumerate(tqdm(drawn, total=count, desc=path.name, mininterval=5)):
             for name, array in arrays.items():
                 array[index] = frame[name]
@@ -106,7 +110,17 @@ def _make(path: Path, split: str, seed: int, count: int, per_category: int,
     part.rename(path)
 
 
-def _draw(job: tuple[str, int, int]) -> dict[str, Any]:
+@contextmanager
+def _drawer(workers: int, count: int) -> Iterator[Callable[[list[Job]], Iterator[dict[str, Any]]]]:
+    """What draws frames in order; a few do not deserve processes, which take seconds to start."""
+    if count < FEW:
+        yield functools.partial(map, _draw)
+        return
+    with multiprocessing.get_context('spawn').Pool(workers) as pool:
+        yield functools.partial(pool.imap, _draw, chunksize=16)
+
+
+def _draw(job: Job) -> dict[str, Any]:
     split, seed, per_category = job
     scene = sample_scene(seed, split)
     frame = render(scene)

@@ -32,6 +32,7 @@ from cooper_ros.training.pictures import picture_cache
 from cooper_ros.training.placing import place
 from cooper_ros.training.pointing import Lessons, lessons
 from cooper_ros.training.policy import freeze_understanding, freeze_weights
+from cooper_ros.training.precision import mixed
 from cooper_ros.training.previews import drawing_engine, drawn_maps
 from cooper_ros.training.processes import part_of
 from cooper_ros.training.recipes import RECIPES, Source
@@ -179,8 +180,7 @@ class MixedTask:
         for name in self.recipes:
             generator = step_generator(self.settings.seed, 0)
             batch, branch, _ = self.batch(self.valid, name, 1, generator)
-            with torch.autocast(self.module.vae2llm.weight.device.type, torch.bfloat16,
-                                enabled=self.settings.optim.bfloat16):
+            with mixed(self.module.vae2llm.weight.device, self.settings.optim.bfloat16):
                 ce, mse = mean_losses(forward_trees(self.module, batch, branch), batch)
             scores |= {f'valid_ce_{name}': float(ce), f'valid_mse_{name}': float(mse)}
         return scores, self._drawings() if 'draw' in self.recipes else {}

@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from cooper_ros.runtime.place import has_bfloat16
 from cooper_ros.training.settings import Optim
 
+RMS_OF_ADAMW = 0.2  # of an update's entries, typically (Liu et al. 2025, arXiv 2502.16982)
 BLOCKS = ('.layers.',)  # Muon is for matrices between hidden states, not for what reads or writes
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon, which orthogonalises in bfloat16, in float32 where bfloat16 is slow.
+
+    On a CPU that has to imitate bfloat16 torch's own takes most of a training step: 5.3 s for the
+    50 matrices of cooper-nano (AMD EPYC, AVX2, 1 thread, torch 2.13). States are interchangeable.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """One update of every matrix that has a gradient."""
+        for group in self.param_groups:
+            for matrix in group['params']:
+                if matrix.grad is not None:
+                    self._update(matrix, group)
+
+    def _update(self, matrix: nn.Parameter, group: Mapping[str, Any]) -> None:
+        state, momentum = self.state[matrix], group['momentum']
+        if not state:
+            state['momentum_buffer'] = torch.zeros_like(matrix)
+        average = state['momentum_buffer'].lerp_(matrix.grad, 1 - momentum)
+        update = matrix.grad.lerp(average, momentum) if group['nesterov'] else average
+        kind = torch.bfloat16 if has_bfloat16(matrix.device) else torch.float32
+        turned = orthogonal(update.to(kind), group['ns_coefficients'], group['ns_steps'],
+                            group['eps'])
+        matrix.mul_(1 - group['lr'] * group['weight_decay'])
+        matrix.add_(turned, alpha=-group['lr'] * RMS_OF_ADAMW * max(matrix.shape)**0.5)
+
+
+def orthogonal(matrix: Tensor, coefficients: tuple[float, float, float], steps: int,
+               eps: float) -> Tensor:
+    """Nearly the orthogonal matrix closest to ``[M, N]``: singular values become about 1.
+
+    Newton-Schulz iteration of fifth order (Jordan 2024), in the matrix's own number type.
+    """
+    a, b, c = coefficients
+    x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if matrix.shape[0] <= matrix.shape[1] else x.T
 
 
 class Optimisers:
@@ -60,6 +105,6 @@ def make_optimiser(module: nn.Module, optim: Optim) -> torch.optim.Optimizer | O
                              weight_decay=optim.weight_decay, fused=True)
     if not inner:
         return rest
-    return Optimisers([rest, torch.optim.Muon(inner, lr=optim.learning_rate,
-                                              weight_decay=optim.weight_decay,
-                                              adjust_lr_fn='match_rms_adamw')])
+    return Optimisers([rest, Muon(inner, lr=optim.learning_rate,
+                                  weight_decay=optim.weight_decay,
+                                  adjust_lr_fn='match_rms_adamw')])

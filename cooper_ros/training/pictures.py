@@ -21,6 +21,7 @@ from cooper_ros.imaging.resize import ImageTransform, encoder_inputs, normalise
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.scenes.palette import paint
 from cooper_ros.training.data import FrameStore
+from cooper_ros.training.precision import mixed
 from cooper_ros.training.processes import first_before_others
 from cooper_ros.training.vae_task import DEPTH, LABELS, RGB, picture
 
@@ -127,7 +128,7 @@ def _coded(store: FrameStore, vae: AutoEncoder, frames: range, vit_rule: ImageTr
     """Latents ``[B, 3, C, h, w]`` and drawn maps ``[B, 2, H, W, 3]`` of some frames."""
     pixels = torch.stack([picture(store, frame, kind) for frame in frames for kind in KINDS])
     device = next(vae.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16):
+    with mixed(device):
         latents = vae.encode(pixels.to(device)).unflatten(0, (-1, len(KINDS)))
         decoded = vae.decode(latents[:, DEPTH:].flatten(0, 1)).float().unflatten(0, (-1, 2))
     return (latents.half().cpu().numpy(),

@@ -28,6 +28,7 @@ from cooper_ros.scenes.palette import SCENE_PALETTE, SHAPES
 from cooper_ros.training.data import STEPS_PER_METRE, FrameStore, frame_store
 from cooper_ros.training.eyes import Eyes
 from cooper_ros.training.pictures import PictureCache, picture_cache
+from cooper_ros.training.precision import mixed
 from cooper_ros.training.processes import mean_over_processes, share_of
 from cooper_ros.training.settings import TrainSettings
 from cooper_ros.training.task import batch_indices
@@ -93,8 +94,7 @@ class SeeTask:
         """Errors on camera frames, and how often a cell's class is named."""
         store, cache = self.valid
         none = torch.zeros(len(store), dtype=torch.int64)
-        with torch.autocast(self._device.type, torch.bfloat16,
-                            enabled=self.settings.optim.bfloat16):
+        with mixed(self._device, self.settings.optim.bfloat16):
             found = self._errors(store, cache, list(range(len(store))), none + RGB, none > 0)
         return {f'valid_{name}': float(value) for name, value in found.items()}, {}
 

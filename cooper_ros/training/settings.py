@@ -31,7 +31,8 @@ class Optim:
         weight_decay: AdamW's, 0 as published.
         muon: Muon instead of AdamW for the matrices inside blocks; learns from nothing in fewer
             steps.
-        bfloat16: compute under bfloat16 autocast; weights and optimiser stay float32.
+        bfloat16: compute under bfloat16 autocast where the device has it (float32 on a CPU
+            without it, where it would be many times slower); weights and optimiser stay float32.
     """
 
     learning_rate: float = 5e-6

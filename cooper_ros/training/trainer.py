@@ -14,6 +14,7 @@ from cooper_ros.training.checkpoints import load_checkpoint, save_checkpoint
 from cooper_ros.training.ema import Ema
 from cooper_ros.training.logs import RunLog, open_log
 from cooper_ros.training.optimiser import make_optimiser
+from cooper_ros.training.precision import mixed
 from cooper_ros.training.processes import (
     average_gradients,
     is_first,
@@ -105,7 +106,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group['lr'] = rate
         self.task.module.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.optim.bfloat16):
+        with mixed(self.device, settings.optim.bfloat16):
             losses = self.task.loss(self.step, step_generator(settings.seed, self.step))
         if losses['loss'].requires_grad:
             losses['loss'].backward()

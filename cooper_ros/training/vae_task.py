@@ -23,6 +23,7 @@ from cooper_ros.runtime.weights import save_tensors
 from cooper_ros.scenes.palette import paint
 from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M
 from cooper_ros.training.data import FrameStore, frame_store
+from cooper_ros.training.precision import mixed
 from cooper_ros.training.processes import mean_values
 from cooper_ros.training.settings import TrainSettings, build
 from cooper_ros.training.task import batch_indices, sample_generators
@@ -131,8 +132,7 @@ class VaeTask:
         rows = []
         for frame in range(min(len(self.valid), 64)):
             pixels = torch.stack([picture(self.valid, frame, kind) for kind in range(3)])
-            with torch.autocast(self._device.type, torch.bfloat16,
-                                enabled=self.settings.optim.bfloat16):
+            with mixed(self._device, self.settings.optim.bfloat16):
                 latents = self.module.encode(pixels.to(self._device))
                 restored = self.module.decode(latents).float().clamp(-1, 1).cpu()
             scores['valid_rgb_l1'].append(float((restored[RGB] - pixels[RGB]).abs().mean()))

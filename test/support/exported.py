@@ -1,8 +1,8 @@
 """Networks exported once per test run, for every test that needs graphs.
 
-Exporting is work of the processor alone, and a test run leaves one idle: :func:`begin_exporting`
-does the large ones in a process of its own meanwhile. Nobody depends on it: whoever comes first to
-a folder takes its lock, and the other finds the graphs there.
+Exporting is work of the processor alone, and tests that wait for other processes leave it idle:
+:func:`begin_exporting` does the large ones in a process of its own meanwhile. Nobody depends
+on it: whoever comes first to a folder takes its lock, and the others find the graphs there.
 """
 
 from __future__ import annotations
@@ -34,10 +34,9 @@ from support.tiny import tiny_runtime
 ROOT = Path(__file__).parents[2]
 PROGRESS: list[tuple[str, int, int]] = []
 _FOLDER = tempfile.TemporaryDirectory(prefix='cooper_test_graphs_')
+_SHARED = Path(os.environ['COOPER_TEST_GRAPHS'])
 _AHEAD = """
-import sys
 from support import exported
-exported._FOLDER.name = sys.argv[1]
 for bundle in (exported.golden_bundle, exported.half_bundle, exported.nano_bundle):
     bundle()
 """
@@ -46,10 +45,10 @@ for bundle in (exported.golden_bundle, exported.half_bundle, exported.nano_bundl
 def begin_exporting() -> None:
     """Export the large bundles in another process, which ends with this one at the latest."""
     process = subprocess.Popen(
-        [sys.executable, '-c', _AHEAD, _FOLDER.name], stdin=subprocess.DEVNULL,
+        [sys.executable, '-c', _AHEAD], stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env=os.environ | {'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "test"}'})
-    atexit.register(process.wait)  # before the folder goes: atexit ends what came last first
+    atexit.register(process.wait)  # atexit ends what came last first
     atexit.register(process.kill)
 
 
@@ -131,6 +130,6 @@ def nano_bundle() -> Bundle:
 
 
 def _bundle(runtime: TorchRuntime, name: str, precision: str) -> Bundle:
-    return export_bundle(runtime.network, runtime.vae, Path(_FOLDER.name) / name,
+    return export_bundle(runtime.network, runtime.vae, _SHARED / name,
                          specials=runtime.specials, vocabulary=runtime.vocabulary,
                          precision=precision)
