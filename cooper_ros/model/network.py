@@ -7,7 +7,6 @@ from typing import Callable, Sequence, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 
 from cooper_ros.model.config import ModelConfig
 from cooper_ros.model.mot import CausalLm, Rope
@@ -15,6 +14,9 @@ from cooper_ros.model.tables import TIME_FEATURES, rope_angles, sincos_2d, time_
 from cooper_ros.model.vit import VisionTower
 
 Result = TypeVar('Result')
+# transformers has these too, but its list takes seconds to import, in every process.
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    'gelu_pytorch_tanh': lambda: nn.GELU('tanh'), 'gelu': nn.GELU, 'silu': nn.SiLU}
 
 
 class TimestepEmbedder(nn.Module):
@@ -36,7 +38,7 @@ class Connector(nn.Module):
     def __init__(self, inputs: int, outputs: int, activation: str) -> None:
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(inputs, outputs), nn.Linear(outputs, outputs)
-        self.activation = ACT2FN[activation]
+        self.activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., inputs]`` to ``[..., outputs]``."""
