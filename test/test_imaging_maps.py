@@ -125,6 +125,20 @@ def test_far_colours_get_no_label() -> None:
     assert near.tolist() == [[1, UNLABELED]]
 
 
+def test_an_edge_of_mixtures_is_shared_out_between_its_two_sides() -> None:
+    palette = [Label(0, 'wall', (255, 255, 255)), Label(1, 'floor', (0, 0, 0))]
+    rgb = np.zeros((8, 12, 3), np.uint8)
+    rgb[:, :4], rgb[:, 4], rgb[:, 5] = 255, 160, 90  # two pixels between white and black
+    labels, legend = segmentation.labels_from_palette(rgb, palette)
+    assert labels[0].tolist() == [0] * 5 + [1] * 7
+    assert [entry.pixels for entry in legend] == [56, 40]
+    rgb[3, 5] = (90, 90, 255)  # another colour, not on the way from white to black
+    rgb[6, 9] = 128  # between them, but beside black alone
+    labels, _ = segmentation.labels_from_palette(rgb, palette)
+    assert labels[3, 5] == labels[6, 9] == UNLABELED
+    assert (labels == UNLABELED).sum() == 2
+
+
 @pytest.mark.parametrize('noise', [0, 10])
 def test_regions_follow_the_colours(noise: float) -> None:
     rgb, ids, _ = room(noise)

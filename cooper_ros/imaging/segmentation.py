@@ -6,6 +6,7 @@ picture is cut into regions of like colour, which have no names.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Iterable, Mapping, Sequence
 
@@ -16,6 +17,7 @@ from cooper_ros.errors import BadCheckpoint
 
 UNLABELED = 255
 MAX_LABELS = 254  # ids 0..253 of regions; palettes may use 254 too, 255 stays free
+MIXTURE_REACH = 2  # pixels from an edge that may be mixtures
 PALETTE_DISTANCE = 64.0  # Euclidean distance in RGB, 0..255 per channel
 REGION_STEP = 32  # width of a colour bin; bins are centred on its multiples
 REGION_LIKENESS = 32.0  # touching regions whose mean colours are closer than this are one
@@ -73,6 +75,9 @@ def labels_from_palette(rgb: np.ndarray, palette: Sequence[Label],
                         ) -> tuple[np.ndarray, tuple[Label, ...]]:
     """Give every pixel the palette entry with the nearest colour.
 
+    A drawn edge is a pixel or two of a mixture that is near no colour. Such a pixel gets the
+    nearer of two classes beside it if it lies between their colours.
+
     Args:
         rgb: uint8 ``[H, W, 3]`` as drawn.
         palette: the classes of the checkpoint, at least one.
@@ -92,7 +97,28 @@ def labels_from_palette(rgb: np.ndarray, palette: Sequence[Label],
         nearer = distance < best
         best[nearer], ids[nearer] = distance[nearer], label.id
     labels = ids[place].reshape(rgb.shape[:2])
+    _settle_mixtures(labels, rgb, palette, max_distance)
     return labels, legend_of(labels, palette)
+
+
+def _settle_mixtures(labels: np.ndarray, rgb: np.ndarray, palette: Sequence[Label],
+                     max_distance: float) -> None:
+    """Name the pixels without a class that lie between the colours of two classes beside them."""
+    rows, columns = np.nonzero(labels == UNLABELED)
+    around = np.ones((2 * MIXTURE_REACH + 1,) * 2, np.uint8)
+    there = set(np.unique(labels).tolist())
+    beside = {label: cv2.dilate((labels == label.id).astype(np.uint8), around)[rows, columns] > 0
+              for label in palette if label.id in there}
+    colours = rgb[rows, columns].astype(np.float64)  # [N, 3]
+    best, found = np.full(len(rows), max_distance), labels[rows, columns]
+    for one, other in itertools.combinations(beside, 2):
+        start, way = np.array(one.rgb, np.float64), np.subtract(other.rgb, one.rgb)
+        share = np.clip((colours - start) @ way / max(way @ way, 1), 0, 1)
+        off = np.linalg.norm(colours - start - share[:, None] * way, axis=1)
+        better = beside[one] & beside[other] & (off < best)
+        best[better] = off[better]
+        found[better] = np.where(share < 0.5, one.id, other.id)[better]
+    labels[rows, columns] = found
 
 
 def legend_of(labels: np.ndarray, palette: Sequence[Label]) -> tuple[Label, ...]:
