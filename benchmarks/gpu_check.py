@@ -3,6 +3,8 @@
     python benchmarks/gpu_check.py                          cooper-nano, as it is shipped
     python benchmarks/gpu_check.py --random official        two layers of the published widths
     python benchmarks/gpu_check.py --model models/COOPER --precision bf16
+    python benchmarks/gpu_check.py --runtime compile        torch.compile instead of engines
+    python benchmarks/gpu_check.py --random 7b --runtime torch      how fast the whole size is
     python benchmarks/gpu_check.py --runtime onnx           the same checks without a GPU
 
 It builds the engines (or finds them in the cache), compares every graph and whole conversations
@@ -19,9 +21,10 @@ import json
 import platform
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -33,6 +36,7 @@ from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime import doctor
 from cooper_ros.runtime.base import Runtime, Session
 from cooper_ros.runtime.checkpoint import read_model_folder
+from cooper_ros.runtime.compiled import compiled_runtime_of
 from cooper_ros.runtime.engines.cache import EngineCache
 from cooper_ros.runtime.engines.flavour import gpu_architecture, require_flavour
 from cooper_ros.runtime.engines.plan import Plan, default_cache
@@ -42,8 +46,9 @@ from cooper_ros.runtime.graphs.digest import weights_digest
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.probe import TOLERANCES, probe, relative_error
 from cooper_ros.runtime.graphs.runtime import GraphRuntime
-from cooper_ros.runtime.graphs.spec import PRECISIONS
+from cooper_ros.runtime.graphs.spec import PRECISIONS, GraphSpec, graph_specs
 from cooper_ros.runtime.onnx_runtime import load_onnx_runtime
+from cooper_ros.runtime.place import choose_device
 from cooper_ros.runtime.prepare import sound_bundle
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
@@ -57,7 +62,8 @@ RANDOM = {
     'small': ModelConfig(LlmConfig(512, 1408, 8, 8, 2, 16000),
                          VitConfig(384, 1536, 6, 6, image_size=448), VaeConfig(ch=64),
                          max_latent_size=32, vit_max_num_patch_per_side=32),
-    'official': ModelConfig(LlmConfig(num_layers=2), VitConfig(num_layers=2), VaeConfig())}
+    'official': ModelConfig(LlmConfig(num_layers=2), VitConfig(num_layers=2), VaeConfig()),
+    '7b': ModelConfig.official_7b()}
 
 
 @dataclass
@@ -87,19 +93,19 @@ class Report:
 
 
 def check_graphs(report: Report, graphs: GraphRuntime, network: TorchRuntime, precision: str,
-                 bundle: Bundle) -> None:
+                 specs: Mapping[str, GraphSpec], parts: int) -> None:
     """Every graph against the network at several sizes."""
-    modules = graph_modules(network.network, network.vae, bundle.parts)
+    modules = graph_modules(network.network, network.vae, parts)
     for sizes in ({}, {'context': 256, 'tokens': 1, 'branches': 3},
                   {'context': 512, 'tokens': 65, 'cells': 16, 'branches': 1}):
-        found = probe(graphs.runner, bundle.specs(), modules, precision, **sizes)
+        found = probe(graphs.runner, specs, modules, precision, **sizes)
         for name, error in found.items():
             report.check(f'graph {name} {sizes or ""}'.strip(), error, TOLERANCES[precision])
 
 
-def filled(runtime: Runtime) -> Session:
+def filled(runtime: Runtime, capacity: int = 1024) -> Session:
     """Three contexts over a random picture, as drawing with guidance has them."""
-    session = runtime.session(rows=3, capacity=1024)
+    session = runtime.session(rows=3, capacity=capacity)
     unit, patch = runtime.config.pixels_per_latent_token, runtime.config.vit.patch_size
     latent = runtime.encode_image(draw(1, 3, 4 * unit, 6 * unit).clamp(-1, 1), None)
     session.append_latents(0, runtime.embed_latents(latent))
@@ -170,7 +176,8 @@ def measure(report: Report, name: str, runtime: Runtime,
         median milliseconds by what was measured.
     """
     medians: dict[str, float] = {}
-    session, grid = filled(runtime), (4, 6)
+    side = min(runtime.config.max_latent_size // 2, 32)  # 512 pixels in the published size
+    session, grid = filled(runtime, 1024 + side * side), (side, side)
     x = draw(9, grid[0] * grid[1], runtime.config.latent_features).to(runtime.device)
     text, start = list(range(3, 131)), session.cursor(2)
 
@@ -183,7 +190,7 @@ def measure(report: Report, name: str, runtime: Runtime,
         session.rewind(2, start)
 
     for what, run in (('prefill of 130 tokens', prefill), ('one token', decode),
-                      ('flow step, 3 branches, 24 tokens',
+                      (f'flow step, 3 branches, {side * side} tokens',
                        lambda: session.velocity((0, 1, 2), x, 0.5, grid)),
                       ('decode a map', lambda: runtime.decode_tokens(x, grid))):
         medians[what], slow = milliseconds(run, runtime.device)
@@ -220,11 +227,22 @@ def network_of(options: argparse.Namespace, device: str) -> TorchRuntime:
                             vocabulary=read.vocabulary)
     torch.manual_seed(SEED)
     config = RANDOM[options.random]
-    with torch.device(device):
-        network, vae = Cooper(config).to(dtype).initialise(0.05), AutoEncoder(config.vae)
+    with torch.device(device), default_dtype(dtype):  # never twice the size in memory
+        network, vae = Cooper(config).initialise(0.05), AutoEncoder(config.vae)
         torch.nn.init.normal_(network.llm2vae.weight, std=0.05)
     return TorchRuntime(network, vae, specials=SpecialTokens(0, 1, 2, 3),
                         vocabulary=config.llm.vocab_size, device=device, dtype=dtype)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make new tensors of this type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def exported(network: TorchRuntime, folder: Path, precision: str, report: Report,
@@ -261,6 +279,26 @@ def compiled(bundle: Bundle, folder: Path, report: Report) -> GraphRuntime:
     return runtime
 
 
+def say_memory(report: Report, device: str) -> None:
+    """The most that torch held on the GPU."""
+    if device == 'cuda':
+        report.say('device memory at most',
+                   f'{torch.cuda.max_memory_allocated() / 2**20:.0f} MiB by torch')
+
+
+def require_gpu() -> None:
+    """Compiled engines need a GPU, and one that this TensorRT builds for.
+
+    Raises:
+        NotReady: there is none.
+        BadOption: TensorRT does not know it.
+    """
+    if not torch.cuda.is_available():
+        raise NotReady('compiled engines run on a GPU, and there is none',
+                       remedy='use --runtime onnx for the same checks without one')
+    require_flavour().check_architecture(gpu_architecture())
+
+
 def run(options: argparse.Namespace, report: Report) -> None:
     """All checks."""
     started = time.monotonic()
@@ -269,27 +307,32 @@ def run(options: argparse.Namespace, report: Report) -> None:
     what = f'{options.random} random' if options.random else options.model
     report.say('case', f'{what}, {options.precision}, {options.runtime}, seed {SEED}, '
                f'torch {torch.__version__}, {platform.machine()}')
-    device = 'cuda' if options.runtime == 'tensorrt' else 'cpu'
-    if device == 'cuda' and not torch.cuda.is_available():
-        raise NotReady('compiled engines run on a GPU, and there is none',
-                       remedy='use --runtime onnx for the same checks without one')
+    device = choose_device('cpu' if options.runtime == 'onnx' else 'auto').type
+    if options.runtime == 'tensorrt':
+        require_gpu()
     network = network_of(options, device)
-    bundle = exported(network, options.cache, options.precision, report, options.parts)
-    graphs = (compiled(bundle, options.cache, report) if device == 'cuda'
-              else load_onnx_runtime(bundle))
-    check_graphs(report, graphs, network, options.precision, bundle)
+    if options.runtime == 'torch':
+        measure(report, 'torch eager', network)
+        say_memory(report, device)
+        return
+    if options.runtime == 'compile':
+        graphs, specs = compiled_runtime_of(network, check=False), graph_specs(network.config)
+    else:
+        bundle = exported(network, options.cache, options.precision, report, options.parts)
+        specs = bundle.specs()
+        graphs = (compiled(bundle, options.cache, report) if options.runtime == 'tensorrt'
+                  else load_onnx_runtime(bundle))
+    check_graphs(report, graphs, network, options.precision, specs, options.parts)
     check_talk(report, graphs, network, options.precision)
     check_drawing(report, graphs, network, options.precision)
-    if device == 'cuda':
+    if isinstance(graphs.runner, TensorRtRunner):
         check_recorded(report, graphs)
     eager = measure(report, 'torch eager', network)
     measure(report, options.runtime, graphs, eager)
-    if device == 'cuda':
-        assert isinstance(graphs.runner, TensorRtRunner)
+    if isinstance(graphs.runner, TensorRtRunner):
         graphs.runner.record = False
         measure(report, f'{options.runtime} without CUDA graphs', graphs, eager)
-        report.say('device memory at most', f'{torch.cuda.max_memory_allocated() / 2**20:.0f} MiB '
-                   'by torch, both networks loaded')
+    say_memory(report, device)
     report.say('whole run', f'{time.monotonic() - started:.0f} s')
 
 
@@ -302,13 +345,14 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument('--random', default='', choices=('', *RANDOM),
                         help='random weights of such a size instead of a model folder')
     parser.add_argument('--precision', default='', choices=('', *PRECISIONS))
-    parser.add_argument('--runtime', default='tensorrt', choices=('tensorrt', 'onnx'))
+    parser.add_argument('--runtime', default='tensorrt',
+                        choices=('tensorrt', 'compile', 'onnx', 'torch'))
     parser.add_argument('--parts', type=int, default=1,
                         help='graphs that the layers of the decoder are spread over')
     parser.add_argument('--cache', type=Path, default=default_cache())
     parser.add_argument('--json', type=Path, help='write the rows here too')
     options, report = parser.parse_args(words), Report()
-    options.precision = options.precision or ('bf16' if options.runtime == 'tensorrt' else 'fp32')
+    options.precision = options.precision or ('fp32' if options.runtime == 'onnx' else 'bf16')
     try:
         run(options, report)
     except CooperError as error:

@@ -41,7 +41,7 @@ def graphs() -> GraphRuntime:
 
 def test_good_graphs_pass_every_check(script: ModuleType, graphs: GraphRuntime) -> None:
     report, network = script.Report(), exported_runtime()
-    script.check_graphs(report, graphs, network, 'fp32', tiny_bundle())
+    script.check_graphs(report, graphs, network, 'fp32', tiny_bundle().specs(), 1)
     script.check_talk(report, graphs, network, 'fp32')
     script.check_drawing(report, graphs, network, 'fp32')
     assert report.failures == []
@@ -66,11 +66,22 @@ def test_times_are_measured(script: ModuleType, graphs: GraphRuntime,
     medians = script.measure(report, 'onnx', graphs)
     assert [what for what, value, _ in report.rows if ' ms median' in value] == [
         'onnx: prefill of 130 tokens', 'onnx: one token',
-        'onnx: flow step, 3 branches, 24 tokens', 'onnx: decode a map']
+        'onnx: flow step, 3 branches, 16 tokens', 'onnx: decode a map']
     report = script.Report()
     again = script.measure(report, 'onnx', graphs, {name: 2 * ms for name, ms in medians.items()})
     for (_, value, _), (name, ms) in zip(report.rows, again.items(), strict=True):
         assert value.endswith(f', {2 * medians[name] / ms:.2f} times eager')
+
+
+def test_the_network_alone_can_be_measured(script: ModuleType, tmp_path: Path) -> None:
+    rows = tmp_path / 'rows.json'
+    assert script.main(['--random', 'tiny', '--runtime', 'torch', '--precision', 'fp32',
+                        '--json', str(rows)]) == 0
+    written = json.loads(rows.read_text())
+    assert written['failures'] == []
+    assert [what for what, *_ in written['rows'] if what.startswith('torch eager: ')] == [
+        'torch eager: prefill of 130 tokens', 'torch eager: one token',
+        'torch eager: flow step, 3 branches, 16 tokens', 'torch eager: decode a map']
 
 
 @pytest.mark.parametrize('damage', [
@@ -111,6 +122,17 @@ def test_without_a_gpu_it_says_so(script: ModuleType, tmp_path: Path,
     assert script.main(['--cache', str(tmp_path), '--json', str(tmp_path / 'rows.json')]) == 2
     assert 'run on a GPU, and there is none' in capsys.readouterr().err
     assert 'there is none' in (tmp_path / 'rows.json').read_text()
+
+
+def test_a_gpu_that_tensorrt_does_not_know_is_refused_before_anything_is_made(
+        script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(script.torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(script, 'gpu_architecture', lambda: 'SM90')
+    monkeypatch.setattr(script.doctor, 'facts', lambda: ())
+    assert script.main(['--random', 'tiny', '--cache', str(tmp_path / 'cache')]) == 2
+    assert 'cannot build for this architecture; got SM90' in capsys.readouterr().err
+    assert not (tmp_path / 'cache').exists()
 
 
 def test_recorded_steps_must_say_what_plain_ones_say(

@@ -162,6 +162,18 @@ def test_engines_are_chosen_on_a_gpu_and_torch_where_they_are_missing(
     assert [verdict.runtime for verdict in choose(config)] == list(ORDER)
 
 
+def test_nothing_is_made_for_a_gpu_that_this_tensorrt_does_not_know(
+        config: CooperConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An H100: TensorRT for RTX 1.7.1 builds there, and then refuses to load what it built."""
+    monkeypatch.setattr(find, 'gpu_architecture', lambda: 'SM90')
+    place = replace(Place.of(config), device=torch.device('cuda'), may_make=True)
+    monkeypatch.setattr(choice.Place, 'of', lambda config: place)
+    found = lines(config)
+    assert found[0].startswith('tensorrt passed over: BAD_OPTION: tensorrt-rtx')
+    assert 'cannot build for this architecture; got SM90; allowed: SM75' in found[0]
+    assert found[-1].startswith('torch chosen')
+
+
 @pytest.mark.parametrize('sizes', [{'context': 96, 'side': 40}, {'context': 96}])
 def test_engines_are_found_whatever_sizes_they_serve(config: CooperConfig, gpu: None,
                                                      sizes: dict[str, int]) -> None:

@@ -64,12 +64,14 @@ def find_plan(place: Place, converter: str) -> Found:
 
     Raises:
         NotReady: there is no TensorRT, or no GPU.
+        BadOption: this TensorRT does not build for the GPU.
         EngineMismatch: the checkpoint was not even exported.
     """
     flavour, arch = require_flavour(), gpu_architecture()
     if not arch:
         raise NotReady('compiled engines run on a GPU, and there is none',
                        remedy='set runtime to torch or onnx')
+    flavour.check_architecture(arch)  # before anything is exported for nothing
     bundle = find_bundle(place, place.precision)
     if bundle is None:
         more = '' if converter == 'onnx' else f' --converter {converter}'
