@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 GRAPHS = 'tiny graphs'
 GOLDEN = 'test_graphs_golden.py'
-ORDER = {GRAPHS: -2, 'test_training_stages.py': -2, 'test_training_processes.py': -1,
-         'test_graphs_parts.py': -1, GOLDEN: 1}
+ORDER = {GRAPHS: -2, 'test_training_stages.py': -2, 'test_training_processes.py': -1, GOLDEN: 1}
 
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 WORKER = os.environ.get('PYTEST_XDIST_WORKER', '')  # gw0, gw1 ...; none where there is one process

@@ -7,29 +7,40 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from model_folder import write_model_folder
+from support.exported import exported_runtime, tiny_bundle
 from support.tiny import SPECIALS, tiny_config
 from test_onnx_runtime import conversation, near
+from torch import nn
 from typer.testing import CliRunner
 
 from cooper_ros.cli.engine import app
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadOption, EngineMismatch
 from cooper_ros.model.network import Cooper
-from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.choice import choose
 from cooper_ros.runtime.engines import find
 from cooper_ros.runtime.engines.build import build_engine
 from cooper_ros.runtime.engines.cache import BuiltEngine, EngineCache
 from cooper_ros.runtime.engines.flavour import find_flavour, require_flavour
 from cooper_ros.runtime.engines.plan import Plan, model_fingerprint
+from cooper_ros.runtime.graphs import bundle as bundles
 from cooper_ros.runtime.graphs.bundle import Bundle, bundle_name, export_bundle
+from cooper_ros.runtime.graphs.export import EXTERNAL_SUFFIX, export_graph
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.probe import probe
-from cooper_ros.runtime.graphs.spec import Limits, graph_specs, layer_parts, profiles_of
+from cooper_ros.runtime.graphs.spec import (
+    GraphSpec,
+    Limits,
+    graph_specs,
+    layer_parts,
+    profiles_of,
+)
 from cooper_ros.runtime.onnx_runtime import OnnxRunner, load_onnx_runtime
 from cooper_ros.runtime.opening import request_of
 from cooper_ros.runtime.place import Place
@@ -44,17 +55,29 @@ _FOLDER = tempfile.TemporaryDirectory(prefix='cooper_test_parts_')
 
 @functools.cache
 def network() -> TorchRuntime:
+    """The tiny network with one more layer."""
     torch.manual_seed(0)
-    made = Cooper(CONFIG).initialise(0.2)
-    torch.nn.init.normal_(made.llm2vae.weight, std=0.2)
-    return TorchRuntime(made, AutoEncoder(CONFIG.vae), specials=SPECIALS, vocabulary=260)
+    made, tiny = Cooper(CONFIG).initialise(0.2), exported_runtime()
+    made.load_state_dict(tiny.network.state_dict(), strict=False)
+    return TorchRuntime(made, tiny.vae, specials=SPECIALS, vocabulary=260)
 
 
 @functools.cache
 def bundle() -> Bundle:
+    """Its graphs; those of no decoder layer are the tiny network's, for exporting takes long."""
+    tiny = tiny_bundle()  # before the other export: one inside another would wait for ever
+
+    def shared(spec: GraphSpec, module: nn.Module, path: Path, *more: Any) -> None:
+        if spec.family:
+            export_graph(spec, module, path, *more)
+        else:
+            for suffix in ('', EXTERNAL_SUFFIX):
+                shutil.copy(f'{tiny.graph(spec.name)}{suffix}', f'{path}{suffix}')
+
     runtime = network()
-    return export_bundle(runtime.network, runtime.vae, Path(_FOLDER.name) / 'graphs',
-                         specials=SPECIALS, vocabulary=260, precision='fp32', parts=PARTS)
+    with mock.patch.object(bundles, 'export_graph', shared):
+        return export_bundle(runtime.network, runtime.vae, Path(_FOLDER.name) / 'graphs',
+                             specials=SPECIALS, vocabulary=260, precision='fp32', parts=PARTS)
 
 
 @pytest.mark.parametrize(('layers', 'parts'), [(28, 1), (28, 4), (28, 28), (7, 3), (3, 2)])
