@@ -11,19 +11,22 @@ TIME_FEATURES = 256
 TIME_PERIOD = 10000.0
 
 
-def sincos_2d(side: int, width: int) -> Tensor:
+def sincos_2d(side: int, width: int, parts: int = 1) -> Tensor:
     """Fixed positions of a square grid.
 
     Args:
         side: rows and columns of the grid.
         width: features; a multiple of 4.
+        parts: cells that share a step of the position, each way: 2 lays the cells of a grid cut
+            in four around the places of the uncut ones.
 
     Returns:
         float32 ``[side * side, width]``. Row ``r * side + c`` holds the encoding of the column
         in its first half and of the row in its second half.
     """
     omega = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width / 4))
-    angles = torch.arange(side, dtype=torch.float64)[:, None] * omega  # [side, width/4]
+    places = (torch.arange(side, dtype=torch.float64) + 0.5) / parts - 0.5
+    angles = places[:, None] * omega  # [side, width/4]
     axis = torch.cat([angles.sin(), angles.cos()], dim=1)  # [side, width/2]
     columns = axis[None].expand(side, -1, -1)
     rows = axis[:, None].expand(-1, side, -1)

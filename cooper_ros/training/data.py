@@ -11,11 +11,12 @@ import dataclasses
 import functools
 import json
 import multiprocessing
+import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterable, Iterator, Sequence, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -29,7 +30,8 @@ from cooper_ros.scenes.truth import ObjectTruth, describe
 from cooper_ros.training.processes import first_before_others
 
 STEPS_PER_METRE = 8000  # 8 m just fits 16 bits; one step is 0.125 mm
-FEW = 64  # frames, drawn in this process
+FEW = 64  # frames to draw, 40 ms each
+Work, Done = TypeVar('Work'), TypeVar('Done')
 Job = tuple[str, int, int]  # split, scene seed, questions per category
 OBJECT_FIELDS = ('colour', 'shape', 'x', 'y', 'z', 'tall', 'top')
 ARRAYS = ('rgb', 'depth', 'labels', 'instance', 'objects')
@@ -40,6 +42,7 @@ class FrameStore:
     """Frames of one split, in order of their seeds.
 
     Attributes:
+        folder: where it lies, and what is made of it too.
         rgb: uint8 ``[N, H, W, 3]``.
         depth: uint16 ``[N, H, W]``, eighths of a millimetre along the optical axis.
         labels: uint8 ``[N, H, W]``, ids of the scene palette.
@@ -47,15 +50,21 @@ class FrameStore:
         objects: float32 ``[N, MAX_OBJECTS, 7]`` by ``OBJECT_FIELDS``: index of the colour and of
             the shape, centre in the optical frame, height and height of the top above the floor
             in metres; NaN where there is no such object, or where nothing is asked of frames.
-        questions: per frame, a list of questions with their traces, as plain values.
     """
 
+    folder: Path
     rgb: np.ndarray
     depth: np.ndarray
     labels: np.ndarray
     instance: np.ndarray
     objects: np.ndarray
-    questions: list[list[dict[str, Any]]]
+
+    @functools.cached_property
+    def questions(self) -> list[list[dict[str, Any]]]:
+        """Per frame, a list of questions with their traces, as plain values; read when they are
+        first asked for."""
+        lines = (self.folder / 'questions.jsonl').read_text(encoding='utf-8').splitlines()
+        return [json.loads(line) for line in lines]
 
     def __len__(self) -> int:
         return len(self.rgb)
@@ -66,8 +75,8 @@ class FrameStore:
         return np.clip((metres - MIN_DEPTH_M) / (MAX_DEPTH_M - MIN_DEPTH_M), 0, 1)
 
 
-def frame_store(folder: Path | str, split: str, seed: int, count: int, per_category: int,
-                workers: int = 2) -> FrameStore:
+def frame_store(folder: Path | str, split: str, seed: int, count: int, per_category: int
+                ) -> FrameStore:
     """Open the store of these frames, making it first if it does not exist.
 
     Args:
@@ -76,19 +85,20 @@ def frame_store(folder: Path | str, split: str, seed: int, count: int, per_categ
         seed: first scene seed within the split.
         count: frames.
         per_category: questions per category and frame; 0 for pictures only.
-        workers: processes that draw.
     """
     path = Path(folder) / f'{split}_{seed}_{count}_{per_category}'
     with first_before_others():
         if not path.exists():
-            _make(path, split, seed, count, per_category, workers)
-    arrays = [np.load(path / f'{name}.npy', mmap_mode='r') for name in ARRAYS]
-    lines = (path / 'questions.jsonl').read_text(encoding='utf-8').splitlines()
-    return FrameStore(*arrays, [json.loads(line) for line in lines])
+            _make(path, split, seed, count, per_category)
+    return open_store(path)
 
 
-def _make(path: Path, split: str, seed: int, count: int, per_category: int,
-          workers: int) -> None:
+def open_store(path: Path) -> FrameStore:
+    """A store that is there; its pictures stay on disk until they are looked at."""
+    return FrameStore(path, *(np.load(path / f'{name}.npy', mmap_mode='r') for name in ARRAYS))
+
+
+def _make(path: Path, split: str, seed: int, count: int, per_category: int) -> None:
     part = path.with_name(path.name + '.part')
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -98,7 +108,7 @@ def _make(path: Path, split: str, seed: int, count: int, per_category: int,
     arrays = {name: np.lib.format.open_memmap(part / f'{name}.npy', 'w+', kind, (count, *shape))
               for name, (shape, kind) in shapes.items()}
     jobs = [(split, seed + index, per_category) for index in range(count)]
-    with (_drawer(workers, count) as drawer,
+    with (over_cores(_draw, count) as drawer,
           open(part / 'questions.jsonl', 'w', encoding='utf-8') as lines):
         drawn = drawer(jobs)
         for index, frame in enumerate(tqdm(drawn, total=count, desc=path.name, mininterval=5)):
@@ -111,13 +121,16 @@ def _make(path: Path, split: str, seed: int, count: int, per_category: int,
 
 
 @contextmanager
-def _drawer(workers: int, count: int) -> Iterator[Callable[[list[Job]], Iterator[dict[str, Any]]]]:
-    """What draws frames in order; a few do not deserve processes, which take seconds to start."""
-    if count < FEW:
-        yield functools.partial(map, _draw)
+def over_cores(work: Callable[[Work], Done], count: int, few: int = FEW
+               ) -> Iterator[Callable[[Iterable[Work]], Iterator[Done]]]:
+    """A ``map`` in order over all cores; a few things do not deserve processes, which take
+    seconds to start."""
+    if count < few:
+        yield functools.partial(map, work)
         return
-    with multiprocessing.get_context('spawn').Pool(workers) as pool:
-        yield functools.partial(pool.imap, _draw, chunksize=16)
+    processes = min(os.cpu_count() or 1, count // few + 1)
+    with multiprocessing.get_context('spawn').Pool(processes) as pool:
+        yield functools.partial(pool.imap, work, chunksize=16)
 
 
 def _draw(job: Job) -> dict[str, Any]:

@@ -56,9 +56,9 @@ def score_group(network: Cooper, group: Group, specials: SpecialTokens, vocabula
     batch, branch = pack_trees([tree], network.config, specials,
                                generator=torch.Generator().manual_seed(0))
     device = network.vae2llm.weight.device
-    attend = tree_attention(batch, branch).to(device)
     rows, labels, owner = _scored_rows(batch, group.rollouts)
-    hidden = forward_train(network, _without_losses(batch).to(device), attend=attend,
+    batch = _without_losses(batch).to(device)
+    hidden = forward_train(network, batch, attend=tree_attention(batch, branch),
                            recompute=recompute).last_hidden
     parts = [checkpoint(_log_probs, network, part, ids, vocabulary, temperature,
                         use_reentrant=False)

@@ -23,6 +23,7 @@ from cooper_ros.model.training_forward import mean_losses
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.card import ModelCard
 from cooper_ros.runtime.tokenizer import special_tokens
+from cooper_ros.training.ahead import Ahead
 from cooper_ros.training.data import FrameStore, frame_store
 from cooper_ros.training.eyes import balance_eyes, open_eyes
 from cooper_ros.training.folder import PROMPTS, card, corpus, load_vae, write_folder
@@ -34,10 +35,10 @@ from cooper_ros.training.pointing import Lessons, lessons
 from cooper_ros.training.policy import freeze_understanding, freeze_weights
 from cooper_ros.training.precision import mixed
 from cooper_ros.training.previews import drawing_engine, drawn_maps
-from cooper_ros.training.processes import part_of
+from cooper_ros.training.processes import part_of, training_device
 from cooper_ros.training.recipes import RECIPES, Source
 from cooper_ros.training.settings import TrainSettings
-from cooper_ros.training.starting import copy_experts, start_weights
+from cooper_ros.training.starting import copy_experts, cut_latents, start_weights
 from cooper_ros.training.task import step_generator, whole_batch
 from cooper_ros.training.tokenizer import build_tokenizer, kept_tokenizer
 from cooper_ros.training.tree import forward_trees, pack_trees
@@ -129,18 +130,19 @@ class MixedTask:
         self.tokenizer = (kept_tokenizer(self.options.tokenizer) if self.options.tokenizer else
                           build_tokenizer(corpus(train), self.options.vocabulary))
         self.specials, self.words = special_tokens(self.tokenizer), Words.of(self.tokenizer)
-        self.vae = load_vae(Path(settings.vae)) if settings.vae else None
+        self.vae = (load_vae(Path(settings.vae)).to(training_device(settings.device))
+                    if settings.vae else None)
         self.config = _model_config(settings.model, self.vae, len(self.tokenizer))
         if self.options.point:
             check_heads(self.config)
         self.train, self.valid = (self._source(store, split) for store, split in
                                   ((train, 'train'), (valid, 'validation')))
         self.module = self._network()
+        self.ahead = Ahead(self._training_batch, training_device(settings.device))
 
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy and flow loss of one batch of one recipe."""
-        name = self._recipe(generator)
-        batch, branch, learn = self.batch(self.train, name, step, generator)
+        name, batch, branch, learn = self.ahead(step)
         part, options = part_of(self.recipes[name].frames), self.options
         mine = batch.rows(part)
         watch = Watch(learn.rows_of(part)) if learn else None
@@ -153,6 +155,11 @@ class MixedTask:
             whole = (whole + options.point * losses[f'point_{name}']
                      + options.know * losses[f'know_{name}'])
         return {'loss': whole, **losses}
+
+    def _training_batch(self, step: int) -> tuple[str, PackedBatch, Tensor, Lessons | None]:
+        generator = step_generator(self.settings.seed, step)
+        name = self._recipe(generator)
+        return name, *self.batch(self.train, name, step, generator)
 
     def batch(self, source: Source, name: str, step: int, generator: torch.Generator
               ) -> tuple[PackedBatch, Tensor, Lessons | None]:
@@ -205,7 +212,8 @@ class MixedTask:
         torch.manual_seed(self.settings.seed)
         network = Cooper(self.config).initialise(self.options.init_std)
         if self.settings.start:
-            network.load_state_dict(start_weights(self.settings.start), strict=True)
+            weights = start_weights(self.settings.start)
+            network.load_state_dict(cut_latents(weights, self.config), strict=True)
         if self.options.eyes:
             open_eyes(network, start_weights(self.options.eyes))
             balanced = min(BALANCE_FRAMES, len(self.train.store))
@@ -221,12 +229,11 @@ class MixedTask:
         return network
 
     def _source(self, store: FrameStore, split: str) -> Source:
-        data, options = self.settings.data, self.options
-        folder = Path(data.folder) / f'{split}_{data.seed}_{len(store)}_{data.questions}'
+        options = self.options
         count = options.latent_frames or len(store)
         count = min(count, VALID_LATENTS) if split == 'validation' else count
         needed = any(name in LATENT_RECIPES for name in self.recipes)
-        cache = picture_cache(store, folder, self.vae if needed else None,
+        cache = picture_cache(store, self.vae if needed else None,
                               ImageTransform(*options.vae_rule), ImageTransform(*options.vit_rule),
                               count)
         return Source(store, cache, PROMPTS, self.tokenizer.encode)
@@ -247,6 +254,7 @@ def _recipes(values: Mapping[str, Any]) -> dict[str, Recipe]:
 def _model_config(sizes: Mapping[str, Any], vae: AutoEncoder | None, vocabulary: int
                   ) -> ModelConfig:
     llm = LlmConfig(**{**sizes['llm'], 'vocab_size': -(-vocabulary // 64) * 64})
+    patch = sizes.get('latent_patch_size', ModelConfig.latent_patch_size)
     return ModelConfig(llm, VitConfig(**sizes['vit']), vae.config if vae else VaeConfig(),
-                       max_latent_size=sizes['max_latent_size'],
+                       latent_patch_size=patch, max_latent_size=sizes['max_latent_size'],
                        vit_max_num_patch_per_side=sizes['vit_side'])

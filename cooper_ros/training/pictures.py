@@ -6,7 +6,10 @@ missing. Vision inputs are stored as 8-bit pixels, exactly as the resize rule gi
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
@@ -20,12 +23,14 @@ from cooper_ros.imaging.depth import colourise, picture_from_decoded, relative_f
 from cooper_ros.imaging.resize import ImageTransform, encoder_inputs, normalise
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.scenes.palette import paint
-from cooper_ros.training.data import FrameStore
+from cooper_ros.training.data import FrameStore, open_store, over_cores
 from cooper_ros.training.precision import mixed
 from cooper_ros.training.processes import first_before_others
 from cooper_ros.training.vae_task import DEPTH, LABELS, RGB, picture
 
 KINDS = (RGB, DEPTH, LABELS)
+FEW_VIEWS = 2000  # frames, 2 ms each
+CODED_ON_CPU, CODED_ON_GPU = 8, 128  # frames at once
 
 
 @dataclass(frozen=True)
@@ -54,19 +59,17 @@ class PictureCache:
         return torch.from_numpy(normalise(view))
 
 
-def picture_cache(store: FrameStore, folder: Path, vae: AutoEncoder | None,
-                  vae_rule: ImageTransform, vit_rule: ImageTransform,
-                  latent_frames: int) -> PictureCache:
+def picture_cache(store: FrameStore, vae: AutoEncoder | None, vae_rule: ImageTransform,
+                  vit_rule: ImageTransform, latent_frames: int) -> PictureCache:
     """Open the cache beside a store, making what is missing.
 
     Args:
         store: the frames.
-        folder: where the cache lies.
         vae: autoencoder of the latents; None when no recipe needs them.
         vae_rule, vit_rule: resize rules of the checkpoint.
         latent_frames: latents are made for this many frames, from the first on.
     """
-    vision_path = folder / f'vision_{vit_rule.max_size}.npy'
+    vision_path = store.folder / f'vision_{vit_rule.max_size}.npy'
     with first_before_others():
         if not vision_path.exists():
             _make_vision(vision_path, store, vae_rule, vit_rule)
@@ -74,7 +77,8 @@ def picture_cache(store: FrameStore, folder: Path, vae: AutoEncoder | None,
     if vae is None:
         return PictureCache(vision)
     count = min(latent_frames, len(store))
-    paths = [folder / f'{name}_{_fingerprint(vae)}_{count}.npy' for name in ('latents', 'drawn')]
+    paths = [store.folder / f'{name}_{_fingerprint(vae)}_{count}.npy'
+             for name in ('latents', 'drawn')]
     with first_before_others():
         if not paths[1].exists():
             _make_coded(paths, store, vae, count, vit_rule)
@@ -84,15 +88,27 @@ def picture_cache(store: FrameStore, folder: Path, vae: AutoEncoder | None,
 def _make_vision(path: Path, store: FrameStore, vae_rule: ImageTransform,
                  vit_rule: ImageTransform) -> None:
     part, array = path.with_suffix('.part.npy'), None
-    for frame in tqdm(range(len(store)), desc='vision inputs', mininterval=5):
-        views = (np.asarray(store.rgb[frame]), colourise(store.relative(frame)),
-                 paint(store.labels[frame]))
-        inputs = np.stack([_bytes(encoder_inputs(view, vae_rule, vit_rule).vit)
-                           for view in views])
-        if array is None:
-            array = np.lib.format.open_memmap(part, 'w+', np.uint8, (len(store), *inputs.shape))
-        array[frame] = inputs
+    views = functools.partial(_views, store.folder, (vae_rule, vit_rule))
+    with over_cores(views, len(store), FEW_VIEWS) as drawer:
+        drawn = drawer(range(len(store)))
+        for frame, inputs in enumerate(tqdm(drawn, total=len(store), desc='vision inputs',
+                                            mininterval=5)):
+            if array is None:
+                array = np.lib.format.open_memmap(part, 'w+', np.uint8,
+                                                  (len(store), *inputs.shape))
+            array[frame] = inputs
     part.rename(path)
+
+
+_opened = functools.lru_cache(maxsize=2)(open_store)  # once in every process
+
+
+def _views(folder: Path, rules: tuple[ImageTransform, ImageTransform], frame: int) -> np.ndarray:
+    """Picture, depth and segmentation of a frame as the vision tower reads them."""
+    store = _opened(folder)
+    views = (np.asarray(store.rgb[frame]), colourise(store.relative(frame)),
+             paint(store.labels[frame]))
+    return np.stack([_bytes(encoder_inputs(view, *rules).vit) for view in views])
 
 
 def _bytes(pixels: np.ndarray) -> np.ndarray:
@@ -101,8 +117,9 @@ def _bytes(pixels: np.ndarray) -> np.ndarray:
 
 
 def _make_coded(paths: Sequence[Path], store: FrameStore, vae: AutoEncoder, count: int,
-                vit_rule: ImageTransform, batch: int = 8) -> None:
+                vit_rule: ImageTransform) -> None:
     """Latents of all pictures, and the maps decoded from theirs; goes on where it was stopped."""
+    batch = CODED_ON_GPU if next(vae.parameters()).is_cuda else CODED_ON_CPU
     parts = [path.with_suffix('.part.npy') for path in paths]
     arrays: list[np.ndarray] = [np.load(part, mmap_mode='r+') for part in parts if part.exists()]
     starts = [frames[-1] for frames in _batches(count, batch)] if len(arrays) == 2 else []
@@ -126,13 +143,15 @@ def _batches(count: int, batch: int) -> list[range]:
 def _coded(store: FrameStore, vae: AutoEncoder, frames: range, vit_rule: ImageTransform
            ) -> tuple[np.ndarray, np.ndarray]:
     """Latents ``[B, 3, C, h, w]`` and drawn maps ``[B, 2, H, W, 3]`` of some frames."""
-    pixels = torch.stack([picture(store, frame, kind) for frame in frames for kind in KINDS])
     device = next(vae.parameters()).device
-    with mixed(device):
-        latents = vae.encode(pixels.to(device)).unflatten(0, (-1, len(KINDS)))
-        decoded = vae.decode(latents[:, DEPTH:].flatten(0, 1)).float().unflatten(0, (-1, 2))
-    return (latents.half().cpu().numpy(),
-            np.stack([_shown(*maps, vit_rule) for maps in decoded.cpu().numpy()]))
+    with ThreadPoolExecutor() as pool:  # beside a GPU, turning pictures round takes longest
+        pixels = torch.stack(list(pool.map(lambda job: picture(store, *job),
+                                           itertools.product(frames, KINDS))))
+        with mixed(device):
+            latents = vae.encode(pixels.to(device)).unflatten(0, (-1, len(KINDS)))
+            decoded = vae.decode(latents[:, DEPTH:].flatten(0, 1)).float().unflatten(0, (-1, 2))
+        shown = list(pool.map(lambda maps: _shown(*maps, vit_rule), decoded.cpu().numpy()))
+    return latents.half().cpu().numpy(), np.stack(shown)
 
 
 def _shown(depth: np.ndarray, labels: np.ndarray, vit_rule: ImageTransform) -> np.ndarray:
@@ -142,6 +161,6 @@ def _shown(depth: np.ndarray, labels: np.ndarray, vit_rule: ImageTransform) -> n
 
 
 def _fingerprint(vae: AutoEncoder) -> str:
-    weights = vae.encoder.conv_out.weight.detach().float().contiguous().numpy().tobytes()
+    weights = vae.encoder.conv_out.weight.detach().float().contiguous().cpu().numpy().tobytes()
     return hashlib.sha256(weights).hexdigest()[:12]
 

@@ -114,8 +114,7 @@ class SeeTask:
     def _open(self, split: str, count: int) -> tuple[FrameStore, PictureCache]:
         data, options = self.settings.data, self.options
         store = frame_store(data.folder, split, data.seed, count, data.questions)
-        folder = Path(data.folder) / f'{split}_{data.seed}_{count}_{data.questions}'
-        return store, picture_cache(store, folder, None, ImageTransform(*options.vae_rule),
+        return store, picture_cache(store, None, ImageTransform(*options.vae_rule),
                                     ImageTransform(*options.vit_rule), 0)
 
     def _errors(self, store: FrameStore, cache: PictureCache, frames: list[int], kinds: Tensor,

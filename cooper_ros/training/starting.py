@@ -8,7 +8,10 @@ from typing import Mapping
 import torch
 from torch import Tensor
 
+from cooper_ros.errors import BadOption
+from cooper_ros.model.config import ModelConfig
 from cooper_ros.model.network import Cooper
+from cooper_ros.model.tables import sincos_2d
 from cooper_ros.runtime.checkpoint import read_model_folder
 from cooper_ros.training.checkpoints import run_weights
 
@@ -23,6 +26,38 @@ def start_weights(folder: str) -> dict[str, Tensor]:
     if weights is None:
         weights = read_model_folder(folder, dtype=torch.float32).network.state_dict()
     return weights
+
+
+def cut_latents(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Weights that read and draw latents in finer tokens than the ones they were trained for.
+
+    A token of q x q cells starts as its coarse token would if all its cells were alike: what read
+    the cells is summed over them, what drew them averaged, and its place lies inside the coarse
+    one's. So drawing starts blurred, not blind.
+
+    Args:
+        weights: a network's weights.
+        config: the sizes wanted; nothing is changed if they are those of the weights.
+
+    Raises:
+        BadOption: the tokens wanted do not fill the ones there are.
+    """
+    fine, channels = config.latent_patch_size, config.vae.z_channels
+    coarse = round((weights['vae2llm.weight'].shape[1] / channels)**0.5)
+    if coarse == fine:
+        return dict(weights)
+    if coarse % fine:
+        raise BadOption('latent tokens can only be cut into equal parts', value=fine,
+                        limit=f'a divisor of {coarse}')
+    parts, width = coarse // fine, config.llm.hidden_size
+
+    def cells(value: Tensor) -> Tensor:  # [p * p * C, ...] -> [parts, q, parts, q, C, ...]
+        return value.view(parts, fine, parts, fine, channels, *value.shape[1:])
+    return {**weights,
+            'vae2llm.weight': cells(weights['vae2llm.weight'].T).sum((0, 2)).flatten(0, 2).T,
+            'llm2vae.weight': cells(weights['llm2vae.weight']).mean((0, 2)).flatten(0, 2),
+            'llm2vae.bias': cells(weights['llm2vae.bias']).mean((0, 2)).flatten(),
+            'latent_pos_embed.pos_embed': sincos_2d(config.max_latent_size, width, parts)}
 
 
 def part_way(start: Mapping[str, Tensor], end: Mapping[str, Tensor], part: float

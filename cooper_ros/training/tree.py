@@ -140,8 +140,9 @@ class TreeAttention:
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
-    """Plain matrix products: on a CPU the fused kernel's backward pass is several times slower
-    for so many short sequences."""
+    """Plain matrix products. On a CPU the fused kernel's backward pass is several times slower
+    for so many short sequences; on a GPU it read memory that is not there with 514 keys, and gave
+    NaN with padded ones (torch 2.11, H100, memory-efficient kernel with a mask)."""
     groups = q.shape[1] // k.shape[1]
     rows = q.unflatten(1, (-1, groups)).flatten(2, 3)  # [B, Hkv, G * T, d]
     scores = rows @ k.transpose(2, 3) * q.shape[-1]**-0.5
@@ -153,7 +154,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
 
 
 def tree_attention(batch: PackedBatch, branch: Tensor) -> TreeAttention:
-    """Plan the attention of a batch of trees.
+    """Plan the attention of a batch of trees, on the device of the batch.
 
     Args:
         batch: what :func:`pack_trees` made.
@@ -166,14 +167,22 @@ def tree_attention(batch: PackedBatch, branch: Tensor) -> TreeAttention:
     real = torch.stack([torch.arange(longest) < len(place) for place in places])  # [K, b]
     padded = torch.stack([F.pad(place, (0, longest - len(place)), value=int(place[0]))
                           for place in places])
-    shown = torch.cat([prefix.expand(len(places), -1), padded], dim=1)  # [K, p + b]
-    seen = torch.cat([torch.ones(len(places), len(prefix), dtype=torch.bool), real], dim=1)
-    allowed = batch.allowed.expand(len(batch.text_ids), -1, -1)  # one mask may serve all rows
-    branch_allowed = allowed[:, padded[:, :, None], shown[:, None]] & seen[:, None]
-    return TreeAttention(
-        compact[prefix], compact[padded], _inverse(compact, prefix, padded, real),
-        allowed[:, prefix[:, None], prefix][:, None],
-        branch_allowed.flatten(0, 1)[:, None])
+    return TreeAttention(compact[prefix], compact[padded],
+                         _inverse(compact, prefix, padded, real),
+                         *_masks(batch, prefix, padded, real)).to(batch.allowed.device)
+
+
+def _masks(batch: PackedBatch, prefix: Tensor, padded: Tensor, real: Tensor
+           ) -> tuple[Tensor, Tensor]:
+    """The two masks of :class:`TreeAttention`, cut where the batch is: they are most of its work,
+    and one of all rows is cut once."""
+    count, device, rows = len(padded), batch.allowed.device, len(batch.text_ids)
+    seen = torch.cat([torch.ones(count, len(prefix), dtype=torch.bool), real], dim=1).to(device)
+    shown = torch.cat([prefix.expand(count, -1), padded], dim=1).to(device)  # [K, p + b]
+    prefix, padded = prefix.to(device), padded.to(device)
+    branch = batch.allowed[:, padded[:, :, None], shown[:, None]] & seen[:, None]
+    branch = branch.expand(rows, -1, -1, -1).flatten(0, 1)[:, None]  # [B * K, 1, b, p + b]
+    return batch.allowed[:, prefix[:, None], prefix][:, None], branch
 
 
 def _inverse(compact: Tensor, prefix: Tensor, padded: Tensor, real: Tensor) -> Tensor:
@@ -194,7 +203,6 @@ def forward_trees(network: Cooper, batch: PackedBatch, branch: Tensor,
         batch, branch: what :func:`pack_trees` made.
         watch: what to put around the attention, given the batch on the network's device.
     """
-    device = network.vae2llm.weight.device
-    attend: Attend = tree_attention(batch, branch).to(device)
-    batch = batch.to(device)
+    batch = batch.to(network.vae2llm.weight.device)
+    attend: Attend = tree_attention(batch, branch)
     return forward_train(network, batch, attend=watch(attend, batch) if watch else attend)

@@ -18,17 +18,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cooper_ros.model.config import VaeConfig
+from cooper_ros.model.packing import IGNORED
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.weights import save_tensors
-from cooper_ros.scenes.palette import paint
+from cooper_ros.scenes.palette import paint, palette_rgb
 from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M
+from cooper_ros.training.ahead import Ahead
 from cooper_ros.training.data import FrameStore, frame_store
 from cooper_ros.training.precision import mixed
-from cooper_ros.training.processes import mean_values
+from cooper_ros.training.processes import mean_values, training_device
 from cooper_ros.training.settings import TrainSettings, build
-from cooper_ros.training.task import batch_indices, sample_generators
+from cooper_ros.training.task import batch_indices, sample_generators, step_generator
 
 RGB, DEPTH, LABELS = range(3)
+BETWEEN_COLOURS = 0.1  # squared distance, of colours in -1..1, over which belief falls by e
+Batch = tuple[Tensor, Tensor, Tensor, list[torch.Generator]]
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class VaeOptions:
             the decoder further, on maps alone, which are all it has to draw.
         latent_noise: largest noise added to what the decoder reads, in spreads of the latents;
             drawn latents are never exact, and a decoder that has met noise forgives them.
+        classes: weight of a cross-entropy over the palette's colours at every pixel of a
+            segmentation. Without it edges come out as mixtures, which are no class or a third one.
         vae: folder of the ``ae.safetensors`` to start from; empty for fresh weights.
     """
 
@@ -52,6 +58,7 @@ class VaeOptions:
     depth_focus: float = 1.0
     decoder_only: bool = False
     latent_noise: float = 0.0
+    classes: float = 0.0
     vae: str = ''
 
 
@@ -70,12 +77,12 @@ class VaeTask:
         self.train = frame_store(data.folder, 'train', data.seed, data.train, 0)
         self.valid = frame_store(data.folder, 'validation', data.seed, data.valid, 0)
 
+        self.ahead = Ahead(self._batch, training_device(settings.device))
+
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Absolute reconstruction error and divergence of one batch of mixed pictures."""
-        batch = self.settings.batch
-        frames = batch_indices(len(self.train), batch, self.settings.seed, step)
-        noises = sample_generators(batch, generator)
-        pixels, weight = (part.to(self._device) for part in self._batch(frames.tolist(), noises))
+        *parts, noises = self.ahead(step)
+        pixels, weight, classes = (part.to(self._device) for part in parts)
         mean, logvar = self.module.encoder(pixels).float().chunk(2, dim=1)
         noise = torch.stack([torch.randn(mean.shape[1:], generator=noise)
                              for noise in noises]).to(self._device)
@@ -85,8 +92,13 @@ class VaeTask:
         error = ((restored - pixels).abs() * weight).mean()
         square = F.mse_loss(restored, pixels)
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        return {'loss': error + square + self.options.kl * divergence, 'l1': error, 'mse': square,
-                'kl': divergence, 'sigma': torch.exp(0.5 * logvar).mean() / wide}
+        whole = error + square + self.options.kl * divergence
+        named = {'l1': error, 'mse': square, 'kl': divergence,
+                 'sigma': torch.exp(0.5 * logvar).mean() / wide}
+        if self.options.classes:
+            named['classes'] = class_loss(restored, classes)
+            whole = whole + self.options.classes * named['classes']
+        return {'loss': whole, **named}
 
     @property
     def _device(self) -> torch.device:
@@ -97,26 +109,31 @@ class VaeTask:
         share = torch.stack([torch.rand(1, 1, 1, generator=noise) for noise in noises])
         return self.options.latent_noise * wide * share.to(self._device)
 
-    def _batch(self, frames: list[int], noises: list[torch.Generator]) -> tuple[Tensor, Tensor]:
+    def _batch(self, step: int) -> Batch:
+        """Pictures ``[B, 3, h, w]``, weights ``[B, 1, h, w]``, classes ``[B, h, w]``, noises."""
+        batch, seed = self.settings.batch, self.settings.seed
+        frames = batch_indices(len(self.train), batch, seed, step).tolist()
+        noises = sample_generators(batch, step_generator(seed, step))
         first, parts = DEPTH if self.options.decoder_only else RGB, []
         for frame, noise in zip(frames, noises):
             kind = int(torch.randint(first, 3, (1,), generator=noise))
             parts.append(self._sample(frame, kind, torch.rand(3, generator=noise).tolist()))
-        pixels, weights = (torch.stack(column) for column in zip(*parts))
-        return pixels, weights
+        pixels, weights, classes = (torch.stack(column) for column in zip(*parts))
+        return pixels, weights, classes, noises
 
-    def _sample(self, frame: int, kind: int, draw: list[float]) -> tuple[Tensor, Tensor]:
-        """One cropped, perhaps mirrored picture ``[3, h, w]`` and its weights ``[1, h, w]``."""
-        pixels, weight = picture(self.train, frame, kind), None
-        weight = self._weight(pixels, kind)
+    def _sample(self, frame: int, kind: int, draw: list[float]) -> tuple[Tensor, ...]:
+        """One cropped, perhaps mirrored picture ``[3, h, w]``, its weights ``[1, h, w]`` and
+        classes ``[h, w]``, which only a segmentation has."""
+        pixels = picture(self.train, frame, kind)
+        classes = torch.from_numpy(np.array(self.train.labels[frame], np.int64))
+        layers = [pixels, self._weight(pixels, kind),
+                  classes if kind == LABELS else torch.full_like(classes, IGNORED)]
         height, width = self.options.crop
         if height:
             top = int(draw[0] * (pixels.shape[1] - height + 1))
             left = int(draw[1] * (pixels.shape[2] - width + 1))
-            pixels, weight = (x[:, top:top + height, left:left + width] for x in (pixels, weight))
-        if draw[2] < 0.5:
-            pixels, weight = pixels.flip(2), weight.flip(2)
-        return pixels, weight
+            layers = [x[..., top:top + height, left:left + width] for x in layers]
+        return tuple(x.flip(-1) if draw[2] < 0.5 else x for x in layers)
 
     def _weight(self, pixels: Tensor, kind: int) -> Tensor:
         focus = self.options.depth_focus
@@ -169,6 +186,16 @@ def picture(store: FrameStore, frame: int, kind: int) -> Tensor:
         return (grey * 2 - 1).expand(3, -1, -1)
     rgb = store.rgb[frame] if kind == RGB else paint(store.labels[frame])
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def class_loss(restored: Tensor, classes: Tensor) -> Tensor:
+    """How far decoded colours are from saying their class: cross-entropy over squared distances to
+    the palette's colours. Pictures ``[B, 3, H, W]`` in -1..1, classes ``[B, H, W]``; 0 without."""
+    if not bool((classes != IGNORED).any()):
+        return restored.sum() * 0
+    palette = torch.from_numpy(palette_rgb()).to(restored) / 127.5 - 1  # [K, 3]
+    away = (restored[:, None] - palette[None, :, :, None, None]).square().sum(2)  # [B, K, H, W]
+    return F.cross_entropy(-away / BETWEEN_COLOURS, classes, ignore_index=IGNORED)
 
 
 def spread_of(latents: Tensor) -> float:
