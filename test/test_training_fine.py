@@ -82,7 +82,8 @@ def test_batches_come_in_order_and_only_beside_a_device_ahead(device: str) -> No
         return step * step, threading.current_thread() is first
     ahead = Ahead(make, torch.device(device))
     assert [ahead(step) for step in (1, 2, 3)] == [(n * n, device == 'cpu') for n in (1, 2, 3)]
-    ahead.close()
+    if ahead.pool:
+        ahead.pool.shutdown()  # waits for what is being made
     assert sorted(made) == list(range(1, 4 if device == 'cpu' else 4 + STEPS))
 
 
@@ -95,7 +96,6 @@ def test_what_fails_ahead_is_told_when_its_step_comes() -> None:
     assert ahead(1) == 1
     with pytest.raises(BadOption, match='no such frame'):
         ahead(2)
-    ahead.close()
 
 
 def pictures() -> tuple[Tensor, Tensor]:

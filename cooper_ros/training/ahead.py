@@ -30,8 +30,3 @@ class Ahead(Generic[Batch]):
             if later not in self._coming:
                 self._coming[later] = self.pool.submit(self.make, later)
         return self._coming.pop(step).result()
-
-    def close(self) -> None:
-        """Wait for what is being made, and make no more."""
-        if self.pool is not None:
-            self.pool.shutdown()

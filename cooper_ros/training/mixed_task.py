@@ -129,16 +129,16 @@ class MixedTask:
         valid = frame_store(data.folder, 'validation', data.seed, data.valid, data.questions)
         self.tokenizer = (kept_tokenizer(self.options.tokenizer) if self.options.tokenizer else
                           build_tokenizer(corpus(train), self.options.vocabulary))
+        device = training_device(settings.device)
         self.specials, self.words = special_tokens(self.tokenizer), Words.of(self.tokenizer)
-        self.vae = (load_vae(Path(settings.vae)).to(training_device(settings.device))
-                    if settings.vae else None)
+        self.vae = load_vae(Path(settings.vae)).to(device) if settings.vae else None
         self.config = _model_config(settings.model, self.vae, len(self.tokenizer))
         if self.options.point:
             check_heads(self.config)
         self.train, self.valid = (self._source(store, split) for store, split in
                                   ((train, 'train'), (valid, 'validation')))
         self.module = self._network()
-        self.ahead = Ahead(self._training_batch, training_device(settings.device))
+        self.ahead = Ahead(self._training_batch, device)
 
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy and flow loss of one batch of one recipe."""

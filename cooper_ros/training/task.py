@@ -13,8 +13,9 @@ from cooper_ros.training.processes import share_of
 
 
 class Task(Protocol):
-    """One stage. Everything random must come from the generator of the step, so that a resumed
-    run repeats what the uninterrupted one would have done."""
+    """One stage. Everything random must come from the generator of the step, or be a function of
+    :func:`step_generator` (a batch made ahead has no other), so that a resumed run repeats what
+    the uninterrupted one would have done."""
 
     module: nn.Module
 

@@ -76,7 +76,6 @@ class VaeTask:
         data = settings.data
         self.train = frame_store(data.folder, 'train', data.seed, data.train, 0)
         self.valid = frame_store(data.folder, 'validation', data.seed, data.valid, 0)
-
         self.ahead = Ahead(self._batch, training_device(settings.device))
 
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
