@@ -19,6 +19,23 @@ from cooper_ros.node.demo_views import TrueQuestion
 from cooper_ros.replay.bag import Bag
 
 PATIENCE_S = 120
+LATE_RECORDER = """
+import sys
+from pathlib import Path
+import rclpy
+from rich.console import Console
+from std_msgs.msg import String
+from cooper_ros.errors import NotReady
+from cooper_ros.node import demo_client
+from cooper_ros.node.demo_record import Recorder
+
+rclpy.init()
+client = demo_client.DemoClient(Console(quiet=True))
+client._question.publish(String(data='asked before anybody listens'))
+with Recorder(client, Path(sys.argv[1]), ('/demo/',)) as recorder:
+    client.wait(lambda: recorder.counts.get(demo_client.QUESTIONS), 60, NotReady('nothing came'))
+rclpy.shutdown()
+"""
 
 
 @pytest.fixture(scope='module')
@@ -121,3 +138,10 @@ def test_guessing_is_worth_what_it_is_worth() -> None:
         return TrueQuestion('c', kind, 'q? (a) x (b) y (c) z (d) v', 'a', '', []).chance()
 
     assert (one('mcq'), one('yes_no'), one('number'), one('number_int')) == (0.25, 0.5, 0.0, 0.0)
+
+
+def test_a_question_asked_before_the_recorder_listens_is_in_the_bag(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, '-c', LATE_RECORDER, tmp_path / 'bag'], check=True,
+                   timeout=PATIENCE_S)
+    with Bag(tmp_path / 'bag') as bag:
+        assert bag.recording.topics['/demo/question'].count == 1

@@ -21,6 +21,7 @@ from rclpy.action import ActionClient
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from rclpy.time import Time
 from rich.console import Console
@@ -40,6 +41,8 @@ PLAN = (('relative_distance', 'maps'), ('camera_distance', 'auto'), ('counting',
         ('relation_camera', 'auto'), ('spatial_grid', 'text'), ('existence', 'direct'))
 READY_S, VIEW_S, CALL_S, FAREWELL_S = 600.0, 60.0, 30.0, 2.0
 SETTINGS = ('model_path', 'device', 'dtype', 'seed', 'flow_points')
+# The recorder may find the topic after the first question.
+_KEPT = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 Kind = SpatialReason.Feedback
 T = TypeVar('T')
 
@@ -52,7 +55,7 @@ class DemoClient(Node):
         self.console = console
         self.views = Views(self, CAMERA)
         self._action = ActionClient(self, SpatialReason, f'{COOPER}/reason')
-        self._question = self.create_publisher(String, QUESTIONS, 10)
+        self._question = self.create_publisher(String, QUESTIONS, _KEPT)
         self._engine: DiagnosticStatus | None = None
         self._turn = 0
         self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)

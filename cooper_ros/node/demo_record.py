@@ -50,7 +50,8 @@ class Recorder:
         """Find topics that have appeared."""
         for topic, types in self._node.get_topic_names_and_types():
             wanted = topic.startswith(self._names) and topic not in self.counts
-            if wanted and '/_' not in topic and types[0] in interfaces.typestore().types:
+            if (wanted and '/_' not in topic and types[0] in interfaces.typestore().types
+                    and self._node.count_publishers(topic)):  # they say in what quality
                 self.counts[topic] = 0
                 self._follow(topic, types[0])
 
