@@ -74,16 +74,31 @@ def test_a_stored_engine_is_loaded_and_built_once(plan: Plan, cache: EngineCache
     assert entry.facts['seconds'] > 0 and entry.facts['limits']['context']['high'] == 64
 
 
+def replaced(path: Path) -> Path:
+    path.unlink()
+    return path
+
+
 @pytest.mark.parametrize(('damage', 'words'), [
-    (lambda path: path.write_bytes(path.read_bytes()[:-100]), ('is cut short', 'bytes')),
+    (lambda path: path.write_bytes(path.read_bytes()[:-100]), ('not the file that was written', 'bytes')),
     (lambda path: path.write_bytes(path.read_bytes()[:-9] + b'tampered!'), ('is damaged',)),
-    (lambda path: path.write_bytes(b''), ('is cut short', 'got 0 bytes')),
+    (lambda path: path.write_bytes(b''), ('not the file that was written', 'got 0 bytes')),
     (lambda path: path.unlink(), ('no compiled engine for graph latents', 'fp32 for SM89')),
     (lambda path: path.with_suffix(DESCRIPTION).unlink(), ('no compiled engine',)),
     (lambda path: path.with_suffix(DESCRIPTION).write_text('{"key":'),
      ('description of compiled engine', 'JSONDecodeError')),
     (lambda path: path.with_suffix(DESCRIPTION).write_text('[]'), ('TypeError',)),
-], ids=['truncated', 'tampered', 'emptied', 'gone', 'undescribed', 'half described', 'no table'])
+    (lambda path: path.with_suffix(DESCRIPTION).write_text('[' * 100_000), ('RecursionError',)),
+    (lambda path: replaced(path).mkdir(), ('got no regular file',)),
+    (lambda path: (replaced(path) / 'deep').mkdir(parents=True), ('got no regular file',)),
+    (lambda path: replaced(path).symlink_to('/dev/zero'), ('got no regular file',)),
+    (lambda path: replaced(path).symlink_to('nowhere'), ('got no regular file',)),
+    (lambda path: os.mkfifo(replaced(path)), ('got no regular file',)),
+    (lambda path: replaced(path.with_suffix(DESCRIPTION)).mkdir(), ('OSError',)),
+    (lambda path: os.mkfifo(replaced(path.with_suffix(DESCRIPTION))), ('OSError',)),
+], ids=['truncated', 'tampered', 'emptied', 'gone', 'undescribed', 'half described', 'no table',
+        'nested', 'a folder', 'a full folder', 'an endless link', 'a dead link', 'a pipe',
+        'described by a folder', 'described by a pipe'])
 def test_damaged_engines_are_refused_and_built_again(
         plan: Plan, cache: EngineCache, damage: Callable[[Path], object],
         words: tuple[str, ...]) -> None:

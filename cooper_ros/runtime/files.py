@@ -100,6 +100,14 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def discard(path: Path) -> None:
+    """Remove whatever stands under a name, a folder with all that is in it; of a link, the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def sweep(folder: Path, name: str) -> None:
     """Remove what a killed writer of ``name`` left; call under its lock."""
     for part in folder.glob(f'{name}*{PART}*'):

@@ -15,9 +15,10 @@ from typing import Any, Callable, Iterator
 
 from cooper_ros.errors import EngineMismatch
 from cooper_ros.runtime.engines.key import EngineKey
-from cooper_ros.runtime.files import locked, sweep, sync_folder, write_whole
+from cooper_ros.runtime.files import discard, locked, sweep, sync_folder, write_whole
 
 ENGINE, DESCRIPTION, LOCK = '.engine', '.json', '.lock'
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)  # of a description
 SHOWN = 4  # entries of an interface named in a message
 
 
@@ -103,10 +104,7 @@ class EngineCache:
             raise self._mismatch('a compiled engine was built for something else',
                                  '; '.join(found.differences(key)), 'what is asked for')
         self._compare_interface(described['interface'], interface, key)
-        content = self._file(key.name, ENGINE).read_bytes()
-        if len(content) != described['bytes']:
-            raise self._mismatch(f'compiled engine {key.name} is cut short',
-                                 f'{len(content)} bytes', f"{described['bytes']} bytes")
+        content = self._content(key.name, described['bytes'])
         digest = hashlib.sha256(content).hexdigest()
         if digest != described['sha256']:
             raise self._mismatch(f'compiled engine {key.name} is damaged', digest[:12],
@@ -117,11 +115,11 @@ class EngineCache:
         """Every engine in the folder, in order of names."""
         for path in sorted(self.folder.glob(f'*{ENGINE}')):
             try:
-                described = json.loads(path.with_suffix(DESCRIPTION).read_text())
-                key, facts = EngineKey.from_dict(described['key']), described['facts']
-            except (OSError, ValueError, KeyError, TypeError):
+                described = _parsed(path.with_suffix(DESCRIPTION))
+                key, facts = EngineKey.from_dict(described['key']), dict(described['facts'])
+            except UNREADABLE:
                 key, facts = None, {}
-            yield Entry(path.stem, key, path.stat().st_size, facts)
+            yield Entry(path.stem, key, path.lstat().st_size, facts)
 
     def check(self, entry: Entry) -> str:
         """Prove that an engine is what its description says; empty when it is."""
@@ -138,7 +136,7 @@ class EngineCache:
     def remove(self, name: str) -> int:
         """Remove an engine; returns the bytes that became free."""
         path = self._file(name, ENGINE)
-        freed = path.stat().st_size if path.exists() else 0
+        freed = path.lstat().st_size if path.is_file() else 0
         with locked(self._file(name, LOCK)):
             sweep(self.folder, name)
             self._drop(name)
@@ -167,7 +165,7 @@ class EngineCache:
     def _drop(self, name: str) -> None:
         """Remove description first: without it the engine counts as absent."""
         for suffix in (DESCRIPTION, ENGINE):
-            self._file(name, suffix).unlink(missing_ok=True)
+            discard(self._file(name, suffix))
             sync_folder(self.folder)
 
     def _described(self, key: EngineKey) -> dict[str, Any]:
@@ -177,16 +175,25 @@ class EngineCache:
             EngineMismatch: there is none, or none that can be read.
         """
         description = self._file(key.name, DESCRIPTION)
-        if not description.exists() or not self._file(key.name, ENGINE).exists():
+        if not os.path.lexists(description) or not os.path.lexists(self._file(key.name, ENGINE)):
             raise self._absent(key)
         try:
-            described = json.loads(description.read_text())
+            described = _parsed(description)
             EngineKey.from_dict(described['key'])
             return {name: described[name] for name in ('key', 'interface', 'bytes', 'sha256')}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except UNREADABLE as error:
             raise self._mismatch(f'the description of compiled engine {key.name} is damaged',
                                  type(error).__name__, 'what `cooper engine build` wrote'
                                  ) from error
+
+    def _content(self, name: str, size: int) -> bytes:
+        """Read an engine of so many bytes; what is no file, or endless, is never opened."""
+        path = self._file(name, ENGINE)
+        found = f'{path.stat().st_size} bytes' if path.is_file() else 'no regular file'
+        if found != f'{size} bytes':
+            raise self._mismatch(f'compiled engine {name} is not the file that was written', found,
+                                 f'{size} bytes')
+        return path.read_bytes()
 
     def _absent(self, key: EngineKey) -> EngineMismatch:
         """No such engine; name how the nearest one differs."""
@@ -209,6 +216,12 @@ class EngineCache:
 
     def _mismatch(self, what: str, found: object, wanted: object) -> EngineMismatch:
         return EngineMismatch(what, value=found, limit=wanted, remedy=f'run `{self.rebuild}`')
+
+
+def _parsed(description: Path) -> Any:
+    if not description.is_file():  # a pipe would wait for a writer
+        raise OSError(f'{description} is no regular file')
+    return json.loads(description.read_text())
 
 
 def _rows(rows: list[list[Any]]) -> str:
