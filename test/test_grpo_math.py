@@ -203,6 +203,28 @@ def test_groups_side_by_side_look_each_at_its_own_map(monkeypatch: pytest.Monkey
         assert score(made, group).log_probs.tolist() == pytest.approx(decoded, abs=2e-4)
 
 
+def test_common_noise_draws_once_what_was_asked_for_in_the_same_words(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twins share a map and go on apart; other words get a map of their own from that noise."""
+    end, other = b'\0', DRAW.replace(b'>a<', b'>z<')
+    scripts = [[DRAW + end, ANSWER + end], [other + end, ANSWER + end],
+               [DRAW + end, LOOK + end, ANSWER + end], [ANSWER + end]]
+    made = actor(max_turn_tokens=len(DRAW) + 1, common_noise=True)
+    scripted(monkeypatch, scripts)
+    starts = []
+    monkeypatch.setattr(actor_module, 'draw_together', lambda *args: starts.append(args[4]) or
+                        draw_together(*args))
+    group = made.group(IMAGE, 'how far?', torch.Generator().manual_seed(3))
+    maps = [rollout.maps for rollout in group.rollouts]
+    assert [len(drawn) for drawn in maps] == [1, 1, 2, 0]
+    assert maps[0][0] is maps[2][0] and maps[2][1].kind == 'segmentation'
+    assert np.abs(maps[0][0].relative - maps[1][0].relative).max() > 1e-4
+    assert [len(noise) for noise in starts] == [2, 1] and torch.equal(*starts[0])
+    decoded = [value for rollout in group.rollouts for turn in rollout.turns
+               for value in turn.log_probs]
+    assert score(made, group).log_probs.tolist() == pytest.approx(decoded, abs=2e-4)
+
+
 def test_loss_gives_each_rollout_the_same_weight_and_clips() -> None:
     log_probs = torch.tensor([-1.0, -2.0, -3.0, -0.5], requires_grad=True)
     scored = Scored(log_probs, torch.zeros(4), torch.tensor([0, 0, 0, 1]))

@@ -10,14 +10,14 @@ shown through the ViT alone (Q7). A turn that neither looks nor answers ends its
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Mapping, Sequence
+from collections import Counter, defaultdict
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 import torch
 from PIL import Image
 
-from cooper_ros.engine.answers import ANSWER_START, find_tool_call, has_answer
+from cooper_ros.engine.answers import ANSWER_START, ToolCall, find_tool_call, has_answer
 from cooper_ros.engine.drawing import DrawOptions
 from cooper_ros.engine.engine import Parts
 from cooper_ros.engine.events import DEPTH, SEGMENTATION, DepthMap, Map
@@ -211,23 +211,42 @@ class _GroupUnderWay:
     def look(self, active: Sequence[int], starts: Mapping[int, Cursor]) -> list[int]:
         """Draw what the last turns of those of our rows that are active ask for, all at once;
         returns the rows that go on."""
-        asked = {}
-        for row in [row for row in active if row in self.rows]:
-            turn = self._rollout(row).turns[-1]
-            call = None if has_answer(turn.text) else find_tool_call(turn.text)
-            if call is not None:
-                end = self.actor.parts.codec.end
-                close_turn(self.session, row, [end] if turn.ended else [*turn.ids[-1:], end])
-                self._read_branches(row, starts[row], [self.actor.text(call.rest)],
-                                    [*self.no_image, *self._rollout(row).items])
-                asked[row] = call.kind
-        for row, drawn in zip(asked, self._draw(asked)):
-            seen = [self.actor.shown(drawn), self.actor.text(self.actor.parts.prompts.reflection)]
-            for item in seen:
-                self._read(row, item)
-            self._rollout(row).maps.append(drawn)
-            self._rollout(row).items += seen
-        return list(asked)
+        calls = {row: call for row in active if row in self.rows
+                 if (call := self._call(row)) is not None}
+        twins = self._twins(list(calls))
+        for row in twins:
+            turn, end = self._rollout(row).turns[-1], self.actor.parts.codec.end
+            close_turn(self.session, row, [end] if turn.ended else [*turn.ids[-1:], end])
+            self._read_branches(row, starts[row], [self.actor.text(calls[row].rest)],
+                                [*self.no_image, *self._rollout(row).items])
+        drawn = self._draw({row: calls[row].kind for row in twins})
+        for (row, others), found in zip(twins.items(), drawn):
+            self._show(row, others, found)
+        return list(calls)
+
+    def _call(self, row: int) -> ToolCall | None:
+        text = self._rollout(row).turns[-1].text
+        return None if has_answer(text) else find_tool_call(text)
+
+    def _twins(self, rows: Sequence[int]) -> dict[int, list[int]]:
+        """Rows that draw, each with those that would draw the very same map."""
+        if not self.options.common_noise:
+            return {row: [] for row in rows}
+        written = defaultdict[tuple[Any, ...], list[int]](list)
+        for row in rows:
+            written[tuple((turn.text, *turn.ids) for turn in self._rollout(row).turns)].append(row)
+        return {first: others for first, *others in written.values()}
+
+    def _show(self, row: int, others: Sequence[int], drawn: Map) -> None:
+        """Let a row read its map, and give its twins both."""
+        seen = [self.actor.shown(drawn), self.actor.text(self.actor.parts.prompts.reflection)]
+        for item in seen:
+            self._read(row, item)
+        for other in others:
+            self.session.share(row, other)
+        for member in (row, *others):
+            self._rollout(member).maps.append(drawn)
+            self._rollout(member).items += seen
 
     def _both_maps(self, row: int) -> None:
         """Draw both maps behind the question, in one row."""
@@ -270,9 +289,10 @@ class _GroupUnderWay:
         if not kinds:
             return []
         rows, columns = self.grid
-        noise = torch.randn(len(kinds), rows * columns, self.actor.maker.token_size,
-                            generator=self.generator)
+        noise = torch.randn(1 if self.options.common_noise else len(kinds), rows * columns,
+                            self.actor.maker.token_size, generator=self.generator)
         tokens = draw_together(self.runtime, self.session, self.draw_options,
-                               [self._branches(row) for row in kinds], noise, self.grid)
+                               [self._branches(row) for row in kinds],
+                               noise.expand(len(kinds), -1, -1), self.grid)
         return [self.actor.maker.finish(kind, drawn, self.grid)
                 for kind, drawn in zip(kinds.values(), tokens)]

@@ -27,6 +27,9 @@ class RolloutOptions:
             make the scored distribution another one than the sampled one.
         together: groups that are written side by side: faster where a pass over few rows is
             mostly overhead, and as many times the cache.
+        common_noise: maps of a group start from the same noise, so that what sets its members
+            apart is what they wrote; those that have written the same share one map, drawn and
+            read once. Published: off.
     """
 
     style: str = 'interleaved'
@@ -35,6 +38,7 @@ class RolloutOptions:
     max_turn_tokens: int = 4096
     temperature: float = 1.0
     together: int = 1
+    common_noise: bool = False
 
     def __post_init__(self) -> None:
         if self.style not in STYLES:
