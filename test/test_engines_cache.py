@@ -80,7 +80,7 @@ def replaced(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(('damage', 'words'), [
-    (lambda path: path.write_bytes(path.read_bytes()[:-100]), ('not the file that was written', 'bytes')),
+    (lambda path: path.write_bytes(path.read_bytes()[:-100]), ('not the file that was', 'bytes')),
     (lambda path: path.write_bytes(path.read_bytes()[:-9] + b'tampered!'), ('is damaged',)),
     (lambda path: path.write_bytes(b''), ('not the file that was written', 'got 0 bytes')),
     (lambda path: path.unlink(), ('no compiled engine for graph latents', 'fp32 for SM89')),

@@ -101,7 +101,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def discard(path: Path) -> None:
-    """Remove whatever stands under a name, a folder with all that is in it; of a link, the link."""
+    """Remove whatever has this name, a folder with all that is in it; of a link, the link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
