@@ -13,12 +13,12 @@ from cooper_ros.training.checker import make_checker
 from cooper_ros.training.corpus_items import corpus_options
 from cooper_ros.training.datasets.catalogue import COOPER, draw_kind
 from cooper_ros.training.grpo_task import GrpoOptions, grpo_options
-from cooper_ros.training.mixed_task import MixOptions, Recipe
-from cooper_ros.training.recipes import RECIPES
+from cooper_ros.training.mixed_task import MixOptions
 from cooper_ros.training.rewards import RewardOptions
 from cooper_ros.training.rollouts import RolloutOptions
 from cooper_ros.training.see_task import SeeOptions
-from cooper_ros.training.settings import TrainSettings, build, load_settings
+from cooper_ros.training.settings import TrainSettings, load_settings
+from cooper_ros.training.typed import build
 from cooper_ros.training.vae_task import VaeOptions
 
 FILES = sorted((Path(__file__).parents[1] / 'config' / 'train').glob('*.yaml'))
@@ -31,7 +31,7 @@ def parts(settings: TrainSettings) -> Mapping[str, Any]:
     if settings.stage == 'vae':
         return {'task': build(VaeOptions, task)}
     if settings.stage == 'see':
-        return {'task': SeeOptions(**task)}
+        return {'task': build(SeeOptions, task)}
     if settings.stage == 'grpo':
         options = grpo_options(task)
         return {'task': options, **grpo_parts(options)}
@@ -40,9 +40,7 @@ def parts(settings: TrainSettings) -> Mapping[str, Any]:
         for name in options.sets:
             assert name == COOPER or draw_kind(name)
         return {'task': options, 'drawing': CooperConfig().replaced(**options.drawing)}
-    mix = MixOptions(**task)
-    assert set(mix.recipes) <= set(RECIPES)
-    return {'task': mix, 'recipes': [Recipe(**entry) for entry in mix.recipes.values()]}
+    return {'task': build(MixOptions, task)}
 
 
 def grpo_parts(options: GrpoOptions) -> dict[str, Any]:
@@ -77,7 +75,21 @@ def test_the_rows_of_the_paper_are_configurations(size: str) -> None:
 
 @pytest.mark.parametrize(('changes', 'name'), [
     ({'rollout': {'speed': 1}}, 'speed'), ({'reward': {'kindness': 1}}, 'kindness'),
-    ({'drawing': {'flow_dots': 1}}, 'flow_dots'), ({'haste': 1}, 'haste')])
+    ({'drawing': {'flow_dots': 1}}, 'flow_dots'), ({'haste': 1}, 'haste'),
+    ({'rollout': {'group': '8'}}, "group has the wrong type; got '8'; allowed: int"),
+    ({'checker': {'grade': 5}}, 'task.checker.grade'), ({'unbiased': 1}, 'task.unbiased'),
+    ({'checker': {'judge': {'model': 'x'}}}, 'needs url too'),
+    ({'categories': 'counting'}, 'task.categories'), ({'categories': [1]}, 'task.categories')])
 def test_a_wrong_name_anywhere_is_refused(changes: dict[str, Any], name: str) -> None:
     with pytest.raises(BadOption, match=name):
         grpo_parts(grpo_options(changes))
+
+
+@pytest.mark.parametrize(('recipes', 'words'), [
+    ({}, 'no such recipe'), ({'dream': {'weight': 1, 'frames': 1}}, 'no such recipe; got dream'),
+    ({'draw': {'weight': 1}}, 'task.recipes.draw is incomplete; .*needs frames'),
+    ({'draw': {'weight': 0, 'frames': 1}}, 'a recipe needs a weight'),
+    ({'draw': {'weight': 1, 'frames': 1, 'pictures': 2}}, 'unknown .*recipes.draw; got pictures')])
+def test_a_wrong_recipe_is_refused(recipes: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadOption, match=words):
+        build(MixOptions, {'recipes': recipes}, 'task')

@@ -33,9 +33,10 @@ from cooper_ros.training.processes import (
     part_of,
     share_of,
 )
-from cooper_ros.training.settings import Optim, TrainSettings, build
+from cooper_ros.training.settings import Optim, TrainSettings
 from cooper_ros.training.sharding import is_sharded
 from cooper_ros.training.trainer import Trainer
+from cooper_ros.training.typed import build
 from cooper_ros.training.vae_task import VaeTask
 
 STAGES = ('amg', 'sft', 'grpo', 'joint', 'see')

@@ -31,12 +31,13 @@ from cooper_ros.training.logs import RunLog
 from cooper_ros.training.mixed_task import MixedTask
 from cooper_ros.training.placing import place, place_code
 from cooper_ros.training.recipes import RECIPES
-from cooper_ros.training.settings import TrainSettings, build, load_settings
+from cooper_ros.training.settings import TrainSettings, load_settings
 from cooper_ros.training.starting import copy_experts
 from cooper_ros.training.task import batch_indices, step_generator
 from cooper_ros.training.tokenizer import build_tokenizer
 from cooper_ros.training.trainer import Trainer, learning_rate
 from cooper_ros.training.tree import Tree, forward_trees, pack_trees
+from cooper_ros.training.typed import build
 from cooper_ros.training.vae_task import VaeTask, picture, rescaled
 
 OPTIM = {'learning_rate': 2e-3, 'warmup': 2, 'schedule': 'cosine', 'ema': 0.9, 'eps': 1e-8,
@@ -148,7 +149,7 @@ def test_training_reads_what_the_engine_reads(task: MixedTask) -> None:
         else:
             session.append_latents(0, runtime.embed_latents(item.latent))
     task.module.train()
-    assert total == pytest.approx(float(expected), rel=1e-4)
+    assert total == pytest.approx(float(expected.detach()), rel=1e-4)
 
 
 def read_text(session: Any, item: TextItem, task: MixedTask) -> float:
@@ -328,12 +329,30 @@ def test_the_learning_rate_rises_and_falls(data: dict[str, Any], tmp_path: Path)
     ('stage: cooking\nfolder: x\nsteps: 1', 'cooking'),
     ('stage: vae\nfolder: x\nsteps: 0', 'steps'),
     ('stage: vae\nfolder: x\nsteps: 1\nspeed: 3', 'speed'), ('- a', 'mapping'),
-    ('stage: vae', 'incomplete')])
+    ('stage: vae', 'TrainSettings is incomplete; got stage; allowed: needs folder, steps too'),
+    ('stage: vae\nfolder: x\nsteps: ten', "steps has the wrong type; got 'ten'; allowed: int"),
+    ('stage: vae\nfolder: x\nsteps: true', 'steps has the wrong type; got True'),
+    ('stage: vae\nfolder: 7\nsteps: 1', 'folder has the wrong type; got 7; allowed: str'),
+    ('stage: vae\nfolder: x\nsteps: 1\ndata: 5', 'data must be a mapping; got 5'),
+    ('stage: vae\nfolder: x\nsteps: 1\ndata: {train: 0}', 'train is too small'),
+    ('stage: vae\nfolder: x\nsteps: 1\noptim: {learning_rate: .nan}',
+     'optim.learning_rate has the wrong type; got nan; allowed: a finite number'),
+    ('stage: vae\nfolder: x\nsteps: 1\noptim: {learning_rate: fast}', "got 'fast'"),
+    ('stage: vae\nfolder: x\nsteps: 1\noptim: {betas: [0.9]}', r'optim.betas .* got \[0.9\]'),
+    ('stage: vae\nfolder: x\nsteps: 1\noptim: {betas: [0.9, 1.0]}', 'betas is out of range'),
+    ('stage: vae\nfolder: x\nsteps: 1\noptim: {schedule: steep}', 'schedule')])
 def test_wrong_settings_are_named(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / 'x.yaml'
     path.write_text(text)
     with pytest.raises(BadOption, match=message):
         load_settings(path)
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path: Path) -> None:
+    path = tmp_path / 'x.yaml'
+    path.write_text('stage: vae\nfolder: x\nsteps: 1\noptim: {learning_rate: 1e-4, clip: 2}')
+    optim = load_settings(path).optim
+    assert (optim.learning_rate, optim.clip) == (1e-4, 2.0) and isinstance(optim.clip, float)
 
 
 @pytest.mark.parametrize('path', sorted(Path('config/train').glob('*.yaml')), ids=str)

@@ -21,6 +21,7 @@ from cooper_ros.evaluation.answer_rules import (
     score,
 )
 from cooper_ros.evaluation.judge import Claim, Judge, JudgeSettings
+from cooper_ros.training.typed import build
 
 GRADES = ('threshold', 'mra')
 
@@ -104,12 +105,10 @@ def make_checker(values: Mapping[str, Any]) -> Checker:
     """
     values = dict(values)
     judge = values.pop('judge', None)
-    try:
-        rules = RuleChecker(**values)
-        if judge is None:
-            return rules
-        judge = dict(judge)
-        published = bool(judge.pop('published', False))
-        return JudgeChecker(Judge(JudgeSettings(**judge)), rules, published)
-    except TypeError as error:
-        raise BadOption('the checker settings are wrong', value=str(error)) from error
+    rules = build(RuleChecker, values, 'task.checker')
+    if judge is None:
+        return rules
+    judge = dict(judge)
+    published = bool(judge.pop('published', False))
+    asked = build(JudgeSettings, judge, 'task.checker.judge')
+    return JudgeChecker(Judge(asked), rules, published)

@@ -17,6 +17,7 @@ from cooper_ros.training.datasets.cooper_set import TalkSet
 from cooper_ros.training.datasets.draw import DEPTH, DrawSet, open_set
 from cooper_ros.training.datasets.samples import DrawSample, TalkSample
 from cooper_ros.training.policy import Policy
+from cooper_ros.training.typed import build
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,7 @@ def corpus_options(values: Mapping[str, Any]) -> CorpusOptions:
     Raises:
         BadOption: an unknown or missing setting.
     """
-    try:
-        options = CorpusOptions(**{name: tuple(value) if isinstance(value, list) else value
-                                   for name, value in values.items()})
-    except TypeError as error:
-        raise BadOption('unknown or missing setting of the stage', value=str(error)) from error
+    options = build(CorpusOptions, values, 'task')
     for name, entry in options.sets.items():
         if 'place' not in entry or set(entry) - {'place', 'weight'}:
             raise BadOption('a set needs place and may have weight', value=f'{name}: {entry}')

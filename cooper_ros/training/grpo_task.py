@@ -36,10 +36,11 @@ from cooper_ros.training.processes import mean_over_processes, training_device
 from cooper_ros.training.questions import Flagged, Questions, SceneQuestions, Span, read_flags
 from cooper_ros.training.rewards import RewardOptions, Terms, advantages, group_rewards
 from cooper_ros.training.rollouts import Group, RolloutOptions
-from cooper_ros.training.settings import TrainSettings, build
+from cooper_ros.training.settings import TrainSettings
 from cooper_ros.training.sharding import gathered, is_sharded
 from cooper_ros.training.starting import part_way, start_weights
 from cooper_ros.training.task import batch_indices, sample_generators
+from cooper_ros.training.typed import build
 
 MODE_OF_STYLE = {'interleaved': 'auto', 'text': 'text', 'maps': 'maps'}
 
@@ -93,8 +94,9 @@ class GrpoTask:
     def __init__(self, settings: TrainSettings) -> None:
         self.settings = settings
         self.options = options = grpo_options(settings.task)
-        self.rollout = build(RolloutOptions, options.rollout)
-        self.reward = build(RewardOptions, {'style': self.rollout.style, **options.reward})
+        self.rollout = build(RolloutOptions, options.rollout, 'task.rollout')
+        self.reward = build(RewardOptions, {'style': self.rollout.style, **options.reward},
+                            'task.reward')
         self.checker = make_checker(options.checker)
         self.config = CooperConfig().replaced(**options.drawing, sample_posterior=False,
                                               time_budget_s=0.0)
@@ -184,11 +186,7 @@ def grpo_options(values: Mapping[str, Any]) -> GrpoOptions:
     Raises:
         BadOption: an unknown setting, or a value out of its range.
     """
-    try:
-        options = GrpoOptions(**{name: tuple(value) if isinstance(value, list) else value
-                                 for name, value in values.items()})
-    except TypeError as error:
-        raise BadOption('unknown setting of stage grpo', value=str(error)) from error
+    options = build(GrpoOptions, values, 'task')
     if not 0 < options.learned <= 1:
         raise BadOption('learned must be a share', value=options.learned, limit='0 < learned <= 1')
     for name in options.categories:

@@ -42,6 +42,7 @@ from cooper_ros.training.starting import copy_experts, cut_latents, start_weight
 from cooper_ros.training.task import step_generator, whole_batch
 from cooper_ros.training.tokenizer import build_tokenizer, kept_tokenizer
 from cooper_ros.training.tree import forward_trees, pack_trees
+from cooper_ros.training.typed import build
 from cooper_ros.training.vae_task import RGB
 from cooper_ros.training.watching import Watch, check_heads
 
@@ -64,6 +65,11 @@ class Recipe:
     weight: float
     frames: int
     questions: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.questions) < 1 or not self.weight > 0:
+            raise BadOption('a recipe needs a weight, frames and questions', value=self,
+                            limit='> 0')
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class MixOptions:
         latent_frames: how many frames get latents, for recipes that read or draw them; 0 for all.
     """
 
-    recipes: Mapping[str, Any]
+    recipes: Mapping[str, Recipe]
     vocabulary: int = 640
     tokenizer: str = ''
     vae_rule: tuple[int, int, int] = (128, 128, 16)
@@ -113,15 +119,19 @@ class MixOptions:
     know: float = 0.0
     latent_frames: int = 0
 
+    def __post_init__(self) -> None:
+        for name in self.recipes or ('',):
+            if name not in RECIPES:
+                raise BadOption('no such recipe', value=name, limit=', '.join(RECIPES))
+
 
 class MixedTask:
     """See :class:`~cooper_ros.training.task.Task`."""
 
     def __init__(self, settings: TrainSettings) -> None:
         self.settings = settings
-        self.options = MixOptions(**{name: tuple(value) if isinstance(value, list) else value
-                                     for name, value in settings.task.items()})
-        self.recipes = _recipes(self.options.recipes)
+        self.options = build(MixOptions, settings.task, 'task')
+        self.recipes = self.options.recipes
         if settings.parallel == 'fsdp':  # trees do not go through the network's own forward
             raise BadOption('this stage cannot be sharded', value='parallel: fsdp', limit='ddp')
         data = settings.data
@@ -242,13 +252,6 @@ class MixedTask:
         names = list(self.recipes)
         weights = torch.tensor([float(self.recipes[name].weight) for name in names])
         return names[int(torch.multinomial(weights, 1, generator=generator))]
-
-
-def _recipes(values: Mapping[str, Any]) -> dict[str, Recipe]:
-    for name in values:
-        if name not in RECIPES:
-            raise BadOption('no such recipe', value=name, limit=', '.join(RECIPES))
-    return {name: Recipe(**entry) for name, entry in values.items()}
 
 
 def _model_config(sizes: Mapping[str, Any], vae: AutoEncoder | None, vocabulary: int

@@ -32,6 +32,7 @@ from cooper_ros.training.precision import mixed
 from cooper_ros.training.processes import mean_over_processes, share_of
 from cooper_ros.training.settings import TrainSettings
 from cooper_ros.training.task import batch_indices
+from cooper_ros.training.typed import build
 from cooper_ros.training.vae_task import DEPTH, LABELS, RGB
 
 CLASSES, FORMS = len(SCENE_PALETTE), len(SHAPES)
@@ -64,7 +65,7 @@ class SeeTask:
 
     def __init__(self, settings: TrainSettings) -> None:
         self.settings = settings
-        self.options = SeeOptions(**settings.task)
+        self.options = build(SeeOptions, settings.task, 'task')
         data, model = settings.data, settings.model
         torch.manual_seed(settings.seed)
         self.module = Eyes(ModelConfig(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Mapping
@@ -10,6 +9,7 @@ from typing import Any, Mapping
 import yaml
 
 from cooper_ros.errors import BadOption
+from cooper_ros.training.typed import build
 
 STAGES = ('vae', 'see', 'amg', 'sft', 'joint', 'grpo')
 SCHEDULES = ('constant', 'cosine')
@@ -46,6 +46,18 @@ class Optim:
     muon: bool = False
     bfloat16: bool = True
 
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise BadOption('no such schedule', value=self.schedule, limit=', '.join(SCHEDULES))
+        for name, fits, limit in (
+                ('learning_rate', self.learning_rate > 0, '> 0'),
+                ('warmup', self.warmup >= 0, '>= 0'), ('ema', 0 <= self.ema < 1, '0 <= ema < 1'),
+                ('clip', self.clip > 0, '> 0'), ('eps', self.eps > 0, '> 0'),
+                ('weight_decay', self.weight_decay >= 0, '>= 0'),
+                ('betas', all(0 <= beta < 1 for beta in self.betas), '0 <= beta < 1')):
+            if not fits:
+                raise BadOption(f'{name} is out of range', value=getattr(self, name), limit=limit)
+
 
 @dataclass(frozen=True)
 class DataSettings:
@@ -64,6 +76,12 @@ class DataSettings:
     train: int = 2000
     valid: int = 100
     questions: int = 8
+
+    def __post_init__(self) -> None:
+        for name, least in (('seed', 0), ('train', 1), ('valid', 1), ('questions', 0)):
+            if getattr(self, name) < least:
+                raise BadOption(f'{name} is too small', value=getattr(self, name),
+                                limit=f'>= {least}')
 
 
 @dataclass(frozen=True)
@@ -116,8 +134,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise BadOption('no such stage', value=self.stage, limit=', '.join(STAGES))
-        for name, value, known in (('schedule', self.optim.schedule, SCHEDULES),
-                                   ('device', self.device, DEVICES),
+        for name, value, known in (('device', self.device, DEVICES),
                                    ('tracker', self.track, TRACKERS),
                                    ('kind of parallel training', self.parallel, PARALLEL)):
             if value not in known:
@@ -129,27 +146,6 @@ class TrainSettings:
             if getattr(self, name) < 1:
                 raise BadOption(f'{name} must be positive', value=getattr(self, name),
                                 limit='>= 1')
-
-
-def build(kind: type, values: Mapping[str, Any]) -> Any:
-    """Build a settings dataclass from a parsed mapping.
-
-    Raises:
-        BadOption: an unknown or missing name.
-    """
-    known = {entry.name for entry in dataclasses.fields(kind)}
-    for name in values:
-        if name not in known:
-            raise BadOption(f'unknown setting of {kind.__name__}', value=name,
-                            limit=', '.join(sorted(known)))
-    parts = {'optim': Optim, 'data': DataSettings}
-    parsed = {name: build(parts[name], value) if name in parts else
-              tuple(value) if isinstance(value, list) else value
-              for name, value in values.items()}
-    try:
-        return kind(**parsed)
-    except TypeError as error:
-        raise BadOption(f'incomplete {kind.__name__}', value=str(error)) from error
 
 
 def load_settings(path: Path | str, changes: Mapping[str, Any] | None = None) -> TrainSettings:

@@ -27,8 +27,9 @@ from cooper_ros.training.ahead import Ahead
 from cooper_ros.training.data import FrameStore, frame_store
 from cooper_ros.training.precision import mixed
 from cooper_ros.training.processes import mean_values, training_device
-from cooper_ros.training.settings import TrainSettings, build
+from cooper_ros.training.settings import TrainSettings
 from cooper_ros.training.task import batch_indices, sample_generators, step_generator
+from cooper_ros.training.typed import build
 
 RGB, DEPTH, LABELS = range(3)
 BETWEEN_COLOURS = 0.1  # squared distance, of colours in -1..1, over which belief falls by e
@@ -66,7 +67,7 @@ class VaeTask:
     """See :class:`~cooper_ros.training.task.Task`."""
 
     def __init__(self, settings: TrainSettings) -> None:
-        self.settings, self.options = settings, build(VaeOptions, settings.task)
+        self.settings, self.options = settings, build(VaeOptions, settings.task, 'task')
         torch.manual_seed(settings.seed)
         fields = {**settings.model, 'ch_mult': tuple(settings.model['ch_mult'])}
         self.module: AutoEncoder = AutoEncoder(VaeConfig(**fields))
