@@ -21,7 +21,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from support.disk import small_files
 
-from cooper_ros.errors import BadData, BadOption
+from cooper_ros.errors import BadCheckpoint, BadData, BadOption, CooperError
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.packing import TextItem
 from cooper_ros.model.training_forward import forward_train
@@ -190,6 +190,22 @@ def test_a_frozen_name_that_fits_nothing_is_refused(data: dict[str, Any], vae_fo
     values['task']['freeze'] = ['eyes']
     with pytest.raises(BadOption, match='no weight begins like this; got .*eyes'):
         MixedTask(build(TrainSettings, values))
+
+
+@pytest.mark.parametrize(('changes', 'error', 'words'), [
+    ({'vae': ''}, BadOption, 'need an autoencoder; got auto, draw, maps; remedy'),
+    ({'vae': 'nowhere'}, BadCheckpoint, 'there is no autoencoder'),
+    ({'model': {}}, BadOption, 'model is incomplete; .*needs llm, vit, max_latent_size, vit_side'),
+    ({'latent_patch_size': 1, 'start': 'models/cooper-nano'},
+     BadCheckpoint, 'to start from do not fit; got connector.fc1.bias .192,.; allowed: .32,.')])
+def test_what_does_not_go_together_is_refused(
+        changes: dict[str, Any], error: type[CooperError], words: str, data: dict[str, Any],
+        vae_folder: Path, tmp_path: Path) -> None:
+    values = mixed_values(data, vae_folder, tmp_path)
+    if patch := changes.pop('latent_patch_size', 0):
+        values['model']['latent_patch_size'] = patch
+    with pytest.raises(error, match=words):
+        MixedTask(build(TrainSettings, {**values, **changes}))
 
 
 @pytest.mark.parametrize('stage', ['vae', 'joint'])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Mapping
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cooper_ros.errors import BadOption
 from cooper_ros.imaging.resize import ImageTransform
-from cooper_ros.model.config import LlmConfig, ModelConfig, VaeConfig, VitConfig
+from cooper_ros.model.config import VaeConfig
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.packing import PackedBatch
 from cooper_ros.model.training_forward import mean_losses
@@ -38,7 +38,8 @@ from cooper_ros.training.previews import drawing_engine, drawn_maps
 from cooper_ros.training.processes import part_of, training_device
 from cooper_ros.training.recipes import RECIPES, Source
 from cooper_ros.training.settings import TrainSettings
-from cooper_ros.training.starting import copy_experts, cut_latents, start_weights
+from cooper_ros.training.sizes import Sizes
+from cooper_ros.training.starting import copy_experts, cut_latents, start_weights, take_weights
 from cooper_ros.training.task import step_generator, whole_batch
 from cooper_ros.training.tokenizer import build_tokenizer, kept_tokenizer
 from cooper_ros.training.tree import forward_trees, pack_trees
@@ -134,21 +135,21 @@ class MixedTask:
         self.recipes = self.options.recipes
         if settings.parallel == 'fsdp':  # trees do not go through the network's own forward
             raise BadOption('this stage cannot be sharded', value='parallel: fsdp', limit='ddp')
+        sizes, self.vae = build(Sizes, settings.model, 'model'), self._autoencoder()
         data = settings.data
         train = frame_store(data.folder, 'train', data.seed, data.train, data.questions)
         valid = frame_store(data.folder, 'validation', data.seed, data.valid, data.questions)
         self.tokenizer = (kept_tokenizer(self.options.tokenizer) if self.options.tokenizer else
                           build_tokenizer(corpus(train), self.options.vocabulary))
-        device = training_device(settings.device)
         self.specials, self.words = special_tokens(self.tokenizer), Words.of(self.tokenizer)
-        self.vae = load_vae(Path(settings.vae)).to(device) if settings.vae else None
-        self.config = _model_config(settings.model, self.vae, len(self.tokenizer))
+        coded = self.vae.config if self.vae else VaeConfig()
+        self.config = sizes.config(len(self.tokenizer), coded)
         if self.options.point:
             check_heads(self.config)
         self.train, self.valid = (self._source(store, split) for store, split in
                                   ((train, 'train'), (valid, 'validation')))
         self.module = self._network()
-        self.ahead = Ahead(self._training_batch, device)
+        self.ahead = Ahead(self._training_batch, training_device(settings.device))
 
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy and flow loss of one batch of one recipe."""
@@ -223,7 +224,7 @@ class MixedTask:
         network = Cooper(self.config).initialise(self.options.init_std)
         if self.settings.start:
             weights = start_weights(self.settings.start)
-            network.load_state_dict(cut_latents(weights, self.config), strict=True)
+            take_weights(network, cut_latents(weights, self.config))
         if self.options.eyes:
             open_eyes(network, start_weights(self.options.eyes))
             balanced = min(BALANCE_FRAMES, len(self.train.store))
@@ -237,6 +238,17 @@ class MixedTask:
         if self.options.freeze_und:
             freeze_understanding(network)
         return network
+
+    def _autoencoder(self) -> AutoEncoder | None:
+        """The frozen autoencoder; none where the recipes do without."""
+        settings = self.settings
+        if settings.vae:
+            return load_vae(Path(settings.vae)).to(training_device(settings.device))
+        needing = sorted(set(LATENT_RECIPES) & set(self.recipes))
+        if needing:
+            raise BadOption('these recipes need an autoencoder', value=', '.join(needing),
+                            remedy='name the export of stage vae, or a model folder: vae: FOLDER')
+        return None
 
     def _source(self, store: FrameStore, split: str) -> Source:
         options = self.options
@@ -252,12 +264,3 @@ class MixedTask:
         names = list(self.recipes)
         weights = torch.tensor([float(self.recipes[name].weight) for name in names])
         return names[int(torch.multinomial(weights, 1, generator=generator))]
-
-
-def _model_config(sizes: Mapping[str, Any], vae: AutoEncoder | None, vocabulary: int
-                  ) -> ModelConfig:
-    llm = LlmConfig(**{**sizes['llm'], 'vocab_size': -(-vocabulary // 64) * 64})
-    patch = sizes.get('latent_patch_size', ModelConfig.latent_patch_size)
-    return ModelConfig(llm, VitConfig(**sizes['vit']), vae.config if vae else VaeConfig(),
-                       latent_patch_size=patch, max_latent_size=sizes['max_latent_size'],
-                       vit_max_num_patch_per_side=sizes['vit_side'])

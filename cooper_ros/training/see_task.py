@@ -22,7 +22,6 @@ from torch import Tensor
 
 from cooper_ros.errors import BadOption
 from cooper_ros.imaging.resize import ImageTransform
-from cooper_ros.model.config import LlmConfig, ModelConfig, VaeConfig, VitConfig
 from cooper_ros.model.patches import patchify
 from cooper_ros.scenes.palette import SCENE_PALETTE, SHAPES
 from cooper_ros.training.data import STEPS_PER_METRE, FrameStore, frame_store
@@ -31,6 +30,7 @@ from cooper_ros.training.pictures import PictureCache, picture_cache
 from cooper_ros.training.precision import mixed
 from cooper_ros.training.processes import mean_over_processes, share_of
 from cooper_ros.training.settings import TrainSettings
+from cooper_ros.training.sizes import Sizes
 from cooper_ros.training.task import batch_indices
 from cooper_ros.training.typed import build
 from cooper_ros.training.vae_task import DEPTH, LABELS, RGB
@@ -66,12 +66,10 @@ class SeeTask:
     def __init__(self, settings: TrainSettings) -> None:
         self.settings = settings
         self.options = build(SeeOptions, settings.task, 'task')
-        data, model = settings.data, settings.model
+        config = build(Sizes, settings.model, 'model').config(vocabulary=1)  # it does not speak
+        data = settings.data
         torch.manual_seed(settings.seed)
-        self.module = Eyes(ModelConfig(
-            LlmConfig(**{**model['llm'], 'vocab_size': 64}), VitConfig(**model['vit']),
-            VaeConfig(), max_latent_size=model['max_latent_size'],
-            vit_max_num_patch_per_side=model['vit_side']), SIDE**2 * PER_CELL)
+        self.module = Eyes(config, SIDE**2 * PER_CELL)
         self.train, self.valid = (self._open(split, count) for split, count in
                                   (('train', data.train), ('validation', data.valid)))
         self.module.initialise(torch.stack([self.train[1].pixels(frame, RGB) for frame in

@@ -8,7 +8,7 @@ from typing import Mapping
 import torch
 from torch import Tensor
 
-from cooper_ros.errors import BadOption
+from cooper_ros.errors import BadCheckpoint, BadOption
 from cooper_ros.model.config import ModelConfig
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.tables import sincos_2d
@@ -28,6 +28,25 @@ def start_weights(folder: str) -> dict[str, Tensor]:
     return weights
 
 
+def take_weights(network: Cooper, weights: Mapping[str, Tensor]) -> None:
+    """Put all weights into a network.
+
+    Raises:
+        BadCheckpoint: they are those of a network of other sizes.
+    """
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    wrong = sorted(name for name in {**wanted, **found} if wanted.get(name) != found.get(name))
+    if wrong:
+        first = wrong[0]
+        raise BadCheckpoint(
+            f'{len(wrong)} of the weights to start from do not fit',
+            value=f'{first} {found.get(first, "is missing")}',
+            limit=f'{wanted.get(first, "not there")}',
+            remedy='give `model` the sizes of the network that `start` names, and its tokenizer')
+    network.load_state_dict(weights)
+
+
 def cut_latents(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """Weights that read and draw latents in finer tokens than the ones they were trained for.
 
@@ -42,6 +61,8 @@ def cut_latents(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str,
     Raises:
         BadOption: the tokens wanted do not fill the ones there are.
     """
+    if 'vae2llm.weight' not in weights:
+        return dict(weights)  # of something else, see :func:`take_weights`
     fine, channels = config.latent_patch_size, config.vae.z_channels
     coarse = round((weights['vae2llm.weight'].shape[1] / channels)**0.5)
     if coarse == fine:

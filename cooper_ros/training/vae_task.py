@@ -69,8 +69,7 @@ class VaeTask:
     def __init__(self, settings: TrainSettings) -> None:
         self.settings, self.options = settings, build(VaeOptions, settings.task, 'task')
         torch.manual_seed(settings.seed)
-        fields = {**settings.model, 'ch_mult': tuple(settings.model['ch_mult'])}
-        self.module: AutoEncoder = AutoEncoder(VaeConfig(**fields))
+        self.module: AutoEncoder = AutoEncoder(build(VaeConfig, settings.model, 'model'))
         if self.options.vae:
             self.module.load_state_dict(load_file(Path(self.options.vae) / 'ae.safetensors'))
         self.module.encoder.requires_grad_(not self.options.decoder_only)
