@@ -18,6 +18,7 @@ from cooper_ros.engine.events import Answer
 from cooper_ros.errors import BadData, BadOption
 from cooper_ros.evaluation.judge import Claim
 from cooper_ros.runtime.checkpoint import read_model_folder
+from cooper_ros.runtime.deferred import is_drawing
 from cooper_ros.training import grpo_task
 from cooper_ros.training.data import FrameStore
 from cooper_ros.training.datasets.cooper_set import RlSet
@@ -99,6 +100,21 @@ def test_losses_and_statistics_of_one_step(tmp_path: Path, likes_low: None) -> N
     assert found['turns'] == 1 and found['maps'] == 0 and 0 < found['tokens'] <= 5
     assert found['reward'] == pytest.approx(float(found['reward_accuracy']))
     assert 0 < found['entropy'] < np.log(260)
+
+
+def test_a_frozen_generation_expert_keeps_every_bit(tmp_path: Path, likes_low: None) -> None:
+    """It reads the picture, so the reward reaches it; what it draws must not change by that."""
+    moved = {}
+    for name, frozen in (('free', False), ('frozen', True)):
+        task = GrpoTask(settings(tmp_path, name, freeze_gen=frozen))
+        before = weights(task)
+        Trainer(task, task.settings).run(until=2)
+        moved[name] = {key for key, value in weights(task).items()
+                       if not torch.equal(value, before[key])}
+    gen, und = (f'language_model.model.layers.0.self_attn.k_proj{suffix}.weight'
+                for suffix in ('_moe_gen', ''))
+    assert {gen, und} <= moved['free'] and und in moved['frozen']
+    assert not [key for key in moved['frozen'] if is_drawing(key)]
 
 
 def test_without_a_signal_nothing_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from cooper_ros.training.data import frame_store
 from cooper_ros.training.datasets.cooper_set import RlSet
 from cooper_ros.training.datasets.samples import RlSample
 from cooper_ros.training.grpo import grpo_loss, score_group
-from cooper_ros.training.policy import open_policy
+from cooper_ros.training.policy import freeze_generation, open_policy
 from cooper_ros.training.processes import mean_over_processes, training_device
 from cooper_ros.training.questions import Flagged, Questions, SceneQuestions, Span, read_flags
 from cooper_ros.training.rewards import RewardOptions, Terms, advantages, group_rewards
@@ -68,6 +68,8 @@ class GrpoOptions:
         learned: how far from the start (0) to the trained weights (1) the exported ones stand.
             What no question asks for drifts, and comes back sooner than what was learned goes.
         freeze: name prefixes of weights that do not train; published: none but the autoencoder.
+        freeze_gen: leave the generation expert and its adapters as they are. The reward reaches
+            them only through the picture they read, and what they draw gets worse; published: off.
         recompute: trade time for memory.
         valid_questions: questions of a validation; of a file, its last ones, which do not train.
     """
@@ -84,6 +86,7 @@ class GrpoOptions:
     unbiased: bool = False
     learned: float = 1.0
     freeze: tuple[str, ...] = ()
+    freeze_gen: bool = False
     recompute: bool = False
     valid_questions: int = 32
 
@@ -103,6 +106,8 @@ class GrpoTask:
         self.policy = open_policy(settings.start, settings.vae, options.freeze,
                                   training_device(settings.device))
         self.module = self.policy.network
+        if options.freeze_gen:
+            freeze_generation(self.module)
         self.train, self.valid = _questions(settings, options)
         self.parts = self.policy.parts()
         self.rollout = replace(self.rollout, max_turn_tokens=min(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Mapping, Sequence
+from typing import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from cooper_ros.engine.tokens import TextCodec
 from cooper_ros.errors import BadOption
 from cooper_ros.model.network import Cooper
 from cooper_ros.runtime.checkpoint import LoadedModel, read_model_folder, save_model_folder
-from cooper_ros.runtime.deferred import is_talking
+from cooper_ros.runtime.deferred import is_drawing, is_talking
 from cooper_ros.runtime.place import choose_device
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
@@ -107,6 +107,15 @@ def freeze_weights(network: Cooper, prefixes: Sequence[str]) -> None:
 
 def freeze_understanding(network: Cooper) -> None:
     """Take everything that serves text and pictures out of training."""
+    _freeze(network, is_talking)
+
+
+def freeze_generation(network: Cooper) -> None:
+    """Take everything that serves latents out of training."""
+    _freeze(network, is_drawing)
+
+
+def _freeze(network: Cooper, chosen: Callable[[str], bool]) -> None:
     for name, parameter in network.named_parameters():
-        if is_talking(name):
+        if chosen(name):
             parameter.requires_grad_(False)
