@@ -24,8 +24,8 @@ def find_tokenizer(folders: Sequence[Path]) -> PreTrainedTokenizerBase | None:
     for folder in folders:
         try:
             if (folder / FAST_FILE).is_file():
-                return PreTrainedTokenizerFast(tokenizer_file=str(folder / FAST_FILE),
-                                               clean_up_tokenization_spaces=False)
+                return _marked(PreTrainedTokenizerFast(tokenizer_file=str(folder / FAST_FILE),
+                                                       clean_up_tokenization_spaces=False))
             if all((folder / name).is_file() for name in SLOW_FILES):
                 return Qwen2Tokenizer.from_pretrained(str(folder), local_files_only=True)
         except Exception as error:  # the libraries below raise bare exceptions
@@ -33,6 +33,13 @@ def find_tokenizer(folders: Sequence[Path]) -> PreTrainedTokenizerBase | None:
                                 limit=f'{FAST_FILE}, or {" and ".join(SLOW_FILES)}',
                                 remedy='copy the tokenizer files again') from error
     return None
+
+
+def _marked(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Name begin and end, which this file does not, so that they are named when it is saved."""
+    if set(MARKERS[:2]) <= set(tokenizer.get_vocab()):
+        tokenizer.bos_token, tokenizer.eos_token = MARKERS[:2]
+    return tokenizer
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:

@@ -43,5 +43,4 @@ def kept_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     if tokenizer is None:
         raise BadCheckpoint('there is no tokenizer', value=folder,
                             remedy='name a model folder that was exported')
-    tokenizer.bos_token, tokenizer.eos_token = MARKERS[:2]
     return tokenizer
