@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
@@ -43,6 +44,11 @@ from cooper_ros.training.vae_task import VaeTask, picture, rescaled
 OPTIM = {'learning_rate': 2e-3, 'warmup': 2, 'schedule': 'cosine', 'ema': 0.9, 'eps': 1e-8,
          'bfloat16': False}
 RECIPE = {'frames': 2, 'questions': 2}
+MODEL = {'llm': {'hidden_size': 32, 'intermediate_size': 48, 'num_layers': 2, 'num_heads': 4,
+                 'num_kv_heads': 2},
+         'vit': {'hidden_size': 32, 'intermediate_size': 48, 'num_layers': 1, 'num_heads': 2,
+                 'patch_size': 14, 'image_size': 112},
+         'max_latent_size': 8, 'vit_side': 8}
 
 
 @pytest.fixture(scope='module')
@@ -73,11 +79,7 @@ def vae_settings(data: dict[str, Any], folder: Path, **changes: Any) -> TrainSet
 def mixed_values(data: dict[str, Any], vae: Path, folder: Path, **changes: Any) -> dict[str, Any]:
     return {'stage': 'joint', 'folder': str(folder), 'vae': str(vae), 'steps': 6, 'batch': 2,
             'optim': OPTIM, 'checkpoint_every': 2, 'preview_every': 100, 'data': data,
-            'model': {'llm': {'hidden_size': 32, 'intermediate_size': 48, 'num_layers': 2,
-                              'num_heads': 4, 'num_kv_heads': 2},
-                      'vit': {'hidden_size': 32, 'intermediate_size': 48, 'num_layers': 1,
-                              'num_heads': 2, 'patch_size': 14, 'image_size': 112},
-                      'max_latent_size': 8, 'vit_side': 8},
+            'model': copy.deepcopy(MODEL),  # some tests change theirs
             'task': {'vocabulary': 400, 'recipes': {
                 name: {'weight': 1.0, **RECIPE} for name in RECIPES}}, **changes}
 
@@ -196,16 +198,14 @@ def test_a_frozen_name_that_fits_nothing_is_refused(data: dict[str, Any], vae_fo
     ({'vae': ''}, BadOption, 'need an autoencoder; got auto, draw, maps; remedy'),
     ({'vae': 'nowhere'}, BadCheckpoint, 'there is no autoencoder'),
     ({'model': {}}, BadOption, 'model is incomplete; .*needs llm, vit, max_latent_size, vit_side'),
-    ({'latent_patch_size': 1, 'start': 'models/cooper-nano'},
+    ({'model': {**MODEL, 'latent_patch_size': 1}, 'start': 'models/cooper-nano'},
      BadCheckpoint, 'to start from do not fit; got connector.fc1.bias .192,.; allowed: .32,.')])
 def test_what_does_not_go_together_is_refused(
         changes: dict[str, Any], error: type[CooperError], words: str, data: dict[str, Any],
         vae_folder: Path, tmp_path: Path) -> None:
-    values = mixed_values(data, vae_folder, tmp_path)
-    if patch := changes.pop('latent_patch_size', 0):
-        values['model']['latent_patch_size'] = patch
+    values = {**mixed_values(data, vae_folder, tmp_path), **changes}
     with pytest.raises(error, match=words):
-        MixedTask(build(TrainSettings, {**values, **changes}))
+        MixedTask(build(TrainSettings, values))
 
 
 @pytest.mark.parametrize('stage', ['vae', 'joint'])

@@ -57,7 +57,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         return {key: _typed(f'{name}.{key}', part, inner[1]) for key, part in value.items()}
     elif type(value) is origin:
         return value
-    raise _wrong(name, value, getattr(hint, '__name__', str(hint)) if not inner else str(hint))
+    raise _wrong(name, value, str(hint) if inner else hint.__name__)
 
 
 def _number(name: str, value: Any) -> float:
