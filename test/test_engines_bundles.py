@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 import random
@@ -30,7 +31,13 @@ DAMAGES = {
     'cut short': lambda folder: os.truncate(folder / 'flow.onnx.data', 100),
     'gone': lambda folder: (folder / 'words.safetensors').unlink(),
     'undescribed': lambda folder: (folder / 'bundle.json').write_text('{'),
+    'described without names': lambda folder: _change(folder, files=[]),
 }
+
+
+def _change(folder: Path, **values: Any) -> None:
+    path = folder / 'bundle.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def _tamper(path: Path) -> None:
@@ -81,6 +88,13 @@ def test_engine_build_exports_a_damaged_bundle_again(
     assert again.exit_code == 0 and 'exporting again' in again.output, again.output
     assert len(quick_export) == 12
     Bundle.load(folder).prove()
+
+
+def test_a_pipe_is_no_description(copy: Bundle) -> None:
+    (copy.folder / 'bundle.json').unlink()
+    os.mkfifo(copy.folder / 'bundle.json')  # whoever opens it waits for a writer
+    with pytest.raises(BadCheckpoint, match=f'no exported graphs here; got {copy.folder}'):
+        Bundle.load(copy.folder)
 
 
 def test_a_changed_byte_is_found_before_use(copy: Bundle, quick_export: list[str],

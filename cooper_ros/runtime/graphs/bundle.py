@@ -115,7 +115,7 @@ class Bundle:
         """
         remedy = REMEDY
         try:
-            values = json.loads((folder / DESCRIPTION).read_text())
+            values = _description(folder / DESCRIPTION)
             if values['format'] != FORMAT or values['opset'] != OPSET:
                 raise BadCheckpoint('graphs are of another version', remedy=remedy,
                                     value=f"format {values['format']}, opset {values['opset']}",
@@ -125,7 +125,7 @@ class Bundle:
                        values.get('parts', 1),
                        {name: (int(size), str(digest))
                         for name, (size, digest) in values['files'].items()})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadCheckpoint('no exported graphs here', value=folder, remedy=remedy) from error
         damaged = [name for name, (size, _) in made.files.items()
                    if _size(folder / name) != size]
@@ -133,6 +133,12 @@ class Bundle:
             raise BadCheckpoint('exported graphs are incomplete', value=', '.join(damaged),
                                 remedy=remedy)
         return made
+
+
+def _description(path: Path) -> dict[str, Any]:
+    if not path.is_file():  # a pipe would wait for a writer
+        raise FileNotFoundError(path)
+    return json.loads(path.read_text())
 
 
 def _size(path: Path) -> int:
