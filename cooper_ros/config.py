@@ -14,6 +14,7 @@ from typing import Any, Iterator, Mapping
 from cooper_ros.errors import BadOption
 
 MODES = ('auto', 'direct', 'text', 'maps')
+EDGE_TYPES = ('checkpoint', 'drawn', 'picture')
 RENORM_TYPES = ('checkpoint', 'global', 'channel', 'text_channel')
 RUNTIMES = ('auto', 'torch', 'compile', 'onnx', 'tensorrt', 'torch_tensorrt')
 ENGINES_MISSING = ('error', 'build', 'serve')
@@ -101,6 +102,10 @@ class CooperConfig:
                              choices=RENORM_TYPES)
     cfg_renorm_min: float = option(-1.0, 'drawing', 'least renormalisation factor', low=-1.0,
                                    high=1.0)
+    depth_edges: str = option('checkpoint', 'drawing', 'where edges of depth in metres lie; '
+                              'drawn: as the network drew them, mixtures of near and far '
+                              'included; picture: where the colours of the picture change',
+                              choices=EDGE_TYPES)
     sample_posterior: bool = option(True, 'drawing', 'sample the VAE posterior of condition '
                                     'images, as published; false takes its mean')
 

@@ -25,7 +25,6 @@ from cooper_ros.engine.events import (
     SegmentationMap,
 )
 from cooper_ros.engine.limits import CancelToken, Limits
-from cooper_ros.engine.maps import MapMaker
 from cooper_ros.engine.pictures import PictureLike, PictureReader
 from cooper_ros.engine.prompts import Prompts, load_prompts
 from cooper_ros.engine.question import clean_question
@@ -193,7 +192,7 @@ class CooperEngine:
                     pictures=[pictures.prepare(image, config.seed) for image in images],
                     question=question, text_options=settings.text_options(config, card),
                     draw_options=settings.draw_options(config, card),
-                    maker=MapMaker(pictures, settings.depth_range(config, card), card.palette),
+                    maker=settings.map_maker(pictures, config, card),
                     limits=limits, seed=config.seed)
         talk.reader = self._reader_for(talk, config)
         return talk

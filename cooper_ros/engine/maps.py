@@ -13,6 +13,7 @@ from cooper_ros.engine.events import DEPTH, DepthMap, Map, SegmentationMap
 from cooper_ros.engine.pictures import PictureReader
 from cooper_ros.imaging import depth, segmentation
 from cooper_ros.imaging.colours import colourise
+from cooper_ros.imaging.depth_edges import DRAWN, PICTURE, edges_from_picture
 from cooper_ros.imaging.segmentation import Label
 
 
@@ -24,23 +25,31 @@ class MapMaker:
         pictures: decodes through its runtime, and shows maps to the network again.
         range_m: (near, far) metres of relative depth 0 and 1, or None when nobody knows them.
         palette: the checkpoint's classes; empty when its colours have no names.
+        edges: where edges of depth in metres lie: as ``drawn``, or as in the ``picture``.
     """
 
     pictures: PictureReader
     range_m: tuple[float, float] | None
     palette: Sequence[Label]
+    edges: str = DRAWN
 
     @property
     def token_size(self) -> int:
         """Numbers per latent token."""
         return self.pictures.runtime.config.latent_features
 
-    def finish(self, kind: str, tokens: Tensor, grid: tuple[int, int]) -> Map:
-        """Decode latent tokens ``[N, P]`` of a grid into a map of that kind."""
+    def finish(self, kind: str, tokens: Tensor, grid: tuple[int, int], rgb: np.ndarray) -> Map:
+        """Decode latent tokens ``[N, P]`` of a grid into a map of that kind.
+
+        Args:
+            kind: depth or segmentation.
+            tokens, grid: what was drawn.
+            rgb: uint8 ``[H, W, 3]``, the picture it was drawn of, at the size of the map.
+        """
         decoded = self.pictures.runtime.decode_tokens(tokens, grid)  # [3, H, W], about -1..1
         pixels = decoded.float().cpu().numpy()
         if kind == DEPTH:
-            return self._depth(depth.relative_from_decoded(pixels))
+            return self._depth(depth.relative_from_decoded(pixels), rgb)
         return self._segmentation(depth.picture_from_decoded(pixels))
 
     def show(self, drawn: Map) -> ImagePiece:
@@ -48,10 +57,13 @@ class MapMaker:
         rgb = drawn.colour if isinstance(drawn, DepthMap) else drawn.rgb
         return self.pictures.show(rgb)
 
-    def _depth(self, relative: np.ndarray) -> DepthMap:
+    def _depth(self, relative: np.ndarray, rgb: np.ndarray) -> DepthMap:
         metres = None
         if self.range_m is not None:
             metres = depth.metres_from_relative(relative, *self.range_m)
+            if self.edges == PICTURE:
+                metres = edges_from_picture(metres, rgb)
+                relative = depth.relative_from_metres(metres, *self.range_m)
         return DepthMap(relative, metres, self.range_m, colourise(relative))
 
     def _segmentation(self, rgb: np.ndarray) -> SegmentationMap:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.drawing import DrawOptions
+from cooper_ros.engine.maps import MapMaker
+from cooper_ros.engine.pictures import PictureReader
 from cooper_ros.engine.sampling import TextOptions
 from cooper_ros.errors import BadOption
 from cooper_ros.model.flow import Guidance
@@ -28,6 +30,13 @@ def draw_options(config: CooperConfig, card: ModelCard) -> DrawOptions:
         renorm_min=_first(config.cfg_renorm_min, theirs.cfg_renorm_min))
     points = _checked_points(_first(config.flow_points, theirs.flow_points))
     return DrawOptions(points, _first(config.flow_shift, theirs.flow_shift), guidance)
+
+
+def map_maker(pictures: PictureReader, config: CooperConfig, card: ModelCard) -> MapMaker:
+    """How drawn maps are decoded and named."""
+    edges = config.depth_edges
+    return MapMaker(pictures, depth_range(config, card), card.palette,
+                    card.drawing.depth_edges if edges == 'checkpoint' else edges)
 
 
 def depth_range(config: CooperConfig, card: ModelCard) -> tuple[float, float] | None:

@@ -118,13 +118,13 @@ class Talk:
         yield MapStarted(self.request_id, self.limits.elapsed(), number, kind, options.steps)
         rows = self._read_branches(branches)
         started = time.monotonic()
-        drawn, grid = self._noise(len(self.maps)), self.pictures[-1].grid
-        flow = options.flow(self.reader.session, rows, drawn, grid, self.limits)
+        drawn, picture = self._noise(len(self.maps)), self.pictures[-1]
+        flow = options.flow(self.reader.session, rows, drawn, picture.grid, self.limits)
         for step, drawn in enumerate(flow, start=1):  # noqa: B007  the last one is the map
             self.flow_steps += 1
             yield MapStep(self.request_id, self.limits.elapsed(), number, kind, step,
                           options.steps)
-        finished = self.maker.finish(kind, drawn, grid)
+        finished = self.maker.finish(kind, drawn, picture.grid, picture.rgb)
         self.draw_s += time.monotonic() - started
         self.maps.append(finished)
         yield MapFinished(self.request_id, self.limits.elapsed(), number, finished)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from cooper_ros.errors import BadCheckpoint
+from cooper_ros.imaging.depth_edges import DRAWN, PICTURE
 from cooper_ros.imaging.segmentation import Label, palette_from_rows
 from cooper_ros.model.flow import CHANNEL, GLOBAL, TEXT_CHANNEL
 
@@ -18,6 +19,7 @@ CARD_FILE = 'cooper.json'
 RULE_KEYS = ('max_image_size', 'min_image_size', 'image_stride')
 DEPTH_KEYS = ('min_m', 'max_m')
 RENORM_CHOICES = (GLOBAL, CHANNEL, TEXT_CHANNEL)
+EDGE_CHOICES = (DRAWN, PICTURE)
 INT8, INT4, FP8 = 'int8', 'int4', 'fp8'
 QUANTISED_FORMATS = (INT8, INT4, FP8)
 
@@ -51,6 +53,7 @@ class Drawing:
     cfg_high: float = 1.0
     cfg_renorm: str = TEXT_CHANNEL
     cfg_renorm_min: float = 0.0
+    depth_edges: str = DRAWN
 
 
 @dataclass(frozen=True)
@@ -199,9 +202,10 @@ def _drawing(values: Any) -> Drawing:
     _check_keys('drawing', values, tuple(entry.name for entry in fields(Drawing)))
     drawing = Drawing(**{entry.name: _typed(values, entry.name, entry.default)
                          for entry in fields(Drawing)})
-    if drawing.cfg_renorm not in RENORM_CHOICES:
-        raise BadCheckpoint(f'{CARD_FILE} entry cfg_renorm is not a choice',
-                            value=drawing.cfg_renorm, limit=', '.join(RENORM_CHOICES))
+    for name, choices in (('cfg_renorm', RENORM_CHOICES), ('depth_edges', EDGE_CHOICES)):
+        if getattr(drawing, name) not in choices:
+            raise BadCheckpoint(f'{CARD_FILE} entry {name} is not a choice',
+                                value=getattr(drawing, name), limit=', '.join(choices))
     if drawing.flow_points < 2:
         raise BadCheckpoint(f'{CARD_FILE} entry flow_points is too small',
                             value=drawing.flow_points, limit='>= 2')

@@ -52,7 +52,7 @@ class Actor:
         self.vae_rule = ImageTransform(*card.vae_transform)
         self.vit_rule = ImageTransform(*card.vit_transform)
         pictures = PictureReader(self.runtime, self.vae_rule, self.vit_rule, False, 2**31)
-        self.maker = MapMaker(pictures, card.depth_range_m, card.palette)
+        self.maker = MapMaker(pictures, card.depth_range_m, card.palette, card.drawing.depth_edges)
 
     def group(self, image: np.ndarray, question: str, generator: torch.Generator) -> Group:
         """Sample one group, see :meth:`groups`."""
@@ -150,7 +150,7 @@ class _GroupUnderWay:
         inputs = encoder_inputs(image, actor.vae_rule, actor.vit_rule)
         self.grid = tuple(side // self.runtime.config.pixels_per_latent_token
                           for side in inputs.vae.shape[1:])
-        vision = VisionItem(torch.from_numpy(inputs.vit))
+        self.rgb, vision = inputs.pixels, VisionItem(torch.from_numpy(inputs.vit))
         prompts, style = actor.parts.prompts, self.options.style
         systems = {'interleaved': prompts.interleave_system, 'text': prompts.think_system,
                    'maps': prompts.image_system}
@@ -294,5 +294,5 @@ class _GroupUnderWay:
         tokens = draw_together(self.runtime, self.session, self.draw_options,
                                [self._branches(row) for row in kinds],
                                noise.expand(len(kinds), -1, -1), self.grid)
-        return [self.actor.maker.finish(kind, drawn, self.grid)
+        return [self.actor.maker.finish(kind, drawn, self.grid, self.rgb)
                 for kind, drawn in zip(kinds.values(), tokens)]

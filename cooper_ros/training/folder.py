@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cooper_ros.engine.prompts import Prompts, save_prompts
 from cooper_ros.errors import BadCheckpoint
+from cooper_ros.imaging.depth_edges import PICTURE
 from cooper_ros.imaging.segmentation import palette_from_rows
 from cooper_ros.model.config import ModelConfig, VaeConfig
 from cooper_ros.model.vae import AutoEncoder
@@ -72,7 +73,8 @@ def vae_config(weights: Mapping[str, Tensor]) -> VaeConfig:
 def card(vae_rule: tuple[int, int, int], vit_rule: tuple[int, int, int], points: int,
          name: str = 'cooper-nano') -> ModelCard:
     """What a checkpoint trained on our scenes says about itself."""
-    drawing = Drawing(flow_points=points, flow_shift=1.0, cfg_text=1.0, cfg_image=1.0)
+    drawing = Drawing(flow_points=points, flow_shift=1.0, cfg_text=1.0, cfg_image=1.0,
+                      depth_edges=PICTURE)
     return ModelCard(name, tuple(vae_rule), tuple(vit_rule), (MIN_DEPTH_M, MAX_DEPTH_M),
                      palette_from_rows(palette_json()), drawing, max_turn_tokens=128)
 
