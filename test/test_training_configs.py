@@ -13,7 +13,7 @@ from cooper_ros.training.checker import make_checker
 from cooper_ros.training.corpus_items import corpus_options
 from cooper_ros.training.datasets.catalogue import COOPER, draw_kind
 from cooper_ros.training.grpo_task import GrpoOptions, grpo_options
-from cooper_ros.training.mixed_task import MixOptions
+from cooper_ros.training.mixed_options import MixOptions
 from cooper_ros.training.rewards import RewardOptions
 from cooper_ros.training.rollouts import RolloutOptions
 from cooper_ros.training.see_task import SeeOptions

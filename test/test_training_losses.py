@@ -29,7 +29,7 @@ def test_only_what_follows_a_box_counts_more() -> None:
 def test_the_loss_is_the_weighted_mean() -> None:
     ce = torch.arange(10.0).view(2, 5)
     mse = torch.full((2, 3, 4), 0.5)
-    output = TrainOutput(ce, mse, torch.zeros(2, 1, 1))
+    output = TrainOutput(ce, mse, torch.zeros(2, 3, 4), torch.zeros(2, 1, 1))
     found = shared_losses(output, answer_weights(LABELS, BOX, 8.0))
     shares = torch.tensor([[1, 1, 8, 1, 0], [1, 0, 1, 1, 1]]) / 15
     assert float(found[0]) == pytest.approx(float((ce * shares).sum()))

@@ -21,11 +21,13 @@ class TrainOutput:
     Attributes:
         ce: cross-entropy ``[B, Tc]`` at ``layout.ce_index``; 0 where the label is ignored.
         mse: squared velocity error ``[B, Tm, P]`` at ``layout.mse_index``.
+        ends: clean latents ``[B, Tm, P]`` that those velocities lead to in one step.
         last_hidden: normed hidden states ``[B, L, D]`` in sequence order.
     """
 
     ce: Tensor
     mse: Tensor
+    ends: Tensor
     last_hidden: Tensor
 
 
@@ -49,7 +51,7 @@ def forward_train(network: Cooper, batch: PackedBatch, *, freeze_und: bool = Fal
     mode = PassMode(freeze_und=freeze_und, recompute=recompute)
     out = network.language_model.model(streams, rope, attend, mode)
     hidden = torch.cat([x for x, _ in out.parts()], dim=1)  # [B, L, D], compact order
-    return TrainOutput(_cross_entropy(network, batch, hidden), _flow_error(network, batch, hidden),
+    return TrainOutput(_cross_entropy(network, batch, hidden), *_flow(network, batch, hidden),
                        hidden[:, layout.inverse])
 
 
@@ -77,9 +79,9 @@ def embed(network: Cooper, batch: PackedBatch) -> Streams:
 
 def _per_token(values: Tensor, batch: PackedBatch) -> Tensor:
     """Repeat ``[B, images, ...]`` for the tokens of every image: ``[B, Tz, ...]``."""
-    lengths = batch.layout.latent_lengths
-    return torch.cat([values[:, i:i + 1].expand(-1, n, *values.shape[2:])
-                      for i, n in enumerate(lengths)], dim=1)
+    rows = [values[:, i:i + 1].expand(-1, n, *values.shape[2:])
+            for i, n in enumerate(batch.layout.latent_lengths)]
+    return torch.cat(rows or [values], dim=1)  # without images there are no values either
 
 
 def _cross_entropy(network: Cooper, batch: PackedBatch, hidden: Tensor) -> Tensor:
@@ -89,9 +91,11 @@ def _cross_entropy(network: Cooper, batch: PackedBatch, hidden: Tensor) -> Tenso
                            ignore_index=IGNORED)
 
 
-def _flow_error(network: Cooper, batch: PackedBatch, hidden: Tensor) -> Tensor:
+def _flow(network: Cooper, batch: PackedBatch, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared velocity error and the latents that the velocities lead to, ``[B, Tm, P]`` each."""
     layout = batch.layout
     places = layout.inverse[layout.mse_index]
     drawn = places - (len(layout.order) - len(layout.latent_index))  # rows of the latents
-    target = batch.noise[:, drawn] - batch.latents[:, drawn]
-    return (network.velocity(hidden[:, places]).float() - target).square()
+    clean, times = batch.latents[:, drawn], _per_token(batch.times, batch)[:, drawn, None]
+    error = network.velocity(hidden[:, places]).float() - (batch.noise[:, drawn] - clean)
+    return error.square(), clean - times * error

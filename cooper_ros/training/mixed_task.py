@@ -6,7 +6,7 @@ what suits a model small enough to be trained from nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Mapping
 
@@ -19,15 +19,17 @@ from cooper_ros.imaging.resize import ImageTransform
 from cooper_ros.model.config import VaeConfig
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.packing import PackedBatch
-from cooper_ros.model.training_forward import mean_losses
+from cooper_ros.model.training_forward import TrainOutput, mean_losses
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.card import ModelCard
 from cooper_ros.runtime.tokenizer import special_tokens
 from cooper_ros.training.ahead import Ahead
 from cooper_ros.training.data import FrameStore, frame_store
+from cooper_ros.training.decoded import DrawnTruth, decoded_loss, drawn_truth
 from cooper_ros.training.eyes import balance_eyes, open_eyes
 from cooper_ros.training.folder import PROMPTS, card, corpus, load_vae, write_folder
 from cooper_ros.training.losses import answer_weights, shared_losses
+from cooper_ros.training.mixed_options import MixOptions
 from cooper_ros.training.naming import Words
 from cooper_ros.training.pictures import picture_cache
 from cooper_ros.training.placing import place
@@ -36,7 +38,7 @@ from cooper_ros.training.policy import freeze_understanding, freeze_weights
 from cooper_ros.training.precision import mixed
 from cooper_ros.training.previews import drawing_engine, drawn_maps
 from cooper_ros.training.processes import part_of, training_device
-from cooper_ros.training.recipes import RECIPES, Source
+from cooper_ros.training.recipes import KIND_OF_TOOL, RECIPES, Source
 from cooper_ros.training.settings import TrainSettings
 from cooper_ros.training.sizes import Sizes
 from cooper_ros.training.starting import copy_experts, cut_latents, start_weights, take_weights
@@ -54,76 +56,27 @@ VALID_LATENTS = 32  # frames; coding pictures is slow on a CPU, and scores come 
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How often a recipe is drawn, with how many frames and questions per step.
+class Sampled:
+    """The trees of one step, those of all processes.
 
     Attributes:
-        weight: share of the steps.
-        frames: frames per step, over all processes; at least one for each.
-        questions: questions per frame.
+        name: their recipe.
+        batch, branch: what :func:`~..tree.pack_trees` made of them.
+        learn: where their words should look; None where that is not asked or they name nothing.
+        truth: what their maps should look like; None where that is not asked or they draw none.
     """
 
-    weight: float
-    frames: int
-    questions: int = 1
+    name: str
+    batch: PackedBatch
+    branch: Tensor
+    learn: Lessons | None
+    truth: DrawnTruth | None
 
-    def __post_init__(self) -> None:
-        if min(self.frames, self.questions) < 1 or not self.weight > 0:
-            raise BadOption('a recipe needs a weight, frames and questions', value=self,
-                            limit='> 0')
-
-
-@dataclass(frozen=True)
-class MixOptions:
-    """Settings of these stages.
-
-    Attributes:
-        recipes: which samples are made, by name.
-        vocabulary: size of the tokenizer trained on the first frames' texts.
-        tokenizer: model folder whose tokenizer is taken instead, to go on from its weights.
-        vae_rule, vit_rule: longest side, shortest side and stride of the resize rules.
-        ce_weight, mse_weight: weights of the two losses.
-        answer_weight: how many times the first token in the box of an answer counts; thoughts are
-            many tokens, and a letter, a yes or a digit is one.
-        timestep_shift: shift of the flow times in training.
-        flow_points: grid points of the flow that the exported model draws with, 1 more than steps.
-        init_std: spread of fresh weights; about one over the square root of the width, or pictures
-            drown in their position table and nothing is learned from them.
-        copy_experts: start the generation expert from the understanding one (reference 2.1).
-        freeze: name prefixes of weights that do not train.
-        freeze_und: train only what serves latents: the generation expert and its adapters. What
-            the model says without maps keeps every bit.
-        eyes: run folder of stage ``see`` whose vision tower and connector are taken.
-        place: start attention so that it finds the same place, see :mod:`..placing`.
-        point: weight of the loss on where words look, see :mod:`..pointing`.
-        know: weight of the loss on what they then know; counts only with ``point``.
-        latent_frames: how many frames get latents, for recipes that read or draw them; 0 for all.
-    """
-
-    recipes: Mapping[str, Recipe]
-    vocabulary: int = 640
-    tokenizer: str = ''
-    vae_rule: tuple[int, int, int] = (128, 128, 16)
-    vit_rule: tuple[int, int, int] = (112, 112, 14)
-    ce_weight: float = 1.0
-    mse_weight: float = 1.0
-    answer_weight: float = 1.0
-    timestep_shift: float = 1.0
-    flow_points: int = 5
-    init_std: float = 0.02
-    copy_experts: bool = False
-    freeze: tuple[str, ...] = ()
-    freeze_und: bool = False
-    eyes: str = ''
-    place: bool = False
-    point: float = 0.0
-    know: float = 0.0
-    latent_frames: int = 0
-
-    def __post_init__(self) -> None:
-        for name in self.recipes or ('',):
-            if name not in RECIPES:
-                raise BadOption('no such recipe', value=name, limit=', '.join(RECIPES))
+    def rows(self, part: range) -> Sampled:
+        """Some of the trees."""
+        return replace(self, batch=self.batch.rows(part),
+                       learn=self.learn and self.learn.rows_of(part),
+                       truth=self.truth and self.truth.rows_of(part))
 
 
 class MixedTask:
@@ -152,55 +105,63 @@ class MixedTask:
         self.ahead = Ahead(self._training_batch, training_device(settings.device))
 
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Cross-entropy and flow loss of one batch of one recipe."""
-        name, batch, branch, learn = self.ahead(step)
-        part, options = part_of(self.recipes[name].frames), self.options
-        mine = batch.rows(part)
-        watch = Watch(learn.rows_of(part)) if learn else None
-        ce, mse = shared_losses(forward_trees(self.module, mine, branch, watch),
-                                answer_weights(mine.labels, self.words.box, options.answer_weight))
-        losses = {f'ce_{name}': ce, f'mse_{name}': mse}
-        whole = options.ce_weight * ce + options.mse_weight * mse
+        """Cross-entropy and flow loss of one batch of one recipe, and what else is asked for."""
+        whole = self.ahead(step)
+        name, options = whole.name, self.options
+        mine = whole.rows(part_of(self.recipes[name].frames))
+        watch = Watch(mine.learn) if mine.learn else None
+        output = forward_trees(self.module, mine.batch, mine.branch, watch)
+        ce, mse = shared_losses(output, answer_weights(mine.batch.labels, self.words.box,
+                                                       options.answer_weight))
+        weighted = {'ce': (options.ce_weight, ce), 'mse': (options.mse_weight, mse)}
         if watch is not None:
-            losses |= {f'point_{name}': watch.error(), f'know_{name}': watch.ignorance()}
-            whole = (whole + options.point * losses[f'point_{name}']
-                     + options.know * losses[f'know_{name}'])
-        return {'loss': whole, **losses}
+            weighted |= {'point': (options.point, watch.error()),
+                         'know': (options.know, watch.ignorance())}
+        weighted |= {kind: (options.decode[kind], error)
+                     for kind, error in self._decoded(mine, output).items()}
+        return {'loss': sum(weight * error for weight, error in weighted.values()),
+                **{f'{kind}_{name}': error for kind, (_, error) in weighted.items()}}
 
-    def _training_batch(self, step: int) -> tuple[str, PackedBatch, Tensor, Lessons | None]:
+    def _decoded(self, mine: Sampled, output: TrainOutput) -> dict[str, Tensor]:
+        """What drawn maps miss once they are decoded, if that is asked for."""
+        if mine.truth is None:
+            return {}
+        assert self.vae is not None  # there are latents
+        return {kind: decoded_loss(output.ends, mine.truth, KIND_OF_TOOL[kind], self.vae,
+                                   self.config) for kind in self.options.decode}
+
+    def _training_batch(self, step: int) -> Sampled:
         generator = step_generator(self.settings.seed, step)
-        name = self._recipe(generator)
-        return name, *self.batch(self.train, name, step, generator)
+        return self.batch(self.train, self._recipe(generator), step, generator)
 
-    def batch(self, source: Source, name: str, step: int, generator: torch.Generator
-              ) -> tuple[PackedBatch, Tensor, Lessons | None]:
-        """Trees of one recipe for one step, those of all processes; and where words should look,
-        if they name anything and that is asked of them.
+    def batch(self, source: Source, name: str, step: int, generator: torch.Generator) -> Sampled:
+        """Trees of one recipe for one step, those of all processes.
 
         Making them is little work beside learning from them; so noise and padding are the same
         for any number of processes, and each takes its rows.
         """
-        recipe = self.recipes[name]
+        recipe, options = self.recipes[name], self.options
         usable = source.usable[name]
         places = whole_batch(len(usable), recipe.frames, self.settings.seed, step)
         frames = [usable[place] for place in places.tolist()]
         trees = [RECIPES[name](source, frame, recipe.questions, generator) for frame in frames]
         batch, branch = pack_trees(trees, self.config, self.specials, generator=generator,
-                                   timestep_shift=self.options.timestep_shift)
-        if not self.options.point:
-            return batch, branch, None
-        learn = lessons(trees, frames, source.store, self.words, self.config)
-        return batch, branch, learn if len(learn.recalling[0].rows) else None
+                                   timestep_shift=options.timestep_shift)
+        learn = (lessons(trees, frames, source.store, self.words, self.config)
+                 if options.point else None)
+        truth = drawn_truth(trees, frames, source.store) if options.decode else None
+        return Sampled(name, batch, branch, learn if learn and learn.any else None, truth)
 
     def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Losses of every recipe on validation frames, with fixed noise."""
         scores = {}
         for name in self.recipes:
-            generator = step_generator(self.settings.seed, 0)
-            batch, branch, _ = self.batch(self.valid, name, 1, generator)
+            whole = self.batch(self.valid, name, 1, step_generator(self.settings.seed, 0))
             with mixed(self.module.vae2llm.weight.device, self.settings.optim.bfloat16):
-                ce, mse = mean_losses(forward_trees(self.module, batch, branch), batch)
-            scores |= {f'valid_ce_{name}': float(ce), f'valid_mse_{name}': float(mse)}
+                output = forward_trees(self.module, whole.batch, whole.branch)
+                ce, mse = mean_losses(output, whole.batch)
+                losses = {'ce': ce, 'mse': mse, **self._decoded(whole, output)}
+            scores |= {f'valid_{kind}_{name}': error.item() for kind, error in losses.items()}
         return scores, self._drawings() if 'draw' in self.recipes else {}
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:

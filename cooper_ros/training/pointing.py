@@ -94,6 +94,11 @@ class Lessons:
     choosing: Spots
     knowing: Spots
 
+    @property
+    def any(self) -> bool:
+        """Whether anything is named at all."""
+        return len(self.knowing.rows) > 0
+
     def rows_of(self, part: range) -> Lessons:
         """See :meth:`Spots.rows_of`."""
         return Lessons(self.looking.rows_of(part),

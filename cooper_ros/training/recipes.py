@@ -42,6 +42,13 @@ Question = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
+class DrawnItem(LatentItem):
+    """A map to be drawn, and which one it is."""
+
+    kind: int = DEPTH
+
+
+@dataclass(frozen=True)
 class Source:
     """Frames of one split with all that samples are made of.
 
@@ -78,9 +85,9 @@ class Source:
         """The camera picture, VAE block first."""
         return LatentItem(self.cache.latent(frame, RGB)), self.seen(frame, RGB)
 
-    def drawn(self, frame: int, kind: int) -> LatentItem:
+    def drawn(self, frame: int, kind: int) -> DrawnItem:
         """A map to be drawn."""
-        return LatentItem(self.cache.latent(frame, kind), loss=True)
+        return DrawnItem(self.cache.latent(frame, kind), loss=True, kind=kind)
 
 
 def draw(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:

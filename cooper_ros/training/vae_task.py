@@ -192,9 +192,14 @@ def class_loss(restored: Tensor, classes: Tensor) -> Tensor:
     the palette's colours. Pictures ``[B, 3, H, W]`` in -1..1, classes ``[B, H, W]``; 0 without."""
     if not bool((classes != IGNORED).any()):
         return restored.sum() * 0
+    return F.cross_entropy(class_logits(restored), classes, ignore_index=IGNORED)
+
+
+def class_logits(restored: Tensor) -> Tensor:
+    """Belief ``[B, K, H, W]`` in every class, from colours ``[B, 3, H, W]`` in -1..1."""
     palette = torch.from_numpy(palette_rgb()).to(restored) / 127.5 - 1  # [K, 3]
-    away = (restored[:, None] - palette[None, :, :, None, None]).square().sum(2)  # [B, K, H, W]
-    return F.cross_entropy(-away / BETWEEN_COLOURS, classes, ignore_index=IGNORED)
+    away = (restored[:, None] - palette[None, :, :, None, None]).square().sum(2)
+    return -away / BETWEEN_COLOURS
 
 
 def spread_of(latents: Tensor) -> float:
