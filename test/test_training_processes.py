@@ -69,8 +69,8 @@ def small_settings(place: Path, stage: str, folder: str, **changes: Any) -> Trai
     recipes = {'draw': {'weight': 1, 'frames': 3}, 'auto': {'weight': 1, 'frames': 2},
                'text': {'weight': 1, 'frames': 3, 'questions': 2}}
     task: dict[str, Any] = {'vit_rule': [112, 112, 14]}
-    task |= {'vocabulary': 400, 'recipes': recipes, 'point': 0.5,
-             'know': 1.0} if stage == 'joint' else {}
+    task |= {'vocabulary': 400, 'recipes': recipes, 'point': 0.5, 'know': 1.0,
+             'decode': {'depth': 1.0, 'segmentation': 1.0}} if stage == 'joint' else {}
     values = mixed_values(
         scenes(place), place / 'vae', place / folder, stage=stage, steps=STEPS, batch=4,
         device='cpu', preview_every=STEPS, task=task, optim=asdict(OPTIM), **changes)
