@@ -24,7 +24,7 @@ from cooper_ros.training.data import FrameStore
 from cooper_ros.training.processes import mean_over_processes
 from cooper_ros.training.recipes import DrawnItem
 from cooper_ros.training.tree import Tree
-from cooper_ros.training.vae_task import DEPTH, class_logits
+from cooper_ros.training.vae_task import DEPTH, class_logits, metres_of
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,9 @@ def decoded_loss(ends: Tensor, truth: DrawnTruth, kind: int, vae: AutoEncoder,
 
 def relative_error(decoded: Tensor, relative: Tensor) -> Tensor:
     """Mean relative error ``[D]`` of decoded depth ``[D, 3, H, W]`` in -1..1, given the truth
-    ``[D, H, W]`` in 0..1. What lies beyond the range is not cut off, or it would learn nothing."""
-    span = MAX_DEPTH_M - MIN_DEPTH_M
-    truth = MIN_DEPTH_M + relative.to(decoded.device) * span
-    found = MIN_DEPTH_M + (decoded.mean(1) * 0.5 + 0.5) * span
-    return ((found - truth).abs() / truth).flatten(1).mean(1)
+    ``[D, H, W]`` in 0..1."""
+    truth = MIN_DEPTH_M + relative.to(decoded.device) * (MAX_DEPTH_M - MIN_DEPTH_M)
+    return ((metres_of(decoded) - truth).abs() / truth).flatten(1).mean(1)
 
 
 def class_error(decoded: Tensor, classes: Tensor) -> Tensor:

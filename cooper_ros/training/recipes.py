@@ -21,7 +21,7 @@ at inference (the published training showed them through the VAE too, quirk Q7).
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
@@ -45,7 +45,7 @@ Question = Mapping[str, Any]
 class DrawnItem(LatentItem):
     """A map to be drawn, and which one it is."""
 
-    kind: int = DEPTH
+    kind: int = field(kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -138,8 +138,7 @@ class VaeTask:
         focus = self.options.depth_focus
         if kind != DEPTH or not focus:
             return torch.ones_like(pixels[:1])
-        metres = MIN_DEPTH_M + (pixels[:1] * 0.5 + 0.5) * (MAX_DEPTH_M - MIN_DEPTH_M)
-        return 4 * focus / (focus + metres)
+        return 4 * focus / (focus + metres_of(pixels[:1])[None])
 
     def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Reconstruction scores with posterior means: they bound what drawing can reach."""
@@ -187,6 +186,12 @@ def picture(store: FrameStore, frame: int, kind: int) -> Tensor:
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float() / 127.5 - 1
 
 
+def metres_of(depth: Tensor) -> Tensor:
+    """Metres ``[..., H, W]`` of grey depth pictures ``[..., C, H, W]`` in -1..1. What lies beyond
+    the range is not cut off, or it would learn nothing."""
+    return MIN_DEPTH_M + (depth.mean(-3) * 0.5 + 0.5) * (MAX_DEPTH_M - MIN_DEPTH_M)
+
+
 def class_loss(restored: Tensor, classes: Tensor) -> Tensor:
     """How far decoded colours are from saying their class: cross-entropy over squared distances to
     the palette's colours. Pictures ``[B, 3, H, W]`` in -1..1, classes ``[B, H, W]``; 0 without."""
@@ -198,7 +203,7 @@ def class_loss(restored: Tensor, classes: Tensor) -> Tensor:
 def class_logits(restored: Tensor) -> Tensor:
     """Belief ``[B, K, H, W]`` in every class, from colours ``[B, 3, H, W]`` in -1..1."""
     palette = torch.from_numpy(palette_rgb()).to(restored) / 127.5 - 1  # [K, 3]
-    away = (restored[:, None] - palette[None, :, :, None, None]).square().sum(2)
+    away = (restored[:, None] - palette[None, :, :, None, None]).square().sum(2)  # [B, K, H, W]
     return -away / BETWEEN_COLOURS
 
 
@@ -234,8 +239,7 @@ def rescaled(vae: AutoEncoder, std: Tensor) -> dict[str, Tensor]:
 
 
 def _absrel(restored: Tensor, truth: Tensor) -> float:
-    near, span = MIN_DEPTH_M, MAX_DEPTH_M - MIN_DEPTH_M
-    found, metres = (near + (x.mean(0) * 0.5 + 0.5) * span for x in (restored, truth))
+    found, metres = metres_of(restored), metres_of(truth)
     return float(((found - metres).abs() / metres).mean())
 
 
