@@ -23,6 +23,7 @@ DEVICES = ('auto', 'cpu', 'cuda')
 DTYPES = ('auto', 'float32', 'bfloat16', 'float16')
 LOAD_DRAWING = ('start', 'first_map')
 TRANSPORTS = ('raw', 'compressed', 'both')
+LONGEST_LENS = 100.0  # focal length over the longest side of a picture; a telescope's
 
 
 def option(default: Any, group: str, help: str, *, unit: str = '', low: float | None = None,
@@ -114,6 +115,10 @@ class CooperConfig:
                                 "folder's range, if it has one", unit='m', low=-1.0, high=1000.0)
     depth_max_m: float = option(-1.0, 'depth', 'metres at relative depth 1; -1 as above',
                                 unit='m', low=-1.0, high=1000.0)
+    focal: float = option(0.0, 'depth', 'focal length of the camera over the longest side of its '
+                          'pictures, for models that draw depth for one lens; 0: what CameraInfo '
+                          'says, or else the lens of the model', low=0.0,
+                          high=LONGEST_LENS)
 
     # limits: what one request may cost
     time_budget_s: float = option(120.0, 'limits', 'seconds one request may take; 0 for no limit',

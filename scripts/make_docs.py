@@ -23,7 +23,7 @@ map topics (`/cooper/front/relative_depth`).
 MEANING = {
     '/image': 'the camera; best effort unless `image_reliable`',
     '/image/compressed': 'the same as JPEG or PNG; follows a remap of `image`',
-    '/camera_info': 'intrinsics, republished scaled to the maps',
+    '/camera_info': 'intrinsics: they scale metres, and are republished scaled to the maps',
     '/cooper/question': 'plain text question about the newest image',
     '/cooper/answer_text': 'plain text answer, or an error text that starts with its code',
     '/cooper/answer': 'every answer, stamped like the image it is about',

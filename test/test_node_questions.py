@@ -26,6 +26,7 @@ from cooper_interfaces.srv import EstimateDepth, Segment, SpatialQuery
 from cooper_ros.config import options
 from cooper_ros.errors import ErrorCode
 
+LENS = 0.5  # it draws for, in longest sides of the picture
 LONG = 'tell me all about it'
 
 
@@ -38,6 +39,7 @@ def _folder(place: Path) -> Path:
     save_file(weights, folder / 'ema.safetensors')
     card = json.loads((folder / 'cooper.json').read_text())
     card.update(depth={'min_m': 0.5, 'max_m': 4.5}, max_turn_tokens=100_000)
+    card['drawing']['canonical_focal'] = LENS
     (folder / 'cooper.json').write_text(json.dumps(card))
     return folder
 
@@ -238,6 +240,33 @@ def test_metres_are_withheld_when_the_camera_info_is_broken(robot: Client) -> No
     assert answer.error_code == 0 and answer.camera_info.header == answer.header
     assert (answer.camera_info.width, answer.camera_info.k[0], answer.camera_info.k[2]) == (
         answer.depth.width, 100 * ratio, 64 * ratio)
+    check_lens(answer, 100 / 128)
+
+
+def test_metres_follow_the_lens_of_the_camera(robot: Client) -> None:
+    """And what is relative does not; a request with its own picture says nothing of a lens."""
+    publisher = robot.node.create_publisher(CameraInfo, '/camera_info', qos_profile_sensor_data)
+    longer = CameraInfo(width=128, height=96, k=[256., 0., 64., 0., 256., 48., 0., 0., 1.])
+
+    def depth(**wish: Any) -> EstimateDepth.Response:
+        return robot.call(EstimateDepth, '/cooper/estimate_depth', require_metres=True, **wish)
+    robot.until(lambda: depth().camera_info.k[0] > 100, again=lambda: publisher.publish(longer))
+    answer = depth()
+    check_lens(answer, 2.0)
+    assert robot.set_parameter('focal', 1.0).successful  # somebody knows better
+    check_lens(depth(), 1.0)
+    assert robot.set_parameter('focal', 0.0).successful
+    shown = io.BytesIO()
+    Picture.fromarray(picture(90)).save(shown, 'PNG')
+    own = depth(use_image=True, image=CompressedImage(format='png', data=shown.getvalue()))
+    check_lens(own, LENS)
+
+
+def check_lens(answer: EstimateDepth.Response, focal: float) -> None:
+    """Metres are those of relative depth, as much farther as the lens is longer."""
+    assert answer.range_min_m == pytest.approx(0.5 * focal / LENS, rel=1e-5)
+    np.testing.assert_allclose(array_of(answer.depth), (
+        0.5 + 4 * array_of(answer.relative_depth)) * focal / LENS, rtol=1e-4)
 
 
 def test_text_topics(robot: Client) -> None:

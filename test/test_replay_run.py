@@ -30,6 +30,7 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer, Event, Failure
 from cooper_ros.errors import BadBag, BadData, BadOption, BadQuestion
+from cooper_ros.replay.bag import focal_of
 from cooper_ros.replay.pictures import write_pictures, write_sheet
 from cooper_ros.replay.questions import DEFAULT_QUESTION, Plan, Question, collect, read_questions
 from cooper_ros.replay.run import Request, Watch, replay
@@ -115,6 +116,38 @@ def test_maps_in_the_bag_are_the_maps_of_the_answer(tmp_path: Path, engine: Coop
     info, scale = found['/cooper/depth/camera_info'], depth.relative.shape[1] / 32
     assert (info.height, info.width) == depth.relative.shape
     np.testing.assert_allclose(info.k[[0, 2]], [40 * scale, 16 * scale])
+
+
+class Lenses:
+    """An engine that notes the lens it is told of."""
+
+    def __init__(self, engine: CooperEngine) -> None:
+        self.engine, self.seen = engine, []
+
+    def ask(self, images: Any, question: str, *, request_id: str, **changes: Any
+            ) -> Iterator[Event]:
+        self.seen.append(changes['focal'])
+        yield from self.engine.ask(images, question, request_id=request_id, **changes)
+
+
+@pytest.mark.parametrize(('recorded', 'told', 'used'), [
+    (with_info(1), 0.0, 40 / 32), (with_info(1), 0.7, 0.7), (camera(1), 0.0, 0.0)])
+def test_the_engine_is_told_the_lens_of_the_recording(
+        tmp_path: Path, engine: CooperEngine, recorded: Any, told: float, used: float) -> None:
+    lenses = Lenses(engine)
+    replay(Request(write_ros2(tmp_path / 'in', recorded), tmp_path / 'out', (), ALL,
+                   mode='direct', focal=told), lenses)
+    assert lenses.seen == [used]
+
+
+@pytest.mark.parametrize('fields', [
+    {'k': np.zeros(9), 'p': np.zeros(12)}, {'p': np.full(12, np.nan)}, {'width': 0, 'height': 0},
+    {'p': np.full(12, 1e6)}])
+def test_a_recorded_lens_that_cannot_be_is_none(fields: dict[str, Any]) -> None:
+    assert focal_of(replace(camera_info(START_NS), **fields)) == 0
+    assert focal_of(replace(camera_info(START_NS), p=np.zeros(12))) == 40 / 32  # not rectified
+    upright = replace(camera_info(START_NS), width=24, height=32)
+    assert focal_of(upright) == 40 / 32
 
 
 def test_relative_depth_alone_never_becomes_metres(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @with_settings('mode', 'max_turns', 'max_turn_tokens', 'flow_points', 'time_budget_s', 'sample',
-               'temperature')
+               'temperature', 'focal')
 def ask(images: Annotated[list[Path], typer.Argument(
             metavar='IMAGE... QUESTION', help='picture files, then the question')],
         out: Annotated[Optional[Path], typer.Option(

@@ -23,7 +23,8 @@ _HELP = {name: entry.metadata['help'] for name, entry in Plan.__dataclass_fields
 DEFAULT_OUT = Path('replay_out')
 
 
-@with_settings('mode', 'max_turns', 'flow_points', 'time_budget_s', time_budget_s=0.0)
+@with_settings('mode', 'max_turns', 'flow_points', 'time_budget_s', 'focal',
+               time_budget_s=0.0)
 def replay(
         bag: Annotated[Path, typer.Argument(help='mcap, sqlite3 (db3) or ROS 1 bag; file or '
                                             'folder')],
@@ -79,7 +80,7 @@ def replay(
         return _go_live(Live(bag, topic, asked, plan, question_topic, speed, loop, wait))
     from cooper_ros.replay.run import Request
     _through_engine(Request(bag, out, asked, plan, topic, question_topic, config.mode,
-                            config.seed, overwrite, timings), config, console)
+                            config.seed, overwrite, timings, config.focal), config, console)
 
 
 def _through_engine(request: Request, config: CooperConfig, console: Console) -> None:

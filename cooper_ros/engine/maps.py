@@ -26,12 +26,14 @@ class MapMaker:
         range_m: (near, far) metres of relative depth 0 and 1, or None when nobody knows them.
         palette: the checkpoint's classes; empty when its colours have no names.
         edges: where edges of depth in metres lie: as ``drawn``, or as in the ``picture``.
+        lens: focal length of the camera, in those of the lens that depth is drawn for.
     """
 
     pictures: PictureReader
     range_m: tuple[float, float] | None
     palette: Sequence[Label]
     edges: str = DRAWN
+    lens: float = 1.0
 
     @property
     def token_size(self) -> int:
@@ -58,13 +60,15 @@ class MapMaker:
         return self.pictures.show(rgb)
 
     def _depth(self, relative: np.ndarray, rgb: np.ndarray) -> DepthMap:
-        metres = None
-        if self.range_m is not None:
-            metres = depth.metres_from_relative(relative, *self.range_m)
-            if self.edges == PICTURE:
-                metres = edges_from_picture(metres, rgb)
-                relative = depth.relative_from_metres(metres, *self.range_m)
-        return DepthMap(relative, metres, self.range_m, colourise(relative))
+        if self.range_m is None:
+            return DepthMap(relative, None, None, colourise(relative))
+        metres = depth.metres_from_relative(relative, *self.range_m)
+        if self.edges == PICTURE:
+            metres = edges_from_picture(metres, rgb)
+            relative = depth.relative_from_metres(metres, *self.range_m)
+        near, far = (limit * self.lens for limit in self.range_m)
+        return DepthMap(relative, metres * np.float32(self.lens), (near, far),
+                        colourise(relative))
 
     def _segmentation(self, rgb: np.ndarray) -> SegmentationMap:
         if self.palette:

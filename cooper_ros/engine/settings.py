@@ -34,9 +34,11 @@ def draw_options(config: CooperConfig, card: ModelCard) -> DrawOptions:
 
 def map_maker(pictures: PictureReader, config: CooperConfig, card: ModelCard) -> MapMaker:
     """How drawn maps are decoded and named."""
-    edges = config.depth_edges
+    edges, theirs = config.depth_edges, card.drawing
+    known = config.focal and theirs.canonical_focal
     return MapMaker(pictures, depth_range(config, card), card.palette,
-                    card.drawing.depth_edges if edges == 'checkpoint' else edges)
+                    theirs.depth_edges if edges == 'checkpoint' else edges,
+                    config.focal / theirs.canonical_focal if known else 1.0)
 
 
 def depth_range(config: CooperConfig, card: ModelCard) -> tuple[float, float] | None:

@@ -38,6 +38,9 @@ MapsFlag = Annotated[int, typer.Option(help='scenes whose depth and segmentation
                                             'measured')]
 PointsFlag = Annotated[int, typer.Option(help='grid points of the flow; -1: as the model says')]
 ThreadsFlag = Annotated[int, typer.Option(help='CPU threads; 0: torch decides')]
+FocalFlag = Annotated[float, typer.Option(
+    help='focal length of the camera of `depth` over the longest side of its pictures; 0: that of '
+         'the model')]
 UnitsFlag = Annotated[float, typer.Option(help='depth file numbers per metre; 0: as found')]
 TemplatesFlag = Annotated[Optional[Path], typer.Option(help='prompt texts of qspatial')]
 OutFlag = Annotated[Optional[Path], typer.Option(help='JSON lines; a stopped run goes on')]
@@ -56,7 +59,7 @@ def evaluate(
         variant: VariantFlag = None, split: SplitFlag = 'test',
         blind: Annotated[bool, typer.Option(help='also ask with a grey picture')] = True,
         maps: MapsFlag = 50, points: PointsFlag = DEFAULTS.flow_points,
-        threads: ThreadsFlag = DEFAULTS.threads,
+        threads: ThreadsFlag = DEFAULTS.threads, focal: FocalFlag = DEFAULTS.focal,
         limit: Annotated[int, typer.Option(help='first pictures or questions only; 0: all')] = 0,
         units: UnitsFlag = 0.0,
         palette: Annotated[bool, typer.Option(help='mask ids are classes of the model')] = False,
@@ -70,7 +73,7 @@ def evaluate(
         raise BadOption('no such suite', value=suite, limit=', '.join(SUITES))
     from cooper_ros.engine.engine import CooperEngine
     engine = CooperEngine.from_pretrained(model, CooperConfig(
-        model_path=model, mode=mode, flow_points=points, threads=threads,
+        model_path=model, mode=mode, flow_points=points, threads=threads, focal=focal,
         runtime='torch'))  # scores must not depend on what a cache holds
     about = {'model': engine.parts.card.name or model, **_machine(engine)}
     if suite == 'scenes':

@@ -14,7 +14,7 @@ from std_msgs.msg import Header
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadCameraInfo, NoImage, StaleImage
-from cooper_ros.node.conversions import check_camera_info, nanoseconds_of
+from cooper_ros.node.conversions import check_camera_info, focal_of, nanoseconds_of
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -111,6 +111,11 @@ class Camera:
             self.info, self.info_error = None, str(error)
             self._node.get_logger().warning(f'{self.name or "camera"}: {error}; no metric depth',
                                             throttle_duration_sec=10.0)
+
+    @property
+    def focal(self) -> float:
+        """Focal length over the longest side of the picture; 0 while no camera info says it."""
+        return focal_of(self.info) if self.info is not None else 0.0
 
     def age_s(self) -> float | None:
         """Age of the newest image by the node's clock, None without one."""

@@ -18,6 +18,7 @@ from std_msgs.msg import Header
 from cooper_interfaces.msg import Label as LabelMsg
 from cooper_interfaces.msg import Legend
 from cooper_interfaces.msg import Timings as TimingsMsg
+from cooper_ros.config import LONGEST_LENS
 from cooper_ros.engine.events import DepthMap, Map, SegmentationMap, Timings
 from cooper_ros.errors import BadCameraInfo
 from cooper_ros.imaging.buffers import (
@@ -28,6 +29,7 @@ from cooper_ros.imaging.buffers import (
     encode_rgb8,
 )
 from cooper_ros.imaging.compressed import decode_compressed
+from cooper_ros.imaging.depth import focal_in_sides
 
 try:
     from cv_bridge import CvBridge, CvBridgeError
@@ -119,7 +121,7 @@ def check_camera_info(info: CameraInfo) -> None:
     """Refuse intrinsics that would put points anywhere.
 
     Raises:
-        BadCameraInfo: no size, or focal lengths that are zero, negative or not finite.
+        BadCameraInfo: no size, or focal lengths that are zero, negative, not finite or no lens's.
     """
     if info.width < 1 or info.height < 1:
         raise BadCameraInfo('camera info without a size', value=f'{info.width}x{info.height}',
@@ -128,6 +130,17 @@ def check_camera_info(info: CameraInfo) -> None:
         raise BadCameraInfo('camera info without usable focal lengths',
                             value=f'fx {info.k[0]}, fy {info.k[4]}', limit='finite and > 0',
                             remedy='calibrate the camera')
+    if focal_of(info) > LONGEST_LENS:
+        raise BadCameraInfo('camera info with a focal length no lens has',
+                            value=f'{focal_of(info):g} times the longest side',
+                            limit=f'{LONGEST_LENS:g} times', remedy='calibrate the camera')
+
+
+def focal_of(info: CameraInfo) -> float:
+    """Focal length over the longest side of the picture: of the rectified picture where it is
+    known (P, which points are made with), else of the raw one (K)."""
+    width, height = info.roi.width or info.width, info.roi.height or info.height
+    return focal_in_sides(info.p[0] if info.p[0] > 0 else info.k[0], width, height)
 
 
 def scaled_camera_info(info: CameraInfo, header: Header, shape: Sequence[int]) -> CameraInfo:

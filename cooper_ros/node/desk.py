@@ -127,6 +127,8 @@ class Desk:
         if wish.kind == ASK:
             question = clean_question(question, config.max_question_chars)
         frame, camera = self._frame(wish)
+        if camera is not None and not config.focal:
+            config = config.replaced(focal=camera.focal)
         ticket = self._ticket(wish.kind, question, config, frame, camera, listener)
         self.supervisor.submit(ticket.request, config.queue_size)
         return ticket

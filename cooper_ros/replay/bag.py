@@ -10,9 +10,11 @@ import numpy as np
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
+from cooper_ros.config import LONGEST_LENS
 from cooper_ros.errors import BadBag, BadImage
 from cooper_ros.imaging.buffers import decode_image
 from cooper_ros.imaging.compressed import decode_compressed
+from cooper_ros.imaging.depth import focal_in_sides
 from cooper_ros.replay.storage import Record, Recording, Topic
 
 IMAGE = 'sensor_msgs/msg/Image'
@@ -216,6 +218,20 @@ def rgb_of(message: Any, type_name: str) -> np.ndarray:
         return decode_compressed(message.format, message.data)
     return decode_image(message.encoding, message.height, message.width, message.step,
                         message.is_bigendian, message.data)
+
+
+def matrix_of(info: Any, name: str) -> np.ndarray:
+    """Field ``k``, ``p``, ``r`` or ``d`` of a CameraInfo, float64; ROS 1 wrote them large."""
+    return np.asarray(getattr(info, name if hasattr(info, name) else name.upper()), np.float64)
+
+
+def focal_of(info: Any | None) -> float:
+    """Focal length over the longest side of the picture; 0 where camera info does not say it."""
+    if info is None or not max(info.width, info.height):
+        return 0.0
+    width, height = info.roi.width or info.width, info.roi.height or info.height
+    focal = focal_in_sides(matrix_of(info, 'p')[0] or matrix_of(info, 'k')[0], width, height)
+    return focal if 0 < focal <= LONGEST_LENS else 0.0  # NaN neither
 
 
 def describe(topic: Topic) -> str:

@@ -24,7 +24,7 @@ from cooper_ros.errors import BadOption
 from cooper_ros.imaging.buffers import ImageBuffer, encode_depth, encode_mono8, encode_rgb8
 from cooper_ros.imaging.views import overlay
 from cooper_ros.replay import interfaces
-from cooper_ros.replay.bag import CAMERA_INFO, IMAGE, STRING, Frame
+from cooper_ros.replay.bag import CAMERA_INFO, IMAGE, STRING, Frame, matrix_of
 from cooper_ros.replay.questions import Question
 
 NAMESPACE = '/cooper'
@@ -158,9 +158,6 @@ def answer_message(frame: Frame, question: Question, mode: str, event: Answer | 
 
 def scaled_camera_info(source: Any, frame: Frame, size: tuple[int, int] | None) -> Any:
     """Build a CameraInfo of the picture, or of a map ``size`` (H, W) of it (K and P scaled)."""
-    def of(*names: str) -> Any:
-        return next(getattr(source, name) for name in names if hasattr(source, name))
-
     height, width = size or (source.height, source.width)
     sx = width / source.width if source.width else 1.0
     sy = height / source.height if source.height else 1.0
@@ -169,10 +166,9 @@ def scaled_camera_info(source: Any, frame: Frame, size: tuple[int, int] | None) 
                           width=0, do_rectify=False)
     return interfaces.make(
         CAMERA_INFO, header=_header(frame), height=height, width=width,
-        distortion_model=source.distortion_model, d=np.array(of('d', 'D'), np.float64),
-        k=np.asarray(of('k', 'K'), np.float64) * np.repeat(scale, 3),
-        r=np.asarray(of('r', 'R'), np.float64),
-        p=np.asarray(of('p', 'P'), np.float64) * np.repeat(scale, 4),
+        distortion_model=source.distortion_model, d=matrix_of(source, 'd'),
+        k=matrix_of(source, 'k') * np.repeat(scale, 3), r=matrix_of(source, 'r'),
+        p=matrix_of(source, 'p') * np.repeat(scale, 4),
         binning_x=0, binning_y=0, roi=roi)
 
 

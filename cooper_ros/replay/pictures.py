@@ -62,7 +62,7 @@ def write_pictures(folder: Path, rgb: np.ndarray, question: str, answer: Answer,
 def _panels(rgb: np.ndarray, drawn: Map) -> list[Panel]:
     if isinstance(drawn, DepthMap):
         ends = ('near', 'far') if drawn.range_m is None else tuple(
-            f'{metres:g} m' for metres in drawn.range_m)
+            f'{metres:.3g} m' for metres in drawn.range_m)
         what = 'relative depth' if drawn.metres is None else 'depth'
         return [Panel(drawn.colour, f'{what}, as drawn', bar=(ends[0], ends[1]))]
     legend = drawn.legend if drawn.named else ()

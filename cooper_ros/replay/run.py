@@ -9,7 +9,7 @@ from typing import Any, Callable, Iterator, Protocol, Sequence
 
 from cooper_ros.engine.events import Answer, Event, Failure, Map
 from cooper_ros.errors import BadBag, BadOption
-from cooper_ros.replay.bag import Bag, Frame, Skipped, describe
+from cooper_ros.replay.bag import Bag, Frame, Skipped, describe, focal_of
 from cooper_ros.replay.output import AnswerBag, check_output
 from cooper_ros.replay.questions import DEFAULT_QUESTION, Picker, Plan, Question
 from cooper_ros.replay.storage import Topic
@@ -40,6 +40,7 @@ class Request:
         mode, seed: of the questions that have no mode of their own.
         overwrite: replace an older bag of answers.
         timings: write timings into the bag.
+        focal: of the camera, see ``CooperConfig``; 0: as the recorded CameraInfo says.
     """
 
     bag: Path
@@ -52,6 +53,7 @@ class Request:
     seed: int = 0
     overwrite: bool = False
     timings: bool = False
+    focal: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,9 @@ class _Run:
     def _ask(self, frame: Frame, question: Question, request_id: str) -> Asked:
         mode, start, end = question.mode or self.request.mode, time.monotonic(), None
         for event in self.engine.ask([frame.rgb], question.text, request_id=request_id,
-                                     mode=mode, seed=self.request.seed):
+                                     mode=mode, seed=self.request.seed,
+                                     focal=self.request.focal or
+                                     focal_of(self.camera_info)):
             self.watch.event(event)
             end = event
         assert isinstance(end, (Answer, Failure)), 'an engine ends with an answer or a failure'

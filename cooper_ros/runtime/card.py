@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Mapping
 
+from cooper_ros.config import LONGEST_LENS
 from cooper_ros.errors import BadCheckpoint
 from cooper_ros.imaging.depth_edges import DRAWN, PICTURE
 from cooper_ros.imaging.segmentation import Label, palette_from_rows
@@ -43,7 +44,11 @@ class Quantisation:
 
 @dataclass(frozen=True)
 class Drawing:
-    """How this model draws best; defaults are those of the published benchmark runs."""
+    """How this model draws best; defaults are those of the published benchmark runs.
+
+    ``canonical_focal`` is the lens it draws depth for, whatever lens the picture came through:
+    focal length in longest sides of the picture; 0 when it draws metres as they are.
+    """
 
     flow_points: int = 50
     flow_shift: float = 3.0
@@ -54,6 +59,7 @@ class Drawing:
     cfg_renorm: str = TEXT_CHANNEL
     cfg_renorm_min: float = 0.0
     depth_edges: str = DRAWN
+    canonical_focal: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -209,4 +215,8 @@ def _drawing(values: Any) -> Drawing:
     if drawing.flow_points < 2:
         raise BadCheckpoint(f'{CARD_FILE} entry flow_points is too small',
                             value=drawing.flow_points, limit='>= 2')
+    focal = drawing.canonical_focal
+    if focal and not 1 / LONGEST_LENS <= focal <= LONGEST_LENS:
+        raise BadCheckpoint(f'{CARD_FILE} entry canonical_focal is no focal length', value=focal,
+                            limit=f'{1 / LONGEST_LENS:g} .. {LONGEST_LENS:g}, or 0')
     return drawing

@@ -1,8 +1,8 @@
 """Generated frames on disk: made once, memory-mapped by every stage that trains on them.
 
-A store holds ``rgb.npy``, ``depth.npy``, ``labels.npy``, ``instance.npy``, ``objects.npy`` and
-``questions.jsonl`` (one list per frame). It is written under a temporary name and renamed when
-complete.
+A store holds ``rgb.npy``, ``depth.npy``, ``labels.npy``, ``instance.npy``, ``objects.npy``,
+``focal.npy`` and ``questions.jsonl`` (one list per frame). It is written under a temporary name
+and renamed when complete.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, Callable, Iterable, Iterator, Sequence, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from cooper_ros.imaging.depth import focal_in_sides
 from cooper_ros.scenes.palette import COLOURS, SHAPES
 from cooper_ros.scenes.questions import questions
 from cooper_ros.scenes.render import HEIGHT, WIDTH, Frame, render
@@ -34,7 +35,7 @@ FEW = 64  # frames to draw, 40 ms each
 Work, Done = TypeVar('Work'), TypeVar('Done')
 Job = tuple[str, int, int]  # split, scene seed, questions per category
 OBJECT_FIELDS = ('colour', 'shape', 'x', 'y', 'z', 'tall', 'top')
-ARRAYS = ('rgb', 'depth', 'labels', 'instance', 'objects')
+ARRAYS = ('rgb', 'depth', 'labels', 'instance', 'objects', 'focal')
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class FrameStore:
         objects: float32 ``[N, MAX_OBJECTS, 7]`` by ``OBJECT_FIELDS``: index of the colour and of
             the shape, centre in the optical frame, height and height of the top above the floor
             in metres; NaN where there is no such object, or where nothing is asked of frames.
+        focal: float32 ``[N]``, focal lengths in longest sides of the picture.
+        canonical_focal: the lens that depth is drawn for, in the same unit; 0 for each
+            picture's own.
     """
 
     folder: Path
@@ -58,6 +62,8 @@ class FrameStore:
     labels: np.ndarray
     instance: np.ndarray
     objects: np.ndarray
+    focal: np.ndarray
+    canonical_focal: float = 0.0
 
     @functools.cached_property
     def questions(self) -> list[list[dict[str, Any]]]:
@@ -70,13 +76,17 @@ class FrameStore:
         return len(self.rgb)
 
     def relative(self, index: int) -> np.ndarray:
-        """Relative depth float32 ``[H, W]``: 0 at the near limit, 1 at the far one."""
+        """Relative depth float32 ``[H, W]``: 0 at the near limit, 1 at the far one; what the
+        canonical lens would have seen so is as many times farther as its focal length is longer
+        (Metric3D, arXiv 2307.10984, section 3.2)."""
         metres = self.depth[index].astype(np.float32) / STEPS_PER_METRE
+        if self.canonical_focal:
+            metres *= self.canonical_focal / self.focal[index]
         return np.clip((metres - MIN_DEPTH_M) / (MAX_DEPTH_M - MIN_DEPTH_M), 0, 1)
 
 
-def frame_store(folder: Path | str, split: str, seed: int, count: int, per_category: int
-                ) -> FrameStore:
+def frame_store(folder: Path | str, split: str, seed: int, count: int, per_category: int,
+                canonical_focal: float = 0.0) -> FrameStore:
     """Open the store of these frames, making it first if it does not exist.
 
     Args:
@@ -85,17 +95,19 @@ def frame_store(folder: Path | str, split: str, seed: int, count: int, per_categ
         seed: first scene seed within the split.
         count: frames.
         per_category: questions per category and frame; 0 for pictures only.
+        canonical_focal: see :class:`FrameStore`.
     """
     path = Path(folder) / f'{split}_{seed}_{count}_{per_category}'
     with first_before_others():
-        if not path.exists():
+        if not all((path / f'{name}.npy').exists() for name in ARRAYS):  # or of an older form
             _make(path, split, seed, count, per_category)
-    return open_store(path)
+    return open_store(path, canonical_focal)
 
 
-def open_store(path: Path) -> FrameStore:
+def open_store(path: Path, canonical_focal: float = 0.0) -> FrameStore:
     """A store that is there; its pictures stay on disk until they are looked at."""
-    return FrameStore(path, *(np.load(path / f'{name}.npy', mmap_mode='r') for name in ARRAYS))
+    return FrameStore(path, *(np.load(path / f'{name}.npy', mmap_mode='r') for name in ARRAYS),
+                      canonical_focal)
 
 
 def _make(path: Path, split: str, seed: int, count: int, per_category: int) -> None:
@@ -104,7 +116,8 @@ def _make(path: Path, split: str, seed: int, count: int, per_category: int) -> N
     part.mkdir(parents=True)
     shapes = {'rgb': ((HEIGHT, WIDTH, 3), np.uint8), 'depth': ((HEIGHT, WIDTH), np.uint16),
               'labels': ((HEIGHT, WIDTH), np.uint8), 'instance': ((HEIGHT, WIDTH), np.int8),
-              'objects': ((MAX_OBJECTS, len(OBJECT_FIELDS)), np.float32)}
+              'objects': ((MAX_OBJECTS, len(OBJECT_FIELDS)), np.float32),
+              'focal': ((), np.float32)}
     arrays = {name: np.lib.format.open_memmap(part / f'{name}.npy', 'w+', kind, (count, *shape))
               for name, (shape, kind) in shapes.items()}
     jobs = [(split, seed + index, per_category) for index in range(count)]
@@ -117,6 +130,7 @@ def _make(path: Path, split: str, seed: int, count: int, per_category: int) -> N
             lines.write(json.dumps(frame['questions']) + '\n')
     for array in arrays.values():
         array.flush()
+    shutil.rmtree(path, ignore_errors=True)
     part.rename(path)
 
 
@@ -141,6 +155,7 @@ def _draw(job: Job) -> dict[str, Any]:
     return {'rgb': frame.rgb, 'labels': frame.labels,
             'depth': np.rint(frame.depth_m * STEPS_PER_METRE).clip(0, 65535).astype(np.uint16),
             'instance': frame.instance.astype(np.int8), 'objects': _objects(truths),
+            'focal': focal_in_sides(frame.intrinsics[0, 0], WIDTH, HEIGHT),
             'questions': _questions(scene, frame, truths, per_category)}
 
 

@@ -71,10 +71,10 @@ def vae_config(weights: Mapping[str, Tensor]) -> VaeConfig:
 
 
 def card(vae_rule: tuple[int, int, int], vit_rule: tuple[int, int, int], points: int,
-         name: str = 'cooper-nano') -> ModelCard:
+         canonical_focal: float = 0.0, name: str = 'cooper-nano') -> ModelCard:
     """What a checkpoint trained on our scenes says about itself."""
     drawing = Drawing(flow_points=points, flow_shift=1.0, cfg_text=1.0, cfg_image=1.0,
-                      depth_edges=PICTURE)
+                      depth_edges=PICTURE, canonical_focal=canonical_focal)
     return ModelCard(name, tuple(vae_rule), tuple(vit_rule), (MIN_DEPTH_M, MAX_DEPTH_M),
                      palette_from_rows(palette_json()), drawing, max_turn_tokens=128)
 

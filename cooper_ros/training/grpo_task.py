@@ -217,7 +217,8 @@ def _questions(settings: TrainSettings, options: GrpoOptions) -> tuple[Questions
 def _scenes(settings: TrainSettings, options: GrpoOptions, split: str) -> SceneQuestions:
     data = settings.data
     count = data.train if split == 'train' else data.valid
-    store = frame_store(data.folder, split, data.seed, count, data.questions)
+    store = frame_store(data.folder, split, data.seed, count, data.questions,
+                        data.canonical_focal)
     return SceneQuestions(store, f'{split}/{data.seed}', options.categories)
 
 

@@ -90,8 +90,10 @@ class MixedTask:
             raise BadOption('this stage cannot be sharded', value='parallel: fsdp', limit='ddp')
         sizes, self.vae = build(Sizes, settings.model, 'model'), self._autoencoder()
         data = settings.data
-        train = frame_store(data.folder, 'train', data.seed, data.train, data.questions)
-        valid = frame_store(data.folder, 'validation', data.seed, data.valid, data.questions)
+        train = frame_store(data.folder, 'train', data.seed, data.train, data.questions,
+                            data.canonical_focal)
+        valid = frame_store(data.folder, 'validation', data.seed, data.valid, data.questions,
+                            data.canonical_focal)
         self.tokenizer = (kept_tokenizer(self.options.tokenizer) if self.options.tokenizer else
                           build_tokenizer(corpus(train), self.options.vocabulary))
         self.specials, self.words = special_tokens(self.tokenizer), Words.of(self.tokenizer)
@@ -172,7 +174,9 @@ class MixedTask:
         write_folder(folder, self.config, weights, self.vae, self.tokenizer, self._card())
 
     def _card(self) -> ModelCard:
-        return card(self.options.vae_rule, self.options.vit_rule, self.options.flow_points)
+        options = self.options
+        return card(options.vae_rule, options.vit_rule, options.flow_points,
+                    self.settings.data.canonical_focal)
 
     def _drawings(self) -> dict[str, np.ndarray]:
         assert self.vae is not None  # the recipe reads its latents

@@ -69,7 +69,8 @@ def picture_cache(store: FrameStore, vae: AutoEncoder | None, vae_rule: ImageTra
         vae_rule, vit_rule: resize rules of the checkpoint.
         latent_frames: latents are made for this many frames, from the first on.
     """
-    vision_path = store.folder / f'vision_{vit_rule.max_size}.npy'
+    lens = f'_lens{store.canonical_focal:g}' if store.canonical_focal else ''
+    vision_path = store.folder / f'vision_{vit_rule.max_size}{lens}.npy'
     with first_before_others():
         if not vision_path.exists():
             _make_vision(vision_path, store, vae_rule, vit_rule)
@@ -77,7 +78,7 @@ def picture_cache(store: FrameStore, vae: AutoEncoder | None, vae_rule: ImageTra
     if vae is None:
         return PictureCache(vision)
     count = min(latent_frames, len(store))
-    paths = [store.folder / f'{name}_{_fingerprint(vae)}_{count}.npy'
+    paths = [store.folder / f'{name}_{_fingerprint(vae)}_{count}{lens}.npy'
              for name in ('latents', 'drawn')]
     with first_before_others():
         if not paths[1].exists():
@@ -88,7 +89,7 @@ def picture_cache(store: FrameStore, vae: AutoEncoder | None, vae_rule: ImageTra
 def _make_vision(path: Path, store: FrameStore, vae_rule: ImageTransform,
                  vit_rule: ImageTransform) -> None:
     part, array = path.with_suffix('.part.npy'), None
-    views = functools.partial(_views, store.folder, (vae_rule, vit_rule))
+    views = functools.partial(_views, store.folder, store.canonical_focal, (vae_rule, vit_rule))
     with over_cores(views, len(store), FEW_VIEWS) as drawer:
         drawn = drawer(range(len(store)))
         for frame, inputs in enumerate(tqdm(drawn, total=len(store), desc='vision inputs',
@@ -103,9 +104,10 @@ def _make_vision(path: Path, store: FrameStore, vae_rule: ImageTransform,
 _opened = functools.lru_cache(maxsize=2)(open_store)  # once in every process
 
 
-def _views(folder: Path, rules: tuple[ImageTransform, ImageTransform], frame: int) -> np.ndarray:
+def _views(folder: Path, canonical_focal: float, rules: tuple[ImageTransform, ImageTransform],
+           frame: int) -> np.ndarray:
     """Picture, depth and segmentation of a frame as the vision tower reads them."""
-    store = _opened(folder)
+    store = _opened(folder, canonical_focal)
     views = (np.asarray(store.rgb[frame]), colourise(store.relative(frame)),
              paint(store.labels[frame]))
     return np.stack([_bytes(encoder_inputs(view, *rules).vit) for view in views])

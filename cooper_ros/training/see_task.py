@@ -112,7 +112,8 @@ class SeeTask:
 
     def _open(self, split: str, count: int) -> tuple[FrameStore, PictureCache]:
         data, options = self.settings.data, self.options
-        store = frame_store(data.folder, split, data.seed, count, data.questions)
+        store = frame_store(data.folder, split, data.seed, count, data.questions,
+                            data.canonical_focal)
         return store, picture_cache(store, None, ImageTransform(*options.vae_rule),
                                     ImageTransform(*options.vit_rule), 0)
 

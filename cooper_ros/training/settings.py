@@ -69,6 +69,9 @@ class DataSettings:
         train: number of training frames.
         valid: number of validation frames.
         questions: questions per frame.
+        canonical_focal: draw depth as a lens of this focal length would see it, in longest sides
+            of the picture, so that what is drawn says nothing about the lens; the exported model
+            scales its metres by that of the camera. 0: metres as they are.
     """
 
     folder: str = 'runs/data'
@@ -76,9 +79,11 @@ class DataSettings:
     train: int = 2000
     valid: int = 100
     questions: int = 8
+    canonical_focal: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, least in (('seed', 0), ('train', 1), ('valid', 1), ('questions', 0)):
+        for name, least in (('seed', 0), ('train', 1), ('valid', 1), ('questions', 0),
+                            ('canonical_focal', 0)):
             if getattr(self, name) < least:
                 raise BadOption(f'{name} is too small', value=getattr(self, name),
                                 limit=f'>= {least}')

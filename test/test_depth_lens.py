@@ -1,0 +1,110 @@
+"""Depth drawn for one lens, published for the lens it was seen through."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.tiny import tiny_engine
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.engine.engine import CooperEngine
+from cooper_ros.errors import BadCheckpoint, BadOption
+from cooper_ros.imaging.depth import focal_in_sides
+from cooper_ros.imaging.resize import ImageTransform
+from cooper_ros.runtime.card import ModelCard
+from cooper_ros.scenes.sample import sample_scene
+from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M
+from cooper_ros.training.data import STEPS_PER_METRE, FrameStore, frame_store, open_store
+from cooper_ros.training.folder import card
+from cooper_ros.training.pictures import picture_cache
+from cooper_ros.training.settings import DataSettings
+from cooper_ros.training.vae_task import DEPTH
+
+RGB = np.arange(24 * 32 * 3, dtype=np.uint8).reshape(24, 32, 3)
+
+
+def engine(canonical_focal: float, range_m: tuple[float, float] | None = (0.2, 8.0)
+           ) -> CooperEngine:
+    """A tiny model that draws for such a lens."""
+    made = tiny_engine(config=CooperConfig(depth_edges='picture'), depth_range_m=range_m)
+    drawing = replace(made.parts.card.drawing, canonical_focal=canonical_focal)
+    made.parts = replace(made.parts, card=replace(made.parts.card, drawing=drawing))
+    return made
+
+
+def test_a_longer_lens_makes_everything_farther_and_leaves_the_picture_of_it() -> None:
+    eyes = engine(0.8)
+    own, longer = eyes.estimate_depth(RGB, focal=0.8), eyes.estimate_depth(RGB, focal=1.2)
+    assert own.range_m == (0.2, 8.0) and longer.range_m == pytest.approx((0.3, 12.0))
+    np.testing.assert_allclose(longer.metres, own.metres * 1.5, rtol=1e-6)
+    assert np.array_equal(own.relative, longer.relative)
+    assert np.array_equal(own.colour, longer.colour)  # what the network is shown
+
+
+@pytest.mark.parametrize(('canonical', 'focal'), [(0.8, 0.0), (0.0, 1.2)])
+def test_metres_stay_where_the_camera_or_the_model_says_nothing(canonical: float,
+                                                                focal: float) -> None:
+    plain = engine(0.0).estimate_depth(RGB)
+    found = engine(canonical).estimate_depth(RGB, focal=focal)
+    assert np.array_equal(found.metres, plain.metres) and found.range_m == (0.2, 8.0)
+
+
+def test_a_lens_makes_no_metres_where_there_is_no_scale() -> None:
+    found = engine(0.8, None).estimate_depth(RGB, focal=1.2)
+    assert found.metres is None and found.range_m is None
+
+
+def test_focal_lengths_outlive_a_resize() -> None:
+    assert focal_in_sides(500.0, 640, 480) == focal_in_sides(250.0, 320, 240) == 500 / 640
+    assert focal_in_sides(500.0, 480, 640) == 500 / 640  # upright: its longest side is the same
+
+
+@pytest.mark.parametrize('wrong', [-1.0, 1000.0, float('nan')])
+def test_impossible_lenses_are_refused(wrong: float) -> None:
+    with pytest.raises(BadOption, match='focal is out of range.*0.0 .. 100.0'):
+        engine(0.8).estimate_depth(RGB, focal=wrong)
+
+
+@pytest.mark.parametrize('wrong', [-1.0, 1e-9, 101.0, float('nan')])
+def test_a_card_with_an_impossible_lens_is_refused(wrong: float) -> None:
+    with pytest.raises(BadCheckpoint, match='canonical_focal is no focal length.*100, or 0'):
+        ModelCard.from_json({'drawing': {'canonical_focal': wrong}})
+    assert ModelCard.from_json({}).drawing.canonical_focal == 0  # as published
+
+
+def test_training_on_one_lens_tells_the_exported_model() -> None:
+    shipped = card((128, 128, 16), (112, 112, 14), 2, 0.816)
+    assert ModelCard.from_json(shipped.to_json()).drawing.canonical_focal == 0.816
+    with pytest.raises(BadOption, match='canonical_focal is too small; got -1'):
+        DataSettings(canonical_focal=-1)
+
+
+def test_training_depth_is_what_one_lens_would_have_seen(store: FrameStore) -> None:
+    """A metre seen through the camera's own lens is canonical/own of it through the other."""
+    canonical = open_store(store.folder, 0.816)
+    for frame in range(len(store)):
+        own = sample_scene(frame).camera.intrinsics(128, 96)[0, 0] / 128
+        assert store.focal[frame] == pytest.approx(own, rel=1e-6)
+        metres = np.asarray(store.depth[frame]) / STEPS_PER_METRE * 0.816 / own
+        np.testing.assert_allclose(canonical.relative(frame), np.clip(
+            (metres - MIN_DEPTH_M) / (MAX_DEPTH_M - MIN_DEPTH_M), 0, 1), atol=1e-5)
+
+
+def test_pictures_of_both_kinds_of_depth_are_kept_apart(store: FrameStore) -> None:
+    rules = ImageTransform(128, 128, 16), ImageTransform(112, 112, 14)
+    plain, canonical = (picture_cache(open_store(store.folder, focal), None, *rules, 0)
+                        for focal in (0.0, 0.816))
+    assert np.array_equal(plain.vision[:, 0], canonical.vision[:, 0])
+    assert not np.array_equal(plain.vision[:, DEPTH], canonical.vision[:, DEPTH])
+
+
+def test_frames_of_an_older_form_are_made_again(store: FrameStore, tmp_path: Path) -> None:
+    older = tmp_path / store.folder.name
+    shutil.copytree(store.folder, older)
+    (older / 'focal.npy').unlink()
+    again = frame_store(older.parent, 'train', 0, 8, 1)
+    assert np.array_equal(again.focal, store.focal) and np.array_equal(again.rgb, store.rgb)
