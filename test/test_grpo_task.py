@@ -142,6 +142,21 @@ def test_export_part_of_the_way(tmp_path: Path) -> None:
         torch.testing.assert_close(found[name], value.float() + 1, atol=0.01, rtol=0.01)
 
 
+def test_an_export_over_the_start_can_be_given_again(tmp_path: Path) -> None:
+    """As after a kill: the way is measured from where the run set out, not from what it wrote."""
+    values = settings(tmp_path, learned=0.5)
+    task, model = GrpoTask(values), Path(values.start)
+    trainer = Trainer(task, values)
+    trainer.save()
+    name = 'language_model.lm_head.weight'
+    start = read_model_folder(model).network.state_dict()
+    end = {key: value.float() + 4 for key, value in start.items()}
+    for _ in range(2):
+        GrpoTask(values).export(model, end)
+        found = read_model_folder(model).network.state_dict()[name]
+        torch.testing.assert_close(found.float(), start[name].float() + 2, atol=0.02, rtol=0.02)
+
+
 def test_held_out_questions_do_not_train(tmp_path: Path) -> None:
     task = GrpoTask(settings(tmp_path))
     trained = {task.train.sample(index).data_id for index in range(len(task.train))}

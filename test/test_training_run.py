@@ -223,13 +223,43 @@ def test_a_resumed_run_is_the_uninterrupted_one(stage: str, data: dict[str, Any]
         torch.testing.assert_close(value, again.task.module.state_dict()[name], rtol=0, atol=0)
     for name, value in whole.ema.weights.items():
         torch.testing.assert_close(value, again.ema.weights[name], rtol=0, atol=0)
+    assert curve(tmp_path / 'two') == curve(tmp_path / 'one')
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    """The lines of training steps, without what the clock says."""
+    lines = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
+    found = [{name: value for name, value in line.items() if name != 'time'}
+             for line in lines if 'gradient_norm' in line]
+    assert [line['step'] for line in found] == [4, 6]  # a mean of four steps, one of the rest
+    return found
+
+
+@pytest.mark.parametrize('moment', ['save', '_validate'])
+def test_what_is_killed_between_log_and_checkpoint_comes_again(
+        moment: str, data: dict[str, Any], vae_folder: Path, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, cut = (start('vae', data, vae_folder, tmp_path / name) for name in ('one', 'two'))
+    whole.run()
+
+    def die(*given: object) -> None:
+        if cut.step == 6:
+            raise KeyboardInterrupt
+        getattr(Trainer, moment)(cut, *given)
+    monkeypatch.setattr(cut, moment, die)
+    with pytest.raises(KeyboardInterrupt):
+        cut.run()
+    start('vae', data, vae_folder, tmp_path / 'two').run()
+    assert curve(tmp_path / 'two') == curve(tmp_path / 'one')
+    ends = [(tmp_path / name / 'log.jsonl').read_text().count('valid_') for name in ('one', 'two')]
+    assert ends[0] == ends[1] > 0
 
 
 def start(stage: str, data: dict[str, Any], vae: Path, folder: Path) -> Trainer:
     if stage == 'vae':
-        settings = vae_settings(data, folder)
+        settings = vae_settings(data, folder, log_every=4)
         return Trainer(VaeTask(settings), settings)
-    settings = build(TrainSettings, mixed_values(data, vae, folder))
+    settings = build(TrainSettings, mixed_values(data, vae, folder, log_every=4))
     return Trainer(MixedTask(settings), settings)
 
 

@@ -13,7 +13,9 @@ from typing import Iterator
 from cooper_ros.errors import OutOfDisk
 
 PART = '.part-'
-FULL = (errno.ENOSPC, errno.EDQUOT)
+REMEDY = ('free some space (`cooper engine remove --stale` removes engines of no use), or name '
+          'another folder with --cache')
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
@@ -37,25 +39,26 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
 
 @contextlib.contextmanager
-def room(folder: Path, needed: int, what: str) -> Iterator[None]:
+def room(folder: Path, needed: int, what: str, remedy: str = REMEDY) -> Iterator[None]:
     """Refuse what cannot fit before it is begun, and name a disk that fills up meanwhile.
 
     Args:
         folder: where the files go; it exists.
         needed: bytes they take.
         what: their name, for the message.
+        remedy: what to do then.
 
     Raises:
         OutOfDisk: naming the bytes needed and the bytes free.
     """
     if shutil.disk_usage(folder).free < needed:
-        raise _out_of_disk(folder, needed, what)
+        raise _out_of_disk(folder, needed, what, remedy)
     try:
         yield
     except Exception as error:  # writers wrap what the system says in errors of their own
         if not _is_full(error):
             raise
-        raise _out_of_disk(folder, needed, what) from error
+        raise _out_of_disk(folder, needed, what, remedy) from error
 
 
 def _is_full(error: BaseException | None) -> bool:
@@ -67,11 +70,10 @@ def _is_full(error: BaseException | None) -> bool:
     return said or _is_full(error.__cause__ or error.__context__)
 
 
-def _out_of_disk(folder: Path, needed: int, what: str) -> OutOfDisk:
+def _out_of_disk(folder: Path, needed: int, what: str, remedy: str) -> OutOfDisk:
     return OutOfDisk(f'no room on disk for {what}', value=f'{needed:,} bytes needed',
                      limit=f'{shutil.disk_usage(folder).free:,} bytes free in {folder}',
-                     remedy='free some space (`cooper engine remove --stale` removes engines of '
-                            'no use), or name another folder with --cache')
+                     remedy=remedy)
 
 
 def sync_tree(folder: Path) -> None:

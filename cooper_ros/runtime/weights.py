@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from cooper_ros.errors import BadCheckpoint
 from cooper_ros.runtime.card import read_json
+from cooper_ros.runtime.files import PART, room
 
 NETWORK_FILES = ('ema.safetensors', 'model.safetensors')
 VAE_FILE = 'ae.safetensors'
@@ -184,11 +186,22 @@ def _read_headers(paths: Sequence[Path], *, is_vae: bool) -> Weights:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file that whoever may read new files here can read.
+    """Write a safetensors file that whoever may read new files here can read: whole, or not at
+    all.
 
     The library makes files for their writer alone; but a robot often runs as somebody else.
+
+    Raises:
+        OutOfDisk: there is no room; an older file of that name is still there.
     """
-    path.touch()
-    rights = path.stat().st_mode
-    save_file(dict(tensors), path, metadata={'format': 'pt'})
-    path.chmod(rights)
+    part = path.with_name(f'{path.name}{PART}{os.getpid()}')
+    needed = sum(value.numel() * value.element_size() for value in tensors.values())
+    try:
+        with room(path.parent, needed, path.name, 'free some space, or name another folder'):
+            part.touch()
+            rights = part.stat().st_mode
+            save_file(dict(tensors), part, metadata={'format': 'pt'})
+            part.chmod(rights)
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

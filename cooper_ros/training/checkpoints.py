@@ -50,6 +50,11 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
                             remedy='delete the run folder and start again') from error
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a run has a checkpoint to go on from."""
+    return (folder / NAME).exists() or newest_shards(folder) is not None
+
+
 def run_weights(folder: Path) -> dict[str, torch.Tensor] | None:
     """Averaged weights of a run folder's newest checkpoint, or None if it is not a run folder."""
     shards = newest_shards(folder)

@@ -22,12 +22,14 @@ import numpy as np
 from tqdm import tqdm
 
 from cooper_ros.imaging.depth import focal_in_sides
+from cooper_ros.runtime.files import room
 from cooper_ros.scenes.palette import COLOURS, SHAPES
 from cooper_ros.scenes.questions import questions
 from cooper_ros.scenes.render import HEIGHT, WIDTH, Frame, render
 from cooper_ros.scenes.sample import MAX_OBJECTS, sample_scene
 from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M, Scene
 from cooper_ros.scenes.truth import ObjectTruth, describe
+from cooper_ros.training.arrays import REMEDY, new_array
 from cooper_ros.training.processes import first_before_others
 
 STEPS_PER_METRE = 8000  # 8 m just fits 16 bits; one step is 0.125 mm
@@ -118,10 +120,10 @@ def _make(path: Path, split: str, seed: int, count: int, per_category: int) -> N
               'labels': ((HEIGHT, WIDTH), np.uint8), 'instance': ((HEIGHT, WIDTH), np.int8),
               'objects': ((MAX_OBJECTS, len(OBJECT_FIELDS)), np.float32),
               'focal': ((), np.float32)}
-    arrays = {name: np.lib.format.open_memmap(part / f'{name}.npy', 'w+', kind, (count, *shape))
+    arrays = {name: new_array(part / f'{name}.npy', kind, (count, *shape))
               for name, (shape, kind) in shapes.items()}
     jobs = [(split, seed + index, per_category) for index in range(count)]
-    with (over_cores(_draw, count) as drawer,
+    with (room(part, 0, 'questions.jsonl', REMEDY), over_cores(_draw, count) as drawer,
           open(part / 'questions.jsonl', 'w', encoding='utf-8') as lines):
         drawn = drawer(jobs)
         for index, frame in enumerate(tqdm(drawn, total=count, desc=path.name, mininterval=5)):

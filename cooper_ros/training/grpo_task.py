@@ -15,6 +15,7 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from cooper_ros.config import CooperConfig
@@ -38,7 +39,7 @@ from cooper_ros.training.rewards import RewardOptions, Terms, advantages, group_
 from cooper_ros.training.rollouts import Group, RolloutOptions
 from cooper_ros.training.settings import TrainSettings
 from cooper_ros.training.sharding import gathered, is_sharded
-from cooper_ros.training.starting import part_way, start_weights
+from cooper_ros.training.starting import kept_start, part_way
 from cooper_ros.training.task import batch_indices, sample_generators
 from cooper_ros.training.typed import build
 
@@ -106,6 +107,8 @@ class GrpoTask:
         self.policy = open_policy(settings.start, settings.vae, options.freeze,
                                   training_device(settings.device))
         self.module = self.policy.network
+        if options.learned < 1:
+            self._start = kept_start(Path(settings.folder), settings.start)
         if options.freeze_gen:
             freeze_generation(self.module)
         self.train, self.valid = _questions(settings, options)
@@ -148,7 +151,7 @@ class GrpoTask:
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Write a complete model folder, ``learned`` of the way from the start to the weights."""
         if self.options.learned < 1:
-            weights = part_way(start_weights(self.settings.start), weights, self.options.learned)
+            weights = part_way(load_file(self._start), weights, self.options.learned)
         self.policy.export(folder, weights)
 
     def _rewards(self, rows: Sequence[RlSample], groups: Sequence[Group]) -> list[list[Terms]]:

@@ -16,22 +16,25 @@ from PIL import Image
 from tqdm import tqdm
 
 from cooper_ros.errors import BadData
+from cooper_ros.runtime.files import write_whole
 from cooper_ros.training.curves import Curves, NoCurves, check_tracker, open_curves
 from cooper_ros.training.processes import is_first
 from cooper_ros.training.settings import TrainSettings
 
 LOG_NAME = 'log.jsonl'
+SUMS_NAME = 'log_sums.json'  # of steps that are no line yet, at the last two checkpoints
 
 
 class RunLog:
-    """Use as a context. Lines beyond the resumed step are dropped, so curves have no overlap."""
+    """Use as a context. Lines beyond the resumed step are dropped and the mean under way is taken
+    up again, so the curve of a run that was killed is that of one that was not."""
 
     def __init__(self, folder: Path, start: int, steps: int, every: int = 20,
                  curves: Curves = NoCurves()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.every = folder, every
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
+        self.folder, self.every, self._steps = folder, every, steps
+        self._kept = _kept_sums(folder / SUMS_NAME)
+        self._sums, self._counts = (dict(kept) for kept in self._kept.get(start, ({}, {})))
         self._keep_until(start)
         self._file = open(folder / LOG_NAME, 'a', encoding='utf-8')
         self._curves = curves
@@ -52,12 +55,13 @@ class RunLog:
                 raise
 
     def step(self, step: int, values: Mapping[str, float], samples: int) -> None:
-        """Count one optimiser step; the mean of every ``every`` steps becomes a line."""
+        """Count one optimiser step; the mean of every ``every`` steps becomes a line, and that of
+        the last ones."""
         self._bar.update(1)
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
-        if step % self.every == 0:
+        if step % self.every == 0 or step == self._steps:
             means = {name: total / self._counts[name] for name, total in self._sums.items()}
             bar = self._bar.format_dict  # its own rate is empty until it first draws itself
             rate = (bar['n'] - bar['initial']) / max(bar['elapsed'], 1e-9)
@@ -65,6 +69,15 @@ class RunLog:
                                    'samples/s': f'{rate * samples:.1f}'}, refresh=False)
             self.line(step, means)
             self._sums, self._counts = {}, {}
+
+    def keep(self, step: int) -> None:
+        """Write down the mean under way; call it before the checkpoint of that step is written,
+        which may still fail."""
+        now = dict(self._sums), dict(self._counts)
+        newest = dict(sorted({**self._kept, step: now}.items())[-2:])
+        with _writing(self.folder):
+            write_whole(self.folder / SUMS_NAME, json.dumps(list(newest.items())).encode())
+        self._kept = newest
 
     def line(self, step: int, values: Mapping[str, float]) -> None:
         """Write one line of numbers."""
@@ -119,6 +132,9 @@ class SilentLog(RunLog):
     def step(self, step: int, values: Mapping[str, float], samples: int) -> None:
         """Nothing."""
 
+    def keep(self, step: int) -> None:
+        """Nothing."""
+
     def line(self, step: int, values: Mapping[str, float]) -> None:
         """Nothing."""
 
@@ -139,6 +155,14 @@ def open_log(settings: TrainSettings, start: int) -> RunLog:
     folder.mkdir(parents=True, exist_ok=True)
     curves = open_curves(settings.track, folder, start, dataclasses.asdict(settings))
     return RunLog(folder, start, settings.steps, settings.log_every, curves)
+
+
+def _kept_sums(path: Path) -> dict[int, tuple[dict[str, float], dict[str, int]]]:
+    try:
+        return {int(step): (dict(sums), dict(counts))
+                for step, (sums, counts) in json.loads(path.read_text(encoding='utf-8'))}
+    except (OSError, ValueError, TypeError):
+        return {}  # a new run, or one of before there was such a file
 
 
 def _step_of(line: str) -> int | None:

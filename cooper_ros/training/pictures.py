@@ -23,6 +23,7 @@ from cooper_ros.imaging.depth import colourise, picture_from_decoded, relative_f
 from cooper_ros.imaging.resize import ImageTransform, encoder_inputs, normalise
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.scenes.palette import paint
+from cooper_ros.training.arrays import begun_array, new_array
 from cooper_ros.training.data import FrameStore, open_store, over_cores
 from cooper_ros.training.precision import mixed
 from cooper_ros.training.processes import first_before_others
@@ -69,8 +70,8 @@ def picture_cache(store: FrameStore, vae: AutoEncoder | None, vae_rule: ImageTra
         vae_rule, vit_rule: resize rules of the checkpoint.
         latent_frames: latents are made for this many frames, from the first on.
     """
-    lens = f'_lens{store.canonical_focal:g}' if store.canonical_focal else ''
-    vision_path = store.folder / f'vision_{vit_rule.max_size}{lens}.npy'
+    seen = _views_name(store, vae_rule, vit_rule)
+    vision_path = store.folder / f'vision_{seen}.npy'
     with first_before_others():
         if not vision_path.exists():
             _make_vision(vision_path, store, vae_rule, vit_rule)
@@ -78,7 +79,7 @@ def picture_cache(store: FrameStore, vae: AutoEncoder | None, vae_rule: ImageTra
     if vae is None:
         return PictureCache(vision)
     count = min(latent_frames, len(store))
-    paths = [store.folder / f'{name}_{_fingerprint(vae)}_{count}{lens}.npy'
+    paths = [store.folder / f'{name}_{_fingerprint(vae)}_{count}_{seen}.npy'
              for name in ('latents', 'drawn')]
     with first_before_others():
         if not paths[1].exists():
@@ -95,8 +96,7 @@ def _make_vision(path: Path, store: FrameStore, vae_rule: ImageTransform,
         for frame, inputs in enumerate(tqdm(drawn, total=len(store), desc='vision inputs',
                                             mininterval=5)):
             if array is None:
-                array = np.lib.format.open_memmap(part, 'w+', np.uint8,
-                                                  (len(store), *inputs.shape))
+                array = new_array(part, np.uint8, (len(store), *inputs.shape))
             array[frame] = inputs
     part.rename(path)
 
@@ -123,13 +123,14 @@ def _make_coded(paths: Sequence[Path], store: FrameStore, vae: AutoEncoder, coun
     """Latents of all pictures, and the maps decoded from theirs; goes on where it was stopped."""
     batch = CODED_ON_GPU if next(vae.parameters()).is_cuda else CODED_ON_CPU
     parts = [path.with_suffix('.part.npy') for path in paths]
-    arrays: list[np.ndarray] = [np.load(part, mmap_mode='r+') for part in parts if part.exists()]
+    arrays = [array for part in parts if (array := begun_array(part)) is not None]
     starts = [frames[-1] for frames in _batches(count, batch)] if len(arrays) == 2 else []
     written = sum(bool(arrays[0][last].any() and arrays[1][last].any()) for last in starts)
+    written = max(0, written - 1)  # the last may be half written
     for frames in tqdm(_batches(count, batch)[written:], desc='latents', mininterval=5):
         rows = _coded(store, vae, frames, vit_rule)
         if len(arrays) < 2:
-            arrays = [np.lib.format.open_memmap(part, 'w+', row.dtype, (count, *row.shape[1:]))
+            arrays = [new_array(part, row.dtype, (count, *row.shape[1:]))
                       for part, row in zip(parts, rows)]
         for array, row in zip(arrays, rows):
             array[frames.start:frames.stop] = row
@@ -162,7 +163,17 @@ def _shown(depth: np.ndarray, labels: np.ndarray, vit_rule: ImageTransform) -> n
     return np.stack([vit_rule.pixels(view) for view in views])
 
 
+def _views_name(store: FrameStore, *rules: ImageTransform) -> str:
+    """What views depend on beside the frames: both resize rules, and the lens of depth."""
+    sizes = [f'{rule.max_size}-{rule.min_size}-{rule.stride}' for rule in rules]
+    return '_'.join([*sizes, f'lens{store.canonical_focal:g}'])
+
+
 def _fingerprint(vae: AutoEncoder) -> str:
-    weights = vae.encoder.conv_out.weight.detach().float().contiguous().cpu().numpy().tobytes()
-    return hashlib.sha256(weights).hexdigest()[:12]
+    """Of all weights: two autoencoders may differ in what they draw alone."""
+    digest = hashlib.sha256()
+    for name, value in sorted(vae.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().float().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
 

@@ -13,7 +13,11 @@ from cooper_ros.model.config import ModelConfig
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.tables import sincos_2d
 from cooper_ros.runtime.checkpoint import read_model_folder
-from cooper_ros.training.checkpoints import run_weights
+from cooper_ros.runtime.weights import save_tensors
+from cooper_ros.training.checkpoints import has_begun, run_weights
+from cooper_ros.training.processes import is_first
+
+START_NAME = 'start.safetensors'
 
 
 def start_weights(folder: str) -> dict[str, Tensor]:
@@ -26,6 +30,17 @@ def start_weights(folder: str) -> dict[str, Tensor]:
     if weights is None:
         weights = read_model_folder(folder, dtype=torch.float32).network.state_dict()
     return weights
+
+
+def kept_start(run: Path, start: str) -> Path:
+    """The file of the weights that a run set out from, in its own folder: ``--export`` may have
+    replaced those that ``start`` names by the time they are asked for again."""
+    path = run / START_NAME
+    if is_first() and not (path.exists() and has_begun(run)):
+        run.mkdir(parents=True, exist_ok=True)
+        save_tensors({name: value.contiguous() for name, value in start_weights(start).items()},
+                     path)
+    return path
 
 
 def take_weights(network: Cooper, weights: Mapping[str, Tensor]) -> None:

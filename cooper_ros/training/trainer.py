@@ -67,10 +67,11 @@ class Trainer:
                 self.step += 1
                 log.step(self.step, self._one_step(), settings.batch)
                 final = self.step == last
-                if final or self.step % settings.checkpoint_every == 0:
-                    self.save()
                 if final or self.step % settings.preview_every == 0:
-                    self._validate(log)
+                    self._validate(log)  # before the checkpoint: what is killed here comes again
+                if final or self.step % settings.checkpoint_every == 0:
+                    log.keep(self.step)
+                    self.save()
 
     def save(self) -> None:
         """Write everything needed to go on as if nothing had happened."""
