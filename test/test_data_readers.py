@@ -15,6 +15,7 @@ from PIL import Image
 
 from cooper_ros.errors import BadData
 from cooper_ros.imaging.resize import ImageTransform
+from cooper_ros.training.data_cli import check as check_command
 from cooper_ros.training.datasets import hdf5
 from cooper_ros.training.datasets.catalogue import draw_kind
 from cooper_ros.training.datasets.check import check
@@ -111,6 +112,88 @@ def test_ade20k_colours_are_the_target(tmp_path: Path) -> None:
     assert sample.kind == 'segmentation'
     wanted = np.array([120, 60, 200]) / 127.5 - 1
     assert sample.target[:, 10, 10] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_ade20k_trains_on_nothing_but_training_pictures(tmp_path: Path) -> None:
+    ade = tmp_path / 'ADE20K_2021_17_01' / 'images' / 'ADE'
+    for name in ('training/a/ADE_train_00000001', 'training/b/ADE_frame_00000002',
+                 'validation/a/ADE_val_00000001', 'validation/a/ADE_frame_00000003',
+                 'test/ADE_test_00000001'):
+        save(ade / f'{name}.jpg', rgb())
+        save(ade / f'{name}_seg.png', rgb())
+    found = [pair.rgb.stem for pair in open_tiny('ade20k', tmp_path).pairs]
+    assert found == ['ADE_train_00000001', 'ADE_frame_00000002']
+    assert check('ade20k', tmp_path).ok  # the other targets miss no picture
+
+
+SPLIT = 'metadata_images_split_scene_v1.csv'
+PARTS = ('ai_001_001,cam_00,0,True,,train', 'ai_001_001,cam_00,1,False,bad,train',
+         'ai_001_001,cam_01,0,True,,train', 'ai_001_002,cam_00,0,True,,val',
+         'ai_001_003,cam_00,0,True,,test')
+
+
+HEAD = ('scene_name,camera_name,frame_id,included_in_public_release,exclude_reason,'
+        'split_partition_name')
+
+
+def split_list(folder: Path) -> None:
+    (folder / SPLIT).write_text('\n'.join([HEAD, *PARTS]) + '\n')
+
+
+def hypersim_frames(root: Path, raw: bool) -> None:
+    for row in PARTS:
+        scene, camera, frame = row.split(',')[:3]
+        number = f'{int(frame):04d}'
+        pictures, depths = root / scene, root / scene
+        names = f'rgb_{camera}_fr{number}.png', f'depth_plane_{camera}_fr{number}.png'
+        if raw:
+            pictures = root / scene / 'images' / f'scene_{camera}_final_preview'
+            depths = root / scene / 'images' / f'scene_{camera}_geometry_hdf5'
+            names = f'frame.{number}.tonemap.jpg', f'frame.{number}.depth_meters.hdf5'
+        save(pictures / names[0], rgb())
+        save(depths / 'x.png', ramp(600, 65000)).rename(depths / names[1])
+
+
+@pytest.mark.parametrize('raw', [False, True])
+@pytest.mark.parametrize('beside', [False, True])
+def test_hypersim_trains_on_its_training_scenes(tmp_path: Path, raw: bool, beside: bool) -> None:
+    root = tmp_path / 'set'
+    hypersim_frames(root, raw)
+    assert len(draw_kind('hypersim').search(root).pairs) == 5  # nothing says what is for what
+    split_list(tmp_path if beside else root)
+    found = draw_kind('hypersim').search(root)
+    assert [pair.data_id.split('/')[0] for pair in found.pairs] == ['ai_001_001'] * 2
+    assert {name for pair in found.pairs for name in ('cam_00', 'cam_01')
+            if name in pair.data_id} == {'cam_00', 'cam_01'}
+    assert not found.problems
+
+
+@pytest.mark.parametrize('text', [
+    '404: Not Found\n\n1\n', f'{HEAD}\nai_001_001,cam_00,x,True,,train\n',
+    'split_partition_name,scene_name,camera_name,frame_id\ntrain,ai_001_001\n'])
+def test_a_broken_split_of_hypersim_is_named(tmp_path: Path, text: str) -> None:
+    hypersim_tree(tmp_path)
+    (tmp_path / SPLIT).write_text(text)
+    with pytest.raises(BadData, match=f'the split cannot be read; got .*{SPLIT}.*; allowed: '
+                                      'scene_name.*; remedy: download it again'):
+        open_tiny('hypersim', tmp_path)
+
+
+@pytest.mark.parametrize('known', ['', SPLIT, 'train.jsonl'])
+def test_the_check_says_when_test_scenes_would_train(
+        tmp_path: Path, known: str, capsys: pytest.CaptureFixture[str]) -> None:
+    hypersim_tree(tmp_path)
+    if known == SPLIT:
+        split_list(tmp_path)
+    elif known:
+        row = {'rgb_image': 'ai_001_001/rgb_cam_00_fr0000.png',
+               'depth_image': 'ai_001_001/depth_plane_cam_00_fr0000.png'}
+        (tmp_path / known).write_text(json.dumps(row) + '\n')
+    check_command('hypersim', tmp_path)
+    said = [line for line in capsys.readouterr().out.splitlines() if 'test pictures' in line]
+    assert said == ([] if known else [
+        f'note: without {SPLIT} in the folder or its parent, the official validation and test '
+        'pictures train too'])
 
 
 @pytest.mark.parametrize('names', [('rgb_00045.jpg', 'sync_depth_00045.png'),

@@ -105,6 +105,30 @@ def draw_sets(tmp_path: Path) -> dict:
             'ade20k': {'place': str(tmp_path / 'ade'), 'weight': 0.5}}
 
 
+def frames_of(tmp_path: Path, kind: str, frames: dict[str, int], valid: int = 2) -> CorpusTask:
+    """A task on one set with so many frames in each folder."""
+    names = {'hypersim': ('rgb_cam_00_fr{:04d}.png', 'depth_plane_cam_00_fr{:04d}.png'),
+             'ade20k': ('ADE_train_{:08d}.jpg', 'ADE_train_{:08d}_seg.png')}[kind]
+    for folder, count in frames.items():
+        for number in range(count):
+            save(tmp_path / kind / folder / names[0].format(number), rgb())
+            save(tmp_path / kind / folder / names[1].format(number),
+                 ramp(600, 65000) if kind == 'hypersim' else rgb())
+    return CorpusTask(settings(tmp_path, {kind: {'place': str(tmp_path / kind)}},
+                               task={'valid': valid}))
+
+
+@pytest.mark.parametrize('kind, frames, trained', [
+    ('hypersim', {'train/ai_001': 9, 'train/ai_002': 6, 'train/ai_003': 5}, 15),
+    ('hypersim', {'ai_001': 30, 'ai_002': 6, 'ai_003': 1}, 30),  # one of each of two is held out
+    ('hypersim', {'ai_001': 9, 'ai_002': 9}, 16),  # a scene is too much of this set
+    ('hypersim', {'ai_001': 9}, 7), ('ade20k', {'bath': 9, 'hall': 6, 'zoo': 5}, 18)])
+def test_frames_of_a_held_out_scene_do_not_train(tmp_path: Path, kind: str,
+                                                 frames: dict[str, int], trained: int) -> None:
+    task = frames_of(tmp_path, kind, frames)
+    assert [source.count for source in task.lanes[0].sources] == [trained]
+
+
 def test_stage_one_samples_and_their_token_counts(tmp_path: Path) -> None:
     task = CorpusTask(settings(tmp_path, draw_sets(tmp_path)))
     for corpus, prompt in zip(task.corpora, ('draw depth', 'draw segments')):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cooper_ros.engine.events import Answer
 from cooper_ros.errors import BadOption
+from cooper_ros.evaluation import scenes_suite
+from cooper_ros.evaluation.answer_rules import mean_relative_accuracy, options_of
+from cooper_ros.evaluation.judge import Claim
 from cooper_ros.evaluation.scenes_suite import Maps
-from cooper_ros.evaluation.scoring import (
-    best_constant,
-    first_number,
-    mean_relative_accuracy,
-    score,
-    wilson,
-)
+from cooper_ros.evaluation.scoring import best_constant, score, wilson
+from cooper_ros.scenes.generate import make_sample
+from cooper_ros.training.checker import RuleChecker
 
 
 @pytest.mark.parametrize(('guess', 'truth', 'expected'), [
@@ -45,9 +47,83 @@ def test_an_unknown_kind_is_named() -> None:
         score('essay', 'a', 'a')
 
 
-def test_numbers_in_text() -> None:
-    assert first_number('x -1.50 m, 2') == -1.5
-    assert first_number('none') is None
+WHICH = 'which is closer to the camera? (a) red box (b) blue can'
+
+
+@pytest.mark.parametrize(('kind', 'answer', 'truth', 'question', 'expected'), [
+    ('number', '150 cm', '1.5', 'how far is the can in meters?', 1),
+    ('number', '1,500 mm', '1.50', 'how many meters away is the can?', 1),
+    ('number', '1.5', '1.5', 'how far is the can in meters?', 1),
+    ('number', '0.2 m', '20', 'how tall is the can in centimeters?', 1),
+    ('number', '5 ft', '1.5', 'how far is the can in meters?', 1),
+    ('number_int', 'three', '3', 'how many cans are there?', 1),
+    ('number_int', 'there are three', '2', 'how many cans are there?', 0),
+    ('mcq', 'The answer is b', 'b', WHICH, 1), ('mcq', 'Option B', 'b', WHICH, 1),
+    ('mcq', 'the blue can', 'b', WHICH, 1), ('mcq', 'a red box', 'b', WHICH, 0),
+    ('yes_no', 'the answer is yes', 'yes', 'is there a can?', 1),
+    ('yes_no', 'I am not sure', 'no', 'is there a can?', 0)])
+def test_scenes_are_scored_as_rewards_are(kind: str, answer: str, truth: str, question: str,
+                                          expected: float) -> None:
+    assert score(kind, answer, truth, question) == expected
+    rewarded = RuleChecker(grade='mra').scores([Claim(question, truth, answer)])
+    assert rewarded == [expected]
+
+
+class Wordy:
+    """Knows every answer, and says it in other units and words."""
+
+    def __init__(self, seeds: range) -> None:
+        self.known = {one.question: one for seed in seeds
+                      for one in make_sample(seed, 'test', smooth=False).questions}
+
+    def ask(self, image: np.ndarray, question: str, mode: str) -> list[Answer]:
+        one = self.known[question]
+        if one.kind == 'mcq':
+            short = f'The answer is {options_of(question)[one.answer]}.'
+        else:
+            short = {'m': lambda: f'{100 * float(one.answer):.0f} cm',
+                     'cm': lambda: f'{float(one.answer) / 100:.4f} m',
+                     '': lambda: f'I say {one.answer}'}[one.unit]()
+        return [Answer('', 0.0, short, short, (short,), 1.0)]
+
+
+def test_the_suite_reads_units_and_options_of_the_question(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scenes_suite, 'constants', dict)
+    found = scenes_suite.run(Wordy(range(3)), seed=0, count=3, mode='direct', blind=False,
+                             map_frames=0)
+    assert {row['kind'] for row in found['rows']} == {'mcq', 'yes_no', 'number', 'number_int'}
+    assert [row for row in found['rows'] if row['score'] < 1] == []
+
+
+def old_score(kind: str, given: str, truth: str) -> float:
+    """The rules by which the scores of cooper-nano were published."""
+    if kind in ('number', 'number_int'):
+        match = re.search(r'[-+]?\d+(?:\.\d+)?', given)
+        if match is None:
+            return 0.0
+        number, wanted = float(match.group()), float(truth)
+        return float(number == wanted) if kind == 'number_int' else (
+            mean_relative_accuracy(number, wanted))
+    words = re.findall(r'[a-z]+', given.lower())
+    return float(bool(words) and words[0] == truth.lower())
+
+
+def test_bare_answers_score_as_they_always_did() -> None:
+    random, seen = np.random.default_rng(0), set()
+    for seed in range(12):
+        for one in make_sample(seed, 'test', smooth=False, per_category=2).questions:
+            bare = [one.answer, '', *'abcd', 'yes', 'no', 'Yes', 'B', *'123456789']
+            bare += [f'{value:.2f}' for value in random.uniform(0, 5, 5)]
+            if one.kind == 'number':
+                bare += [f'{float(one.answer) * factor:.2f}'
+                         for factor in random.uniform(0.4, 1.6, 20)]
+            for text in bare:
+                found = score(one.kind, text, one.answer, one.question)
+                assert found == old_score(one.kind, text, one.answer), (one, text)
+                seen.add((one.kind, found))
+    assert {kind for kind, _ in seen} == {'mcq', 'yes_no', 'number', 'number_int'}
+    assert len({found for kind, found in seen if kind == 'number'}) > 8
 
 
 @given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

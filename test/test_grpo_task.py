@@ -16,15 +16,16 @@ from support.tiny import tiny_engine
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer
 from cooper_ros.errors import BadData, BadOption
-from cooper_ros.evaluation.judge import Claim
+from cooper_ros.evaluation.judge import Claim, Judge, JudgeSettings
 from cooper_ros.runtime.checkpoint import read_model_folder
 from cooper_ros.runtime.deferred import is_drawing
 from cooper_ros.training import grpo_task
-from cooper_ros.training.data import FrameStore
+from cooper_ros.training.checker import JudgeChecker
+from cooper_ros.training.data import FrameStore, frame_store
 from cooper_ros.training.datasets.cooper_set import RlSet
 from cooper_ros.training.flags import FlagOptions, write_flags
 from cooper_ros.training.grpo_task import GrpoTask
-from cooper_ros.training.questions import SceneQuestions, read_flags
+from cooper_ros.training.questions import SceneQuestions, read_flags, with_flags
 from cooper_ros.training.settings import Optim, TrainSettings
 from cooper_ros.training.trainer import Trainer
 
@@ -167,14 +168,24 @@ def test_held_out_questions_do_not_train(tmp_path: Path) -> None:
 def test_only_some_categories_are_asked(store: FrameStore) -> None:
     every = SceneQuestions(store, 'train/0')
     some = SceneQuestions(store, 'train/0', ('counting', 'reach'))
-    ids = {every.sample(index).data_id: every.sample(index).question
-           for index in range(len(every))}
-    places = [tuple(map(int, some.sample(index).data_id.split('/')[-2:]))
-              for index in range(len(some))]
-    assert {store.questions[frame][number]['category']
-            for frame, number in places} == {'counting', 'reach'}
-    assert all(ids[f'train/0/{frame}/{number}'] == some.sample(index).question
-               for index, (frame, number) in enumerate(places))  # a flag file fits both
+    ids = by_id(every)
+    assert len(ids) == len(every) > 60
+    assert {name.split('/')[3] for name in by_id(some)} == {'counting', 'reach'}
+    assert by_id(some).items() <= ids.items()  # a flag file fits both
+
+
+def by_id(questions: SceneQuestions) -> dict[str, str]:
+    rows = [questions.sample(index) for index in range(len(questions))]
+    return {row.data_id: row.question for row in rows}
+
+
+def test_no_id_ever_means_another_question(store: FrameStore, tmp_path: Path) -> None:
+    """Whatever else is asked about a frame, and however often."""
+    more = SceneQuestions(frame_store(tmp_path, 'train', 0, 8, 2), 'train/0')
+    few, many = by_id(SceneQuestions(store, 'train/0')), by_id(more)
+    assert few.items() <= many.items() and len(many) == len(more) > 1.5 * len(few)
+    other = SceneQuestions(frame_store(tmp_path, 'train', 8, 8, 1), 'train/0')  # wrong seed
+    assert not set(by_id(other)) & set(few)
 
 
 def test_an_unknown_category_is_named(tmp_path: Path) -> None:
@@ -213,8 +224,93 @@ def test_flags_compare_both_ways_and_resume(tmp_path: Path) -> None:
     assert read_flags(out) == {'g0': 'positive', 'g1': 'negative', 'g2': 'boundary',
                                'g3': 'boundary'}
     assert counts == {'positive': 1, 'negative': 1, 'boundary': 2}
+    out.write_bytes(out.read_bytes()[:-30])  # killed while it wrote the last line
+    assert write_flags(engine, rows, out, options, checker, limit=4) == counts
+    assert checker.asked == 10 and len(read_flags(out)) == 4
     first = json.loads(out.read_text().splitlines()[0])
     assert (first['with_tools'], first['without_tools']) == (1.0, 0.0)
+
+
+def test_a_line_that_lacks_nothing_but_its_end_is_kept(tmp_path: Path) -> None:
+    rows, out = RlSet(questions(tmp_path / 'set')), tmp_path / 'flags.jsonl'
+    out.write_text('{"data_id": "g0", "flag": "negative"}')
+    options = FlagOptions(with_mode='text', without_mode='direct')
+    write_flags(tiny_engine(), rows, out, options, limit=2)
+    assert list(read_flags(out)) == ['g0', 'g1']
+
+
+def test_another_file_is_left_as_it_is(tmp_path: Path) -> None:
+    rows, out = RlSet(questions(tmp_path / 'set')), tmp_path / 'notes.jsonl'
+    for text in ('{"data": 1}\n{"data": ', 'weights\x00', '{"data_id": "g0"}\n'):
+        out.write_text(text)
+        with pytest.raises(BadData):
+            write_flags(tiny_engine(), rows, out)
+        assert out.read_text() == text
+
+
+def test_flags_of_two_models_do_not_mix(tmp_path: Path) -> None:
+    rows, out = RlSet(questions(tmp_path / 'set')), tmp_path / 'flags.jsonl'
+    out.write_text('{"data_id": "g0", "flag": "negative"}\n')  # as older versions wrote it
+    options, engine = FlagOptions(with_mode='text', without_mode='direct'), tiny_engine()
+    for limit in (2, 3):
+        write_flags(engine, rows, out, options, limit=limit, model='abc')
+    assert [json.loads(line).get('model') for line in out.read_text().splitlines()] == [
+        None, 'abc', 'abc']
+    with pytest.raises(BadOption, match=r'another model; got flags.jsonl:2: abc; allowed: xyz; '
+                                        'remedy: give another --out'):
+        write_flags(engine, rows, out, options, limit=4, model='xyz')
+    assert len(read_flags(out)) == 3
+
+
+def test_flags_of_other_questions_are_refused(tmp_path: Path, store: FrameStore,
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    asked, path = SceneQuestions(store, 'train/0'), tmp_path / 'flags.jsonl'
+    for text in ('{"data_id": "train/0/3/1", "flag": "positive"}\n', ''):
+        path.write_text(text)
+        with pytest.raises(BadData, match='of other questions.*such as train/0/0/.*cooper data '
+                                          'flags.*docs/training.md'):
+            with_flags(asked, path)
+    name = asked.data_id(5)
+    path.write_text(text := f'{{"data_id": "{name}", "flag": "positive"}}\n')
+    assert text and with_flags(asked, path).sample(5).flag == 'positive'
+    assert f'flags: 1 of {len(asked)} questions have one (1 %)' in capsys.readouterr().err
+
+
+def judged(monkeypatch: pytest.MonkeyPatch, verdict: str) -> None:
+    """A judge that always says this; nothing where it is not there."""
+    def said(self: Judge, claim: Claim) -> str:
+        if not verdict:
+            raise ConnectionError
+        return verdict if 'row 1' in claim.question else 'perhaps'
+    monkeypatch.setattr(Judge, '_ask', said)
+    monkeypatch.setattr(grpo_task, 'make_checker', lambda values: JudgeChecker(Judge(
+        JudgeSettings('http://judge/v1'), lambda seconds: None)))
+
+
+def test_a_judge_that_fails_shows_in_the_curves(tmp_path: Path,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    judged(monkeypatch, 'true')
+    task = GrpoTask(settings(tmp_path))
+    failed = {step: float(task.loss(step, torch.Generator().manual_seed(step))['judge_failed'])
+              for step in (1, 2)}
+    assert sorted(failed.values()) == [0.5, 1.0]  # row 1 is in one of both batches
+
+
+def test_a_judge_that_is_not_there_stops_the_run(tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    judged(monkeypatch, '')
+    run = settings(tmp_path)
+    task = GrpoTask(run)
+    before = weights(task)
+    with pytest.raises(BadOption, match='the judge has judged nothing; got 8 of 8 claims failed, '
+                                        'qwen2.5-vl-72b at http://judge/v1; .*url, model'):
+        Trainer(task, run).run()
+    assert all(torch.equal(before[name], value) for name, value in weights(task).items())
+
+
+def test_without_a_judge_nothing_is_said_of_one(tmp_path: Path, likes_low: None) -> None:
+    found = GrpoTask(settings(tmp_path)).loss(1, torch.Generator().manual_seed(1))
+    assert 'judge_failed' not in found
 
 
 def test_flags_reach_the_reward(tmp_path: Path) -> None:
@@ -238,6 +334,8 @@ def test_the_flags_command(tmp_path: Path) -> None:
         str(questions(tmp_path / 'set')), '--out', str(tmp_path / 'f.jsonl'), '--limit', '2',
         '--with-mode', 'text', '--without-mode', 'direct'])
     assert outcome.exit_code == 0 and '2 boundary' in outcome.output, outcome.output
+    rows = [json.loads(line) for line in (tmp_path / 'f.jsonl').read_text().splitlines()]
+    assert rows[0]['model'] == rows[1]['model'] and len(rows[0]['model']) == 16
 
 
 @pytest.fixture(autouse=True)

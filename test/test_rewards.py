@@ -96,9 +96,49 @@ def test_advantages_sum_to_zero_and_use_the_sample_deviation() -> None:
     ('4', '<answer>four</answer>', 'how many?', 1), ('4', '<answer>5</answer>', 'how many?', 0),
     ('20', '<answer>22</answer>', 'how tall in centimeters?', 1),
     ('behind the sofa', '<answer>Behind sofa.</answer>', '', 1),
+    ('B. red box', '<answer>B</answer>', '', 1), ('(B) red box', 'b', '', 1),
+    ('B. red box', 'A', 'which? A. can B. red box', 0),
+    ('red box', '<answer>B</answer>', 'which? A. can B. red box', 1),
+    ('Yes.', 'yes', '', 1), ('Yes, it is.', 'no', '', 0), ('two', '2', 'how many?', 1),
+    ('two', '3', 'how many?', 0), ('about 2 meters', '2 m', '', 1), ('about 2 meters', '3', '', 0),
+    ('5 feet 9 inches', '1.75 m', '', 1), ('between 1 and 2 m', '1.5', '', 1),
+    ('no', '<answer>I am not sure</answer>', 'is it?', 0), ('no', 'it is not', 'is it?', 1),
+    ('no', 'I do not know, but I think no', 'is it?', 1),
     ('2.0', '<answer>far</answer>', '', 0), ('2.0', '', '', 0)])
 def test_rules(truth: str, response: str, question: str, wanted: int) -> None:
     assert RuleChecker().scores([Claim(question, truth, response)]) == [float(wanted)]
+
+
+@pytest.mark.parametrize('text, value, unit', [
+    ('5 feet 9 inches', 5.75, 'ft'), ('4\'11"', 4 + 11 / 12, 'ft'), ('4′11″', 4 + 11 / 12, 'ft'),
+    ('1 m 75 cm', 1.75, 'm'), ('1 m and 75 cm', 1.75, 'm'), ('5 ft, 9 in tall', 5.75, 'ft'),
+    ('five feet nine inches', 5.75, 'ft'), ('1.5 m 30 cm', 30, 'cm'), ('75 cm 1 m', 1, 'm'),
+    ('2 m 6 ft', 6, 'ft'), ('1.75 m ± 10 cm', 1.75, 'm'), ('1.75 ± 0.1 m', 1.75, 'm'),
+    (r'\(1.75 \pm 0.1\) m', 1.75, ''), ('1.75 m, give or take 10 cm', 1.75, 'm'),
+    ('1.75 m (5 ft 9 in)', 1.75, 'm'), ('2 m (about 6\'7")', 2, 'm'),
+    ('0.8 m (the table is 2 m)', 2, 'm'), ('between 1 and 2 meters', 1.5, 'm'),
+    ('between 50 cm and 1 m', 0.75, 'm'), ('1-2 m', 1.5, 'm'), ('1 -2 m', 1.5, 'm'),
+    ('1 to 2', 1.5, ''), ('between 1 and 2 stands a box, 3 m away', 3, 'm'), ('-1.5', -1.5, ''),
+    ('"2.5"', 2.5, ''), ('5"', 5, 'in'), ("5''", 5, 'in'), ('1,500 mm', 1500, 'mm'),
+    ('two meters', 2, 'm'), ('30 in the room', 30, '')])
+def test_lengths_in_words_of_every_form(text: str, value: float, unit: str) -> None:
+    found = answer_rules.find_quantity(text)
+    assert found is not None and (found.value, found.unit) == (pytest.approx(value), unit)
+
+
+@pytest.mark.parametrize('truth', ['a man', 'A, then B', 'there is no chair', 'no idea',
+                                   'I am not sure', 'the left one', '3/4', '90 degrees',
+                                   'two steps left, one back'])
+def test_free_text_stays_free_text(truth: str) -> None:
+    assert answer_rules.kind_of(truth) == 'exact'
+
+
+@pytest.mark.parametrize('text', [' ' * 20_000, '1 ' * 5_000, '1,' * 5_000, '(' * 20_000,
+                                  '9' * 20_000, '1 m (' * 4_000, 'between 1 and ' * 1_000])
+def test_what_a_policy_may_write_is_read_in_no_time(text: str) -> None:
+    """Rules that look back at each other would take hours here."""
+    for kind in ('mcq', 'yes_no', 'number', 'exact'):
+        assert answer_rules.score(text, '2.5', 'how far in meters?', kind) == 0
 
 
 def test_rules_can_grade_by_relative_accuracy() -> None:
@@ -186,7 +226,19 @@ def test_a_judge_that_never_decides_leaves_it_to_the_rules(
     checker = JudgeChecker(Judge(JudgeSettings(server.url)), published=published)
     claim = Claim('how many?', '4', '<answer>4</answer>')
     assert checker.scores([claim]) == [wanted]
-    assert len(server.asked) == 5 and checker.failed == 1
+    assert len(server.asked) == 5 and (checker.failed, checker.failed_share) == (1, 1.0)
+    with pytest.raises(BadOption, match='1 of 1 claims failed, qwen2.5-vl-72b at .*key in OPENAI'):
+        checker.require_verdicts()
+
+
+def test_a_judge_that_fails_now_and_then_is_counted(judge: Callable) -> None:
+    server = judge(lambda _, body: (200, 'true' if 'crimson' in str(body) else 'hm'))
+    checker = JudgeChecker(Judge(JudgeSettings(server.url)))
+    checker.scores([RIGHT, WRONG, RIGHT, WRONG])
+    assert (checker.asked, checker.failed, checker.failed_share) == (4, 2, 0.5)
+    checker.scores([WRONG])
+    assert (checker.asked, checker.failed, checker.failed_share) == (5, 3, 1.0)
+    checker.require_verdicts()  # it has judged before
 
 
 def test_a_dead_address_is_tried_five_times(judge: Callable) -> None:

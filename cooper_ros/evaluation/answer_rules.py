@@ -8,24 +8,36 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Mapping
+from typing import Mapping, Sequence
 
 from cooper_ros.engine.answers import short_answer
-from cooper_ros.evaluation import scoring
 
 MCQ, YES_NO, NUMBER, COUNT, EXACT = 'mcq', 'yes_no', 'number', 'number_int', 'exact'
+THRESHOLDS = tuple(0.5 + 0.05 * step for step in range(10))
+_SLACK = 1e-9  # 0.15 < 1 - 0.85 must not hang on the last bit
 METRES = {'mm': 0.001, 'cm': 0.01, 'm': 1.0, 'km': 1000.0, 'in': 0.0254, 'ft': 0.3048,
           'yd': 0.9144}
 _NAMES = {'mm': 'mm|millimet(?:er|re)s?', 'cm': 'cms?|centimet(?:er|re)s?',
-          'km': 'km|kilomet(?:er|re)s?', 'm': 'm|met(?:er|re)s?', 'ft': "ft|feet|foot|'",
-          # a bare "in" is a unit only where no word follows
-          'in': r'inch(?:es)?|in(?=\s*(?:$|[.,;)\]}]))|"|\'\'', 'yd': 'yards?|yd'}
-_UNIT = '|'.join(f'(?P<{unit}>(?:{names})(?![a-z]))' for unit, names in _NAMES.items())
-_NUMERAL = r'[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:e[-+]?\d+)?'
-_NUMBER = re.compile(rf'(?<![\w.])({_NUMERAL})(?:\s*(?:-|–|to)\s*({_NUMERAL}))?\s*(?:{_UNIT})?',
-                     re.IGNORECASE)
+          'km': 'km|kilomet(?:er|re)s?', 'm': 'm|met(?:er|re)s?', 'ft': "ft|feet|foot|'(?!')",
+          # a bare "in" is a unit only where no other word follows
+          'in': r'inch(?:es)?|in(?=\s*(?:$|[.,;)\]}]|(?:tall|wide|long|high|deep|away|apart)\b))'
+                r'|"|\'\'', 'yd': 'yards?|yd'}
+_UNIT = '|'.join(f'(?:{names})(?![a-z])' for names in _NAMES.values())
+_NUMERAL = r'(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:e[-+]?\d+)?'
+# the dash of "1 -2" is not a sign
+_NUMBER = re.compile(rf'(?<![\w.])((?:(?<!\d )[-+])?{_NUMERAL})(?:\s*({_UNIT}))?', re.IGNORECASE)
 _LATEX = re.compile(r'\\(?:text|mathrm)\s*\{|\\[,;! ]|[{}~$]')
-_ASKED = re.compile(rf'(?:\b(?:in|how many)\s+|\((?:in\s+)?)(?:{_UNIT})', re.IGNORECASE)
+_PRIMES = str.maketrans('′’″”', '\'\'""')
+_QUOTED = re.compile(r'(?<!\w)(["\'])(\d[\d.,]*)\1')  # else the last quote is a unit
+_TOLERANCE = re.compile(rf'({_UNIT})?\s*(?:±|\\pm|\+/?-|\bplus or minus|,?\s*\bgive or take)\s*'
+                        rf'{_NUMERAL}(?:\s*({_UNIT}))?', re.IGNORECASE)
+_TO = re.compile(r'\s*(?:-|–|to)\s*', re.IGNORECASE)
+_AND = re.compile(r'\s*(?:,|and)?\s*', re.IGNORECASE)
+_BETWEEN = re.compile(r'\bbetween\s+$', re.IGNORECASE)
+_AGAIN = re.compile(r'\s*\((?:[^\w)]|about|approx\w*|around|roughly|or|i\.e)*', re.IGNORECASE)
+_HEDGES = re.compile(r'(?:about|approx\w*|around|roughly|nearly|almost|between|from|[\s.,()≈])*',
+                     re.IGNORECASE)
+_ASKED = re.compile(rf'(?:\b(?:in|how many)\s+|\((?:in\s+)?)(?=[a-z])({_UNIT})', re.IGNORECASE)
 _WORDS = {word: value for value, word in enumerate(
     'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen '
     'fifteen sixteen seventeen eighteen nineteen twenty'.split())}
@@ -39,6 +51,11 @@ _LETTER = (re.compile(r'^\W*([A-H])\W*$', re.IGNORECASE),
            re.compile(r'\b([B-H])\b'))  # a lone A may be the article
 _YES, _NO = (re.compile(rf'\b(?:{words})\b', re.IGNORECASE) for words in
              ('yes|true|correct', 'no|not|false|incorrect'))
+_FIRST = re.compile(r'(yes|true|no|false)\b\s*(?:$|[,.;:!])', re.IGNORECASE)
+_UNSURE = re.compile(
+    r'\bnot\s+(?:\w+\s+)?(?:sure|certain|know|clear\s+(?:if|whether|from)'
+    r'|possible\s+to\s+(?:tell|say|know)|enough\s+(?:information|context))\b'
+    r'|\bno\s+(?:idea|way\s+(?:to|of)\s+(?:tell|know))', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -59,25 +76,97 @@ class Quantity:
         return self.value * METRES[self.unit] / METRES[unit]
 
 
+@dataclass(frozen=True)
+class _Span:
+    """A quantity and where it stands in a text."""
+
+    quantity: Quantity
+    begin: int
+    end: int
+
+
 def quantities(text: str) -> list[Quantity]:
-    """All numbers of a text in order; a range such as ``2-3 m`` is its middle.
+    """All lengths and numbers of a text in order; number words only where there are no digits.
+
+    A range is its middle, parts of one length are added, and neither a tolerance nor the same
+    length once more in brackets counts.
 
     >>> quantities('about 1.2 m, or 3 to 5 cm')
     [Quantity(value=1.2, unit='m'), Quantity(value=4.0, unit='cm')]
+    >>> quantities('5 feet 9 inches'), quantities('between 1 and 2 meters')
+    ([Quantity(value=5.75, unit='ft')], [Quantity(value=1.5, unit='m')])
+    >>> quantities('1.75 m ± 10 cm'), quantities('1.75 m (5 ft 9 in)')
+    ([Quantity(value=1.75, unit='m')], [Quantity(value=1.75, unit='m')])
     """
-    return [_quantity(match) for match in _NUMBER.finditer(_LATEX.sub(' ', text))]
+    return [span.quantity for span in _spans(_in_digits(text))]
+
+
+def _in_digits(text: str) -> str:
+    """A text without markup, quotes and tolerances, and with digits."""
+    text = _LATEX.sub(' ', _QUOTED.sub(r' \2 ', text.translate(_PRIMES)))
+    text = ' '.join(text.split())  # no rule has to look far for the end of a gap
+    text = _TOLERANCE.sub(lambda match: f' {match[1] or match[2] or ""}', text)
+    if _NUMBER.search(text):
+        return text
+    return _WORD.sub(lambda match: str(_WORDS[match[0].lower()]), text)
+
+
+def _spans(text: str) -> list[_Span]:
+    joined: list[_Span] = []
+    for match in _NUMBER.finditer(text):
+        span = _Span(_quantity(match), *match.span())
+        both = _join(joined[-1], span, text) if joined else None
+        if both is not None:
+            joined.pop()
+        joined.append(both or span)
+    return _said_once(joined, text)
+
+
+def _said_once(spans: Sequence[_Span], text: str) -> list[_Span]:
+    """Without lengths that repeat the one before in brackets; it takes over their place."""
+    found: list[_Span] = []
+    for span in spans:
+        last = found[-1] if found else span
+        again = (last.quantity.unit and span.quantity.unit
+                 and _AGAIN.fullmatch(text[last.end:span.begin]))
+        if again:
+            found.pop()
+        found.append(_Span(last.quantity, last.begin, span.end) if again else span)
+    return found
 
 
 def _quantity(match: re.Match[str]) -> Quantity:
-    low, high = (None if group is None else float(group.replace(',', ''))
-                 for group in match.group(1, 2))
-    unit = next((name for name in _NAMES if match.group(name)), '')
-    assert low is not None
-    return Quantity(low if high is None else (low + high) / 2, unit)
+    return Quantity(float(match[1].replace(',', '')), _unit(match[2] or ''))
+
+
+def _unit(name: str) -> str:
+    return next((unit for unit, names in _NAMES.items()
+                 if re.fullmatch(names, name, re.IGNORECASE)), '')
+
+
+def _join(first: _Span, second: _Span, text: str) -> _Span | None:
+    """Both as one quantity, if they are the ends of a range or the parts of a length."""
+    low, high, between = first.quantity, second.quantity, text[first.end:second.begin]
+    both = None
+    ends = _TO.fullmatch(between) or (between.strip().lower() == 'and'
+                                      and _BETWEEN.search(text[:first.begin]))
+    if ends and (high.unit or not low.unit):
+        both = Quantity((low.to(high.unit) + high.value) / 2, high.unit)
+    elif _AND.fullmatch(between) and _continues(low, high):
+        both = Quantity(low.value + high.to(low.unit), low.unit)
+    return both and _Span(both, first.begin, second.end)
+
+
+def _continues(whole: Quantity, rest: Quantity) -> bool:
+    """Whether a length goes on in a smaller unit: 5 ft 9 in, 1 m 75 cm."""
+    units = whole.unit, rest.unit
+    same_system = all(units) and len({unit[-1] == 'm' for unit in units}) == 1
+    return (same_system and units[0] != units[1] and whole.value % 1 == 0
+            and 0 <= rest.to(whole.unit) < 1)
 
 
 def find_quantity(text: str) -> Quantity | None:
-    """The number an answer states: the last one with a unit, else the last one, else a word.
+    """The number an answer states: the last one with a unit, else the last one.
 
     >>> find_quantity('2 chairs, so the gap is 0.8 m')
     Quantity(value=0.8, unit='m')
@@ -86,10 +175,7 @@ def find_quantity(text: str) -> Quantity | None:
     """
     found = quantities(text)
     with_unit = [quantity for quantity in found if quantity.unit]
-    if found:
-        return (with_unit or found)[-1]
-    words = _WORD.findall(text)
-    return Quantity(float(_WORDS[words[-1].lower()])) if words else None
+    return (with_unit or found)[-1] if found else None
 
 
 def asked_unit(question: str) -> str:
@@ -99,9 +185,7 @@ def asked_unit(question: str) -> str:
     ('cm', '')
     """
     match = _ASKED.search(question)
-    if match is None:
-        return ''
-    return next(name for name in _NAMES if match.group(name))
+    return _unit(match[1]) if match else ''
 
 
 def options_of(question: str) -> dict[str, str]:
@@ -146,18 +230,27 @@ def find_yes_no(text: str) -> str | None:
 
     >>> find_yes_no('No, it is behind.'), find_yes_no('I think yes'), find_yes_no('yes or no')
     ('no', 'yes', None)
+    >>> find_yes_no('it is not'), find_yes_no('I am not sure')
+    ('no', None)
     """
     begin = text.lstrip(' \t\n"\'*(').lower()
-    yes, no = _YES.search(begin), _NO.search(begin)
-    if yes and no and re.match(r'(?:yes|no)\b\s*[,.;:!]', begin):
-        return 'yes' if begin.startswith('yes') else 'no'
+    if _UNSURE.search(begin):  # then only the words themselves say something
+        said = set(re.findall(r'\b(?:yes|no)\b', _UNSURE.sub(' ', begin)))
+        return said.pop() if len(said) == 1 else None
+    yes, no, first = _YES.search(begin), _NO.search(begin), _FIRST.match(begin)
+    if yes and no and first:
+        return 'yes' if first[1] in ('yes', 'true') else 'no'
     if bool(yes) == bool(no):
         return None
     return 'yes' if yes else 'no'
 
 
 def mean_relative_accuracy(prediction: float, truth: float) -> float:
-    """See :func:`~..scoring.mean_relative_accuracy`; a truth of 0 scores nothing.
+    """Share of the thresholds 0.50, 0.55 .. 0.95 that the relative error stays below.
+
+    Returns:
+        0..1 in tenths; 0 where the truth is 0: as published, the division fails there, and a
+        failure scores nothing.
 
     >>> mean_relative_accuracy(10, 10), mean_relative_accuracy(12.4, 10)
     (1.0, 0.6)
@@ -165,8 +258,9 @@ def mean_relative_accuracy(prediction: float, truth: float) -> float:
     0.0
     """
     if not truth:
-        return 0.0  # as published: the division fails, and a failure scores nothing
-    return scoring.mean_relative_accuracy(prediction, truth)
+        return 0.0
+    error = abs(prediction - truth) / abs(truth)
+    return sum(error < 1 - threshold - _SLACK for threshold in THRESHOLDS) / len(THRESHOLDS)
 
 
 def kind_of(truth: str, question: str = '') -> str:
@@ -174,18 +268,27 @@ def kind_of(truth: str, question: str = '') -> str:
 
     >>> [kind_of(text) for text in ('b', 'Yes', '1.83', '4', '12 cm', 'behind the sofa')]
     ['mcq', 'yes_no', 'number', 'number_int', 'number', 'exact']
+    >>> [kind_of(text) for text in ('(B) red box', 'Yes, it is.', 'two', 'about 2 meters')]
+    ['mcq', 'yes_no', 'number_int', 'number']
     >>> kind_of('20', 'how tall is it in centimeters?')
     'number'
     """
     text = truth.strip()
-    if re.fullmatch(r'\(?[A-Ha-h][.)]?', text):
+    if re.fullmatch(r'\(?[A-Ha-h][.)]?', text) or _OPTION.fullmatch(text):
         return MCQ
-    if text.lower() in ('yes', 'no', 'true', 'false'):
+    if _FIRST.match(text):
         return YES_NO
-    match = _NUMBER.fullmatch(text)
-    if match is None:
-        return EXACT
-    whole = re.fullmatch(r'\d+', text) and not asked_unit(question)
+    options = options_of(question).values()
+    return _kind_of_number(_in_digits(text), question) or (
+        MCQ if any(_same(text, words) for words in options) else EXACT)
+
+
+def _kind_of_number(text: str, question: str) -> str:
+    """The kind of a truth that is one quantity and nothing else, or empty."""
+    spans = _spans(text)
+    if len(spans) != 1 or not _HEDGES.fullmatch(text[:spans[0].begin] + text[spans[0].end:]):
+        return ''
+    whole = re.fullmatch(r'\d+', text.strip(' .()')) and not asked_unit(question)
     return COUNT if whole else NUMBER
 
 
@@ -203,8 +306,9 @@ def score(response: str, truth: str, question: str = '', kind: str = '') -> floa
     """
     kind, answer = kind or kind_of(truth, question), short_answer(response)
     if kind == MCQ:
-        wanted = find_letter(truth) or truth.strip().lower()
-        return float(find_letter(answer, options_of(question)) == wanted)
+        options = options_of(question)
+        wanted = find_letter(truth, options) or truth.strip().lower()
+        return float(find_letter(answer, options) == wanted)
     if kind == YES_NO:
         return float(find_yes_no(answer) is not None and find_yes_no(answer) == find_yes_no(truth))
     if kind == EXACT:

@@ -74,7 +74,7 @@ def evaluate(
     from cooper_ros.engine.engine import CooperEngine
     engine = CooperEngine.from_pretrained(model, CooperConfig(
         model_path=model, mode=mode, flow_points=points, threads=threads, focal=focal,
-        runtime='torch'))  # scores must not depend on what a cache holds
+        time_budget_s=0.0, runtime='torch'))  # scores must not depend on speed or on a cache
     about = {'model': engine.parts.card.name or model, **_machine(engine)}
     if suite == 'scenes':
         from cooper_ros.evaluation.scenes_report import ScenesRun, report

@@ -3,14 +3,15 @@
 Depth is measured at the truth's own resolution (the published script resized the truth, quirk
 Q20), once as the model means it, where the model folder vouches for metres, and once after the
 usual least-squares fit of scale and shift per picture. Segmentations are compared as regions,
-since drawn colours have no names for most truths; with ``palette`` ids are classes.
+since drawn colours have no names for most truths; with ``palette`` ids are classes. A file that
+cannot be measured is passed over and named at the end: the others still count.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import DepthMap, SegmentationMap
-from cooper_ros.errors import BadData
+from cooper_ros.errors import BadData, BadImage, CooperError
 from cooper_ros.evaluation.depth_metrics import (
     LEAST_METRES,
     DepthMetrics,
@@ -29,11 +30,12 @@ from cooper_ros.evaluation.map_pairs import (
     DEPTH,
     SEGMENTATION,
     MapPair,
+    check_shapes,
     find_pairs,
     read_depth,
     read_ids,
     read_rgb,
-    units_of,
+    without_truth,
 )
 from cooper_ros.imaging.colours import colourise
 from cooper_ros.imaging.depth import align_least_squares, relative_from_metres
@@ -43,6 +45,7 @@ from cooper_ros.imaging.sheet import Panel, sheet
 NEAR_M, FAR_M = 1e-3, 80.0
 SHOWN = ('abs_relative_difference', 'delta1_acc', 'silog_rmse')
 ORDER_PAIRS, ORDER_RATIO = 20000, 1.1  # pixel pairs per picture; depths that differ by 10 %
+SKIPPED_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -95,32 +98,88 @@ class Sheets:
         return sheet(self.panels, title=title, footer=footer)
 
 
+@dataclass
+class Skipped:
+    """Collects what was not measured.
+
+    Attributes:
+        files: name of every pair that could not be, and why.
+        without_truth: pictures that have none.
+    """
+
+    files: list[tuple[str, str]] = field(default_factory=list)
+    without_truth: int = 0
+
+    def add(self, name: str, reason: CooperError) -> None:
+        """One pair."""
+        self.files.append((name, str(reason)))
+
+    def check(self, rows: Sequence[DepthRow | SegmentRow]) -> None:
+        """Refuse to sum up nothing.
+
+        Raises:
+            BadData: there are no rows.
+        """
+        if not rows:
+            name, reason = self.files[0]
+            raise BadData('nothing could be measured',
+                          value=f'{len(self.files)} bad files, the first is {name}: {reason}')
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {'skipped': [{'name': name, 'reason': reason} for name, reason in self.files],
+                'without_truth': self.without_truth}
+
+    def lines(self) -> list[str]:
+        """As text; nothing where everything was measured."""
+        rows = [f'  pictures without a truth: {self.without_truth}'] * (self.without_truth > 0)
+        rows += [f'  skipped, not counted above: {len(self.files)}'] * bool(self.files)
+        rows += [f'    {name}: {reason}' for name, reason in self.files[:SKIPPED_SHOWN]]
+        more = len(self.files) - SKIPPED_SHOWN
+        return rows + [f'    and {more} more, all of them in the file of --json'] * (more > 0)
+
+
 def measure_depth(engine: CooperEngine, place: Path, *, units: float = 0.0, near_m: float = NEAR_M,
                   far_m: float = FAR_M, seed: int = 0, limit: int = 0,
-                  sheets: Sheets | None = None) -> list[DepthRow]:
+                  sheets: Sheets | None = None, skipped: Skipped | None = None
+                  ) -> list[DepthRow]:
     """Draw and measure every picture with depth truth.
 
     Args:
         engine: draws.
         place: folder or list.
-        units: file numbers per metre; 0 reads them off ``annotations.json`` or the path.
+        units: file numbers per metre; 0: floating point numbers are metres, integers what
+            ``annotations.json`` or the path says.
         near_m, far_m: truth outside is not counted.
         seed: of the drawing noise.
         limit: first pictures only; 0 for all.
         sheets: collects what can be looked at.
+        skipped: collects what could not be measured.
 
     Raises:
-        BadData: nothing to measure, or a damaged file.
+        BadData: nothing could be measured.
     """
-    rows = []
-    for pair in tqdm(find_pairs(place, DEPTH)[:limit or None], desc='depth', mininterval=1):
-        scale, known_from = (units, 'given') if units else units_of(pair.target)
-        truth = read_depth(pair.target, scale)
-        drawn = engine.estimate_depth(read_rgb(pair.rgb), seed=seed)
-        rows.append(depth_row(pair.name, drawn, truth, (near_m, far_m), (scale, known_from)))
+    rows, skipped = [], Skipped() if skipped is None else skipped
+    most = engine.config.max_image_pixels
+    for pair in _pairs(place, DEPTH, limit, skipped):
+        try:
+            rgb, (truth, known) = read_rgb(pair.rgb, most), read_depth(pair.target, units, most)
+            check_shapes(rgb, truth)
+            drawn = engine.estimate_depth(rgb, seed=seed)
+            rows.append(depth_row(pair.name, drawn, truth, (near_m, far_m), known))
+        except (BadData, BadImage) as error:
+            skipped.add(pair.name, error)
+            continue
         if sheets is not None:
-            sheets.add(*_depth_panels(pair, drawn, truth, rows[-1], far_m))
+            sheets.add(*_depth_panels(Panel(rgb, pair.name), drawn, truth, rows[-1], far_m))
+    skipped.check(rows)
     return rows
+
+
+def _pairs(place: Path, kind: str, limit: int, skipped: Skipped) -> Iterable[MapPair]:
+    pairs = find_pairs(place, kind)
+    skipped.without_truth = without_truth(place, pairs)
+    return tqdm(pairs[:limit or None], desc=kind, mininterval=1)
 
 
 def depth_row(name: str, drawn: DepthMap, truth: np.ndarray, span: tuple[float, float],
@@ -158,7 +217,8 @@ def order_accuracy(relative: np.ndarray, truth: np.ndarray, valid: np.ndarray) -
 
 def measure_segmentation(engine: CooperEngine, place: Path, *, palette: bool = False,
                          ignore: Sequence[int] = (0,), seed: int = 0, limit: int = 0,
-                         sheets: Sheets | None = None) -> tuple[list[SegmentRow], float | None]:
+                         sheets: Sheets | None = None, skipped: Skipped | None = None
+                         ) -> tuple[list[SegmentRow], float | None]:
     """Draw and measure every picture with a mask.
 
     Args:
@@ -166,33 +226,45 @@ def measure_segmentation(engine: CooperEngine, place: Path, *, palette: bool = F
         place: folder or list.
         palette: ids of the masks are classes of the model's palette.
         ignore: ids of the truth that are not counted.
-        seed, limit, sheets: as :func:`measure_depth`.
+        seed, limit, sheets, skipped: as :func:`measure_depth`.
 
     Returns:
         rows, and with ``palette`` the mIoU over classes, from the counts of all pictures.
 
     Raises:
-        BadData: nothing to measure, or ``palette`` with a model that has none.
+        BadData: nothing could be measured, or ``palette`` with a model that has none.
     """
     if palette and not engine.parts.card.palette:
         raise BadData('this model has no palette', value=engine.parts.card.name or 'model',
                       remedy='compare regions instead')
-    rows, inside, union = [], np.zeros(256), np.zeros(256)
-    for pair in tqdm(find_pairs(place, SEGMENTATION)[:limit or None], desc='segmentation',
-                     mininterval=1):
-        truth = read_ids(pair.target)
-        drawn = engine.segment(read_rgb(pair.rgb), seed=seed)
-        labels = cv2.resize(drawn.labels, truth.shape[::-1], interpolation=cv2.INTER_NEAREST)
-        counted = ~np.isin(truth, np.array(ignore, np.int64))
-        rows.append(segment_row(pair.name, labels, truth, counted))
-        for number in range(UNLABELED if palette else 0):
-            ours, theirs = (labels == number) & counted, (truth == number) & counted
-            inside[number] += np.sum(ours & theirs)
-            union[number] += np.sum(ours | theirs)
+    rows, skipped = [], Skipped() if skipped is None else skipped
+    counts, most = np.zeros((2, UNLABELED)), engine.config.max_image_pixels
+    for pair in _pairs(place, SEGMENTATION, limit, skipped):
+        try:
+            rgb, truth = read_rgb(pair.rgb, most), read_ids(pair.target, most)
+            check_shapes(rgb, truth)
+            drawn = engine.segment(rgb, seed=seed)
+            labels = cv2.resize(drawn.labels, truth.shape[::-1], interpolation=cv2.INTER_NEAREST)
+            counted = ~np.isin(truth, np.array(ignore, np.int64))
+            rows.append(segment_row(pair.name, labels, truth, counted))
+        except (BadData, BadImage) as error:
+            skipped.add(pair.name, error)
+            continue
+        if palette:
+            counts += class_counts(labels[counted], truth[counted])
         if sheets is not None:
-            sheets.add(*_segment_panels(pair, drawn, truth, rows[-1]))
-    present = union > 0
-    return rows, float((inside[present] / union[present]).mean()) if palette else None
+            sheets.add(*_segment_panels(Panel(rgb, pair.name), drawn, truth, rows[-1]))
+    skipped.check(rows)
+    inside, union = counts[:, counts[1] > 0]
+    return rows, float((inside / union).mean()) if palette else None
+
+
+def class_counts(labels: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """``[2, classes]``: how many of the ids ``[n]`` are a class in both, and in at least one."""
+    inside, ours, theirs = (
+        np.bincount(ids[(ids >= 0) & (ids < UNLABELED)], minlength=UNLABELED)
+        for ids in (truth[labels == truth], labels, truth))
+    return np.array([inside, ours + theirs - inside])
 
 
 def segment_row(name: str, labels: np.ndarray, truth: np.ndarray,
@@ -274,22 +346,22 @@ def _clamped(metres: np.ndarray, span: tuple[float, float]) -> np.ndarray:
     return np.maximum(np.clip(metres, *span), LEAST_METRES)
 
 
-def _depth_panels(pair: MapPair, drawn: DepthMap, truth: np.ndarray, row: DepthRow,
+def _depth_panels(picture: Panel, drawn: DepthMap, truth: np.ndarray, row: DepthRow,
                   far_m: float) -> tuple[Panel, ...]:
     valid = (truth > 0) & (truth < far_m)
     near, far = float(truth[valid].min()), float(truth[valid].max())
     shown = colourise(relative_from_metres(truth, near, max(far, near + 1e-3)))
     shown[~valid] = 0
     measured = row.aligned
-    return (Panel(read_rgb(pair.rgb), pair.name),
+    return (picture,
             Panel(drawn.colour, f'drawn, aligned AbsRel {measured.abs_relative_difference:.3f}'),
             Panel(shown, f'truth {near:.1f} .. {far:.1f} m, black unknown'))
 
 
-def _segment_panels(pair: MapPair, drawn: SegmentationMap, truth: np.ndarray,
+def _segment_panels(picture: Panel, drawn: SegmentationMap, truth: np.ndarray,
                     row: SegmentRow) -> tuple[Panel, ...]:
     colours = np.random.default_rng(1).integers(40, 256, (4096, 3), dtype=np.uint8)
     colours[0] = 0
-    return (Panel(read_rgb(pair.rgb), pair.name),
+    return (picture,
             Panel(drawn.rgb, f'drawn, region mIoU {row.miou:.3f}'),
             Panel(colours[truth % 4096], f'truth, {row.segments} segments'))

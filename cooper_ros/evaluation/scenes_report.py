@@ -65,7 +65,7 @@ def report(engine: CooperEngine, run: ScenesRun, first: tuple[str, str], variant
         folder, mode = parse_variant(name, *first)
         other = engine if folder == first[0] else CooperEngine.from_pretrained(
             folder, CooperConfig(model_path=folder, flow_points=run.points, threads=run.threads,
-                                 runtime='torch'))  # as the first: see cli.py
+                                 time_budget_s=0.0, runtime='torch'))  # as the first: see cli.py
         found = {**_asked(other, alone, mode), **about, 'model': folder}
         results['variants'][name] = found
         show(found, console)
@@ -129,5 +129,8 @@ def show(results: dict[str, Any], console: Console) -> None:
         console.print(f"maps of {maps['frames']} scenes, no alignment: "
                       f"AbsRel {maps['absrel']:.4f}, delta1 {maps['delta1']:.4f}, "
                       f"mIoU {maps['miou']:.4f}")
+    if results['failures']:
+        console.print(f"{results['failures']} requests failed; their answers count as wrong",
+                      highlight=False)
     console.print(f"{results['hardware']}, {results['precision']}, median "
                   f"{results['seconds_per_question']:.2f} s a question")

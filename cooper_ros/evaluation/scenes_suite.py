@@ -25,9 +25,19 @@ GREY = 128
 DELTA1 = 1.25
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What a request ended in: the short answer (empty after a failure) and kinds of maps."""
+
+    short: str
+    maps: tuple[str, ...]
+    seconds: float
+    failed: bool
+
+
 @dataclass
 class Row:
-    """One question and what became of it."""
+    """One question and what became of it; ``failures`` counts its requests without an answer."""
 
     scene: int
     category: str
@@ -39,6 +49,7 @@ class Row:
     blind: float | None
     maps: tuple[str, ...]
     seconds: float
+    failures: int
 
 
 @dataclass
@@ -109,6 +120,7 @@ def run(engine: CooperEngine, *, seed: int, count: int, mode: str, split: str = 
         rows += _ask_all(engine, sample, seed + number, mode, blind, answers)
     return {'suite': 'scenes', 'split': split, 'seed': seed, 'scenes': count, 'mode': mode,
             'overall': _summary(rows), 'categories': _by_category(rows), 'maps': maps.summary(),
+            'failures': sum(row.failures for row in rows),
             'seconds_per_question': float(np.median([row.seconds for row in rows])),
             'rows': [asdict(row) for row in rows]}
 
@@ -127,23 +139,23 @@ def _ask_all(engine: CooperEngine, sample: Sample, scene: int, mode: str, blind:
              answers: dict[tuple[str, str], str]) -> Iterable[Row]:
     grey = np.full_like(sample.frame.rgb, GREY)
     for question in sample.questions:
-        given, drawn, seconds = _ask(engine, sample.frame.rgb, question.question, mode)
+        mark = functools.partial(score, question.kind, truth=question.answer,
+                                 question=question.question)
+        given = _ask(engine, sample.frame.rgb, question.question, mode)
         constant = answers.get((question.category, question.kind), '')
-        unseen = _ask(engine, grey, question.question, mode)[0] if blind else None
-        yield Row(scene, question.category, question.kind, question.answer, given,
-                  score(question.kind, given, question.answer),
-                  score(question.kind, constant, question.answer),
-                  None if unseen is None else score(question.kind, unseen, question.answer),
-                  drawn, seconds)
+        unseen = _ask(engine, grey, question.question, mode) if blind else None
+        yield Row(scene, question.category, question.kind, question.answer, given.short,
+                  mark(given.short), mark(constant),
+                  None if unseen is None else mark(unseen.short),
+                  given.maps, given.seconds,
+                  given.failed + (unseen is not None and unseen.failed))
 
 
-def _ask(engine: CooperEngine, rgb: np.ndarray, question: str,
-         mode: str) -> tuple[str, tuple[str, ...], float]:
-    """Short answer, kinds of maps drawn, seconds; an empty answer when the request failed."""
+def _ask(engine: CooperEngine, rgb: np.ndarray, question: str, mode: str) -> Reply:
     last = list(engine.ask(rgb, question, mode=mode))[-1]
     if not isinstance(last, Answer):
-        return '', (), last.elapsed
-    return last.short, tuple(drawn.kind for drawn in last.maps), last.timings.total_s
+        return Reply('', (), last.elapsed, True)
+    return Reply(last.short, tuple(drawn.kind for drawn in last.maps), last.timings.total_s, False)
 
 
 def _summary(rows: Sequence[Row]) -> dict[str, Any]:

@@ -28,7 +28,8 @@ class SuiteOptions:
         mode: engine mode of benchmarks.
         seed: of drawing noise.
         limit: first pictures or questions only; 0 for all.
-        units: depth file numbers per metre; 0 reads them off notes or names.
+        units: depth file numbers per metre; 0 reads them off notes or names, and takes floating
+            point numbers as metres.
         palette: mask ids are classes of the model's palette.
         images: picture folder of a benchmark table, if not ``images`` beside it.
         templates: Q-Spatial's prompt texts.
@@ -82,19 +83,23 @@ def run_file_suite(engine: CooperEngine, suite: str, place: Path,
 
 def _depth(engine: CooperEngine, place: Path, options: SuiteOptions,
            sheets: map_suites.Sheets | None) -> tuple[dict[str, Any], list[str]]:
+    skipped = map_suites.Skipped()
     rows = map_suites.measure_depth(engine, place, units=options.units, seed=options.seed,
-                                    limit=options.limit, sheets=sheets)
+                                    limit=options.limit, sheets=sheets, skipped=skipped)
     found = map_suites.depth_summary(rows)
-    return {**found, 'rows': [asdict(row) for row in rows]}, map_suites.depth_lines(found)
+    return ({**found, **skipped.as_dict(), 'rows': [asdict(row) for row in rows]},
+            map_suites.depth_lines(found) + skipped.lines())
 
 
 def _segmentation(engine: CooperEngine, place: Path, options: SuiteOptions,
                   sheets: map_suites.Sheets | None) -> tuple[dict[str, Any], list[str]]:
+    skipped = map_suites.Skipped()
     rows, classes = map_suites.measure_segmentation(
         engine, place, palette=options.palette, seed=options.seed, limit=options.limit,
-        sheets=sheets)
+        sheets=sheets, skipped=skipped)
     found = map_suites.segment_summary(rows, classes)
-    return {**found, 'rows': [asdict(row) for row in rows]}, map_suites.segment_lines(found)
+    return ({**found, **skipped.as_dict(), 'rows': [asdict(row) for row in rows]},
+            map_suites.segment_lines(found) + skipped.lines())
 
 
 def _benchmark(engine: CooperEngine, suite: str, place: Path,

@@ -8,30 +8,51 @@ import numpy as np
 from PIL import Image
 
 from cooper_ros.errors import BadImage
+from cooper_ros.imaging.buffers import to_8_bit
 
 MAX_PIXELS = 14 * 14 * 9 * 1024  # the published cap; reached by extreme aspect ratios only
+MOST_16_BIT = 65535
 Picture = Image.Image | np.ndarray
 
 
 def to_rgb(picture: Picture) -> Image.Image:
     """Turn any Pillow mode or an array into an RGB picture, transparency pasted on white.
 
+    16-bit grey becomes ``round(value / 257)``.
+
     Args:
         picture: a Pillow picture, or uint8 ``[H, W, 3]`` RGB.
 
     Raises:
-        BadImage: an array has another shape or number type, or a side is 0.
+        BadImage: an array has another shape or number type, a side is 0, or nobody knows which
+            value is white (floating point numbers, or integers beyond 16 bits).
     """
     if isinstance(picture, np.ndarray):
         return _from_array(picture)
     if min(picture.size) < 1:
         raise BadImage('the picture is empty', value=picture.size, limit='at least 1x1')
+    if picture.mode.startswith(('I', 'F')):
+        return _from_deep_grey(picture)
     if picture.mode != 'RGBA' and 'transparency' not in picture.info:
         return picture.convert('RGB')
     layered = picture.convert('RGBA')
     paper = Image.new('RGB', layered.size, (255, 255, 255))
     paper.paste(layered, mask=layered.getchannel('A'))
     return paper
+
+
+def _from_deep_grey(picture: Image.Image) -> Image.Image:
+    """Modes ``I;16`` and ``I`` (16-bit PGM); Pillow itself would cut them off at 255."""
+    values = np.asarray(picture)
+    low, high = values.min(), values.max()
+    if picture.mode == 'F' or low < 0 or high > MOST_16_BIT:
+        raise BadImage('no known value is white in this grey picture',
+                       value=f'mode {picture.mode}, {low} .. {high}',
+                       limit=f'integers 0 .. {MOST_16_BIT}',
+                       remedy='save it with 8 or 16 bits per pixel')
+    grey = to_8_bit(values.astype(np.uint16))
+    grey[values == picture.info.get('transparency', -1)] = 255
+    return Image.fromarray(grey).convert('RGB')
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

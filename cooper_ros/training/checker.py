@@ -79,21 +79,42 @@ class JudgeChecker:
         judge: where and how it is asked.
         rules: what decides where the judge does not.
         published: score 0 what the judge failed to judge, instead of asking the rules.
+        asked: claims so far.
         failed: claims the judge never answered with True or False.
+        failed_share: of those, in the last call, 0..1.
     """
 
     judge: Judge
     rules: Checker = field(default_factory=RuleChecker)
     published: bool = False
+    asked: int = 0
     failed: int = 0
+    failed_share: float = 0.0
 
     def scores(self, claims: Sequence[Claim]) -> list[float]:
         """See :class:`Checker`; claims are sent from several threads."""
         verdicts = self.judge.verdicts(claims)
-        self.failed += sum(verdict is None for verdict in verdicts)
+        failed = sum(verdict is None for verdict in verdicts)
+        self.asked, self.failed = self.asked + len(claims), self.failed + failed
+        self.failed_share = failed / max(1, len(claims))
         spare = [0.0] * len(claims) if self.published else self.rules.scores(claims)
         return [rule if verdict is None else float(verdict)
                 for verdict, rule in zip(verdicts, spare)]
+
+    def require_verdicts(self) -> None:
+        """Check that there is a judge at all: a run would go on without it, unseen.
+
+        Raises:
+            BadOption: not one claim was ever judged.
+        """
+        if self.asked and self.failed == self.asked:
+            asked = self.judge.settings
+            raise BadOption(
+                'the judge has judged nothing',
+                value=f'{self.failed} of {self.asked} claims failed, {asked.model} at {asked.url}',
+                limit='replies of True or False',
+                remedy='see that the server runs and knows the model, and check url, model and '
+                       f'the key in {asked.key_variable}; without task.checker.judge rules decide')
 
 
 def make_checker(values: Mapping[str, Any]) -> Checker:

@@ -7,6 +7,7 @@ draw, the interleaved conversations teach to reason.
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Mapping, Sequence
@@ -20,6 +21,7 @@ from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.model.packing import IGNORED, Item, PackedBatch, pack
 from cooper_ros.model.training_forward import forward_train
 from cooper_ros.training.corpus_items import Corpus, ItemMaker, corpus_options
+from cooper_ros.training.datasets.cooper_set import TalkSet
 from cooper_ros.training.datasets.draw import DEPTH, DrawSet
 from cooper_ros.training.datasets.stream import Batches, Draw, Source
 from cooper_ros.training.policy import open_policy
@@ -81,8 +83,7 @@ class CorpusTask:
     def _lane(self, number: int) -> Batches:
         """Endless sequences of one place of the batch, from its own part of the data."""
         sources = [Source(corpus.name, float(entry.get('weight', 1.0)),
-                          len(corpus.rows) - _held(len(corpus.rows), self.options.valid),
-                          corpus.tokens)
+                          _trained(corpus.rows, self.options.valid), corpus.tokens)
                    for corpus, entry in zip(self.corpora, self.options.sets.values())]
         return Batches(sources, self.options.max_tokens, self.settings.seed, number,
                        self.settings.batch)
@@ -139,6 +140,25 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
     """float32 ``[3, H, W]`` in -1..1 -> uint8 ``[H, W, 3]``."""
     planes = np.clip(pixels * 127.5 + 127.5, 0, 255).round().astype(np.uint8)
     return np.ascontiguousarray(planes.transpose(1, 2, 0))
+
+
+def _trained(rows: DrawSet | TalkSet, wanted: int) -> int:
+    """How many rows train: those before the held-out ones, without the scene that these begin in.
+
+    Its frames are nearly the same pictures. A scene of a depth set is the first folder in which
+    the ids differ; one of more than a quarter of the rows (Virtual KITTI has five) trains, for a
+    set must not lose so much.
+    """
+    first = len(rows) - _held(len(rows), wanted)
+    if not isinstance(rows, DrawSet) or rows.kind.kind != DEPTH or first == len(rows):
+        return first
+    ids = [pair.data_id for pair in rows.pairs]
+    shared = len(os.path.commonprefix(ids).rpartition('/')[0])
+    scenes = [name[shared:].lstrip('/').partition('/')[0] for name in ids]
+    start = first
+    while start and scenes[start - 1] == scenes[first]:
+        start -= 1
+    return start if start >= 0.75 * first else first
 
 
 def _held(count: int, wanted: int) -> int:

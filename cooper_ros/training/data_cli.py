@@ -36,9 +36,21 @@ def check(kind: Annotated[str, typer.Argument(metavar='KIND', help='hypersim, vk
     """
     from cooper_ros.training.datasets.check import check as run
     report = run(kind, place, images, limit)
+    report.notes += _notes(kind, place)
     print('\n'.join(report.lines()))
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _notes(kind: str, place: Path) -> list[str]:
+    """What no file of a set can show: that pictures to be tested on will train."""
+    from cooper_ros.training.datasets.catalogue import DRAW_KINDS
+    from cooper_ros.training.datasets.layouts import HYPERSIM_SPLIT, hypersim_split
+    if kind != 'hypersim' or place.is_file() or hypersim_split(place) is not None or any(
+            (place / name).is_file() for name in DRAW_KINDS[kind].lists):
+        return []
+    return [f'without {HYPERSIM_SPLIT} in the folder or its parent, the official validation and '
+            'test pictures train too']
 
 
 ModelFlag = Annotated[str, typer.Option(
@@ -69,12 +81,14 @@ def flags(model: ModelFlag,
           limit: Annotated[int, typer.Option(min=0, help='ask only so many; 0: all')] = 0) -> None:
     """Measure accuracy with and without tools, and flag every question for stage grpo.
 
-    positive: maps help; negative: they hurt; boundary: no difference.
+    positive: maps help; negative: they hurt; boundary: no difference. Which options must agree
+    with the training file is in docs/training.md, Flags.
 
     Example: `cooper data flags --model models/cooper-nano --out runs/flags.jsonl --frames 100`
     """
     from cooper_ros.config import CooperConfig
     from cooper_ros.engine.engine import CooperEngine
+    from cooper_ros.runtime.engines.plan import FINGERPRINTS, default_cache, model_fingerprint
     from cooper_ros.training.flags import FlagOptions, write_flags
     if questions is not None:
         from cooper_ros.training.datasets.cooper_set import RlSet
@@ -87,5 +101,7 @@ def flags(model: ModelFlag,
     config = CooperConfig(time_budget_s=0.0, runtime='torch')
     engine = CooperEngine.from_pretrained(model, config)
     counts = write_flags(engine, rows, out, FlagOptions(with_mode, without_mode, tries,
-                                                        margin=margin), limit=limit)
+                                                        margin=margin), limit=limit,
+                         model=model_fingerprint([Path(model)],
+                                                 default_cache() / FINGERPRINTS)[:16])
     print(f'{out}: ' + ', '.join(f'{count} {flag}' for flag, count in sorted(counts.items())))

@@ -27,14 +27,14 @@ from cooper_ros.evaluation.judge import Claim
 from cooper_ros.imaging.sheet import Panel, Passage, sheet
 from cooper_ros.scenes.questions import CATEGORIES
 from cooper_ros.training.actor import Actor
-from cooper_ros.training.checker import make_checker
+from cooper_ros.training.checker import Checker, JudgeChecker, make_checker
 from cooper_ros.training.data import frame_store
 from cooper_ros.training.datasets.cooper_set import RlSet
 from cooper_ros.training.datasets.samples import RlSample
 from cooper_ros.training.grpo import grpo_loss, score_group
 from cooper_ros.training.policy import freeze_generation, open_policy
 from cooper_ros.training.processes import mean_over_processes, training_device
-from cooper_ros.training.questions import Flagged, Questions, SceneQuestions, Span, read_flags
+from cooper_ros.training.questions import Questions, SceneQuestions, Span, with_flags
 from cooper_ros.training.rewards import RewardOptions, Terms, advantages, group_rewards
 from cooper_ros.training.rollouts import Group, RolloutOptions
 from cooper_ros.training.settings import TrainSettings
@@ -118,7 +118,11 @@ class GrpoTask:
         self.actor = Actor(self.parts, self.rollout, draw_options(self.config, self.parts.card))
 
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Sample, score and learn from one batch of groups."""
+        """Sample, score and learn from one batch of groups.
+
+        Raises:
+            BadOption: a judge is configured and has never judged anything.
+        """
         chosen = batch_indices(len(self.train), self.settings.batch, self.settings.seed, step)
         rows = [self.train.sample(index) for index in chosen.tolist()]
         noises = sample_generators(self.settings.batch, generator)
@@ -126,9 +130,10 @@ class GrpoTask:
             groups = self.actor.groups([(row.image, row.question, noise)
                                         for row, noise in zip(rows, noises)])
         terms = self._rewards(rows, groups)
+        judged = _judged(self.checker)
         self.module.train()
         value, entropy = self._learn(groups, terms)
-        return {'loss': value, 'entropy': entropy, **_statistics(groups, terms)}
+        return {'loss': value, 'entropy': entropy, **_statistics(groups, terms), **judged}
 
     def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Greedy accuracy and maps per question; the first question as a sheet."""
@@ -213,8 +218,7 @@ def _questions(settings: TrainSettings, options: GrpoOptions) -> tuple[Questions
     else:
         train, valid = (_scenes(settings, options, split) for split in ('train', 'validation'))
         valid = Span(valid, 0, min(options.valid_questions, len(valid)))
-    flags = read_flags(Path(options.flags)) if options.flags else {}
-    return Flagged(train, flags), valid
+    return with_flags(train, Path(options.flags)) if options.flags else train, valid
 
 
 def _scenes(settings: TrainSettings, options: GrpoOptions, split: str) -> SceneQuestions:
@@ -242,6 +246,14 @@ def _statistics(groups: Sequence[Group], terms: Sequence[Sequence[Terms]]) -> di
         'tokens': [sum(len(turn.ids) for turn in rollout.turns) for rollout in rollouts],
         'cut_off': [not rollout.turns[-1].ended for rollout in rollouts]}
     return {name: torch.tensor(float(np.mean(entries))) for name, entries in values.items()}
+
+
+def _judged(checker: Checker) -> dict[str, Tensor]:
+    """The share of the last claims that the judge did not judge; nothing where there is none."""
+    if not isinstance(checker, JudgeChecker):
+        return {}
+    checker.require_verdicts()
+    return {'judge_failed': torch.tensor(checker.failed_share)}
 
 
 def _sheet(row: RlSample, answer: Answer) -> np.ndarray:

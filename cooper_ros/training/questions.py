@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Mapping, Protocol
+from typing import Any, Mapping, Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from cooper_ros.errors import BadData
 from cooper_ros.scenes.questions import CATEGORIES
 from cooper_ros.training.data import FrameStore
+from cooper_ros.training.datasets.cooper_set import RlSet
 from cooper_ros.training.datasets.json_lines import JsonLines
 from cooper_ros.training.datasets.samples import FLAGS, RlSample
+from cooper_ros.training.processes import is_first
+
+LINE_BEGIN = b'{"data_id": '  # of every row of a flag file
 
 
 class Questions(Protocol):
@@ -32,7 +39,8 @@ class SceneQuestions:
 
     Attributes:
         store: the frames.
-        name: split and first seed; data ids are ``name/frame/number``.
+        name: split and first seed; data ids are ``name/frame/category/hash of the question``, so
+            that no id ever means another question.
         categories: which ones; empty for all.
     """
 
@@ -51,10 +59,19 @@ class SceneQuestions:
 
     def sample(self, index: int) -> RlSample:
         """See :class:`Questions`."""
-        frame, number = self._places[index]  # type: ignore[attr-defined]
-        asked = self.store.questions[frame][number]
-        return RlSample(f'{self.name}/{frame}/{number}', asked['question'], asked['answer'],
+        frame, asked = self._asked(index)
+        return RlSample(self.data_id(index), asked['question'], asked['answer'],
                         np.array(self.store.rgb[frame]))
+
+    def data_id(self, index: int) -> str:
+        """Id of one of them, without its picture."""
+        frame, asked = self._asked(index)
+        digest = hashlib.sha256(asked['question'].encode()).hexdigest()[:8]
+        return f'{self.name}/{frame}/{asked["category"]}/{digest}'
+
+    def _asked(self, index: int) -> tuple[int, dict[str, Any]]:
+        frame, number = self._places[index]  # type: ignore[attr-defined]
+        return frame, self.store.questions[frame][number]
 
 
 @dataclass(frozen=True)
@@ -89,6 +106,38 @@ class Span:
         return self.questions.sample(self.first + index)
 
 
+def with_flags(questions: Questions, path: Path) -> Flagged:
+    """Questions with the flags of a file; says how many it names.
+
+    Raises:
+        BadData: a row is broken, or the file names none of the questions.
+    """
+    flags, ids = read_flags(path), _ids(questions)
+    matched = sum(name in flags for name in ids)
+    if not matched:
+        raise BadData('the flag file is of other questions',
+                      value=f'{path}: {next(iter(flags), "no flags")}',
+                      limit=f'such as {ids[0]}' if ids else 'at least one question',
+                      remedy='run cooper data flags on the questions of this training file: see '
+                             'Flags in docs/training.md')
+    if is_first():
+        tqdm.write(f'flags: {matched} of {len(ids)} questions have one '
+                   f'({100 * matched / len(ids):.0f} %)', file=sys.stderr)
+    return Flagged(questions, flags)
+
+
+def _ids(questions: Questions) -> list[str]:
+    """Data ids in order; pictures of files stay unread."""
+    if isinstance(questions, Span):
+        return _ids(questions.questions)[questions.first:questions.end]
+    if isinstance(questions, RlSet):
+        rows = (questions.lines.row(index) for index in range(len(questions)))
+        return [str(row.get('data_id', index)) for index, row in enumerate(rows)]
+    if isinstance(questions, SceneQuestions):
+        return [questions.data_id(index) for index in range(len(questions))]
+    return [questions.sample(index).data_id for index in range(len(questions))]
+
+
 def read_flags(path: Path) -> dict[str, str]:
     """What ``cooper data flags`` wrote: data id -> flag.
 
@@ -105,7 +154,9 @@ def read_flags(path: Path) -> dict[str, str]:
     return flags
 
 
-def flag_line(data_id: str, flag: str, with_tools: float, without: float) -> str:
-    """One row of a flag file."""
-    return json.dumps({'data_id': data_id, 'flag': flag, 'with_tools': round(with_tools, 4),
-                       'without_tools': round(without, 4)}) + '\n'
+def flag_line(data_id: str, flag: str, with_tools: float, without: float,
+              model: str = '') -> str:
+    """One row of a flag file; ``model`` is the fingerprint of the one that was asked."""
+    row = {'data_id': data_id, 'flag': flag, 'with_tools': round(with_tools, 4),
+           'without_tools': round(without, 4)}
+    return json.dumps({**row, 'model': model} if model else row) + '\n'

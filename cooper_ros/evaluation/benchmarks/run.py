@@ -14,6 +14,7 @@ from tqdm import tqdm
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer, Failure
 from cooper_ros.errors import BadData, BadOption
+from cooper_ros.evaluation.benchmarks import identity
 from cooper_ros.evaluation.benchmarks.adapters import Adapter, Scores
 from cooper_ros.evaluation.benchmarks.table import Row, Table
 from cooper_ros.evaluation.judge import Claim, Judge
@@ -55,6 +56,9 @@ def run(engine: CooperEngine, adapter: Adapter, table: Table, *, mode: str = 'au
         judge: Judge | None = None) -> list[Record]:
     """Ask all rows; those whose response is in ``out`` already are only scored again.
 
+    Every line of ``out`` names the model, the seed and the settings it comes from. Requests that
+    failed are asked again.
+
     Args:
         engine: answers.
         adapter: which benchmark.
@@ -67,37 +71,45 @@ def run(engine: CooperEngine, adapter: Adapter, table: Table, *, mode: str = 'au
 
     Raises:
         BadData: the table is damaged.
-        BadOption: ``out`` belongs to other questions or another mode.
+        BadOption: ``out`` belongs to other questions, or to another model, mode or seed.
     """
     rows = table.rows[:limit or None]
-    known = _kept(out)
+    now = {} if out is None else identity.identity(engine, mode, seed)
+    known = _kept(out, now)
     records = []
     for row in tqdm(rows, desc=adapter.name, mininterval=1):
         kept = known.get(row.index)
-        if kept is not None and (kept['prompt'], kept['mode']) != (adapter.prompt(row), mode):
-            raise BadOption('the record file belongs to another run', value=str(out),
-                            remedy='give another --out, or delete it')
+        if kept is not None and kept['prompt'] != adapter.prompt(row):
+            raise BadOption('the record file belongs to other questions',
+                            value=f'{out}: row {row.index}',
+                            remedy='give another --out, or delete the file')
         record = _asked(engine, adapter, table, row, mode, seed) if kept is None else (
             _scored_again(adapter, row, kept))
         record = _judged(record, judge) if record.decided == WRONG else record
         records.append(record)
         if kept is None and out is not None:
             with open(out, 'a', encoding='utf-8') as file:
-                file.write(json.dumps({'mode': mode, **asdict(record)}) + '\n')
+                file.write(json.dumps({**now, **asdict(record)}) + '\n')
     return records
 
 
-def _kept(out: Path | None) -> dict[str, dict[str, Any]]:
+def _kept(out: Path | None, now: identity.Identity) -> dict[str, dict[str, Any]]:
+    """Index -> the last record of it that has a response."""
     if out is None or not out.exists():
         return {}
-    found = {}
-    for line in out.read_text(encoding='utf-8').splitlines():
+    text, rows = out.read_text(encoding='utf-8'), []
+    for line in text.splitlines():
         try:
             row = json.loads(line)
-            found[row['index']] = row
-        except (ValueError, KeyError):
+        except ValueError:
             continue  # a line cut off by a kill is asked again
-    return found
+        if isinstance(row, dict) and 'index' in row:
+            rows.append(row)
+    identity.check(rows, now, out)
+    if text and not text.endswith('\n'):
+        with open(out, 'a', encoding='utf-8') as file:
+            file.write('\n')  # what comes next is a line of its own
+    return {row['index']: row for row in rows if not row.get('error')}
 
 
 def _asked(engine: CooperEngine, adapter: Adapter, table: Table, row: Row, mode: str,

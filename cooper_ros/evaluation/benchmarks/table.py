@@ -18,6 +18,7 @@ from cooper_ros.errors import BadData
 from cooper_ros.imaging.resize import to_rgb
 
 FIELD_LIMIT = 2**30  # pictures sit in cells
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 REFERENCE = 64  # a shorter image cell names the row whose picture it repeats
 
 
@@ -97,7 +98,7 @@ class Table:
         try:
             with Image.open(place) as picture:
                 return np.asarray(to_rgb(picture))
-        except (OSError, SyntaxError, ValueError) as error:
+        except UNREADABLE as error:
             raise BadData('a picture cannot be read', value=f'{place}: {error}') from error
 
 
@@ -116,6 +117,6 @@ def _decode(text: str, index: str) -> np.ndarray:
         data = base64.b64decode(text, validate=True)
         with Image.open(io.BytesIO(data)) as picture:
             return np.asarray(to_rgb(picture))
-    except (binascii.Error, OSError, SyntaxError, ValueError) as error:
+    except (binascii.Error, *UNREADABLE) as error:
         raise BadData('a picture in the table cannot be read',
                       value=f'row {index}: {error}') from error

@@ -1,0 +1,427 @@
+"""``cooper evaluate`` on people's own files, and scores that depend on the model alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.tiny import tiny_engine
+from typer.testing import CliRunner
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.engine.engine import CooperEngine
+from cooper_ros.errors import BadData, BadImage, BadOption
+from cooper_ros.evaluation import scenes_suite
+from cooper_ros.evaluation.benchmarks.adapters import SiBench
+from cooper_ros.evaluation.benchmarks.identity import model_name, sampled
+from cooper_ros.evaluation.benchmarks.run import run
+from cooper_ros.evaluation.benchmarks.table import Table
+from cooper_ros.evaluation.cli import app
+from cooper_ros.evaluation.map_pairs import (
+    DEPTH,
+    SEGMENTATION,
+    check_shapes,
+    find_pairs,
+    read_depth,
+    read_ids,
+    read_rgb,
+    without_truth,
+)
+from cooper_ros.evaluation.map_suites import (
+    Skipped,
+    class_counts,
+    measure_depth,
+    measure_segmentation,
+)
+from cooper_ros.evaluation.suites import SuiteOptions, run_file_suite
+from cooper_ros.imaging.resize import to_rgb
+from cooper_ros.runtime.card import Quantisation
+from cooper_ros.runtime.compiled import compiled_runtime_of
+from cooper_ros.runtime.quantised import quantise, restore
+
+HEIGHT, WIDTH = 48, 64
+RNG = np.random.default_rng(4)
+METRES = np.tile(np.linspace(0.5, 6, WIDTH, dtype=np.float32), (HEIGHT, 1))
+MILLIMETRES = np.rint(METRES * 1000).astype(np.uint16)
+MASK = np.repeat(np.array([[1, 2]], np.uint8), WIDTH // 2, axis=1).repeat(HEIGHT, axis=0)
+
+
+def save(path: Path, pixels: np.ndarray, **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == '.npy':
+        with open(path, 'wb') as file:  # by name, numpy would add a suffix
+            np.save(file, pixels)
+    else:
+        Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def photo(path: Path, height: int = HEIGHT, width: int = WIDTH, **options: Any) -> Path:
+    return save(path, RNG.integers(0, 256, (height, width, 3), dtype=np.uint8), **options)
+
+
+# ---- scores do not depend on the speed of the machine
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[CooperConfig]:
+    """The settings that models are loaded with; a tiny one is loaded instead."""
+    configs = []
+
+    def load(folder: str, config: CooperConfig) -> CooperEngine:
+        configs.append(config)
+        return tiny_engine(len(configs), config.replaced(flow_points=2, max_question_chars=1))
+
+    monkeypatch.setattr(CooperEngine, 'from_pretrained', load)
+    monkeypatch.setattr(scenes_suite, 'constants', dict)
+    return configs
+
+
+def test_no_request_is_cut_short_and_failures_are_told(loaded: list, tmp_path: Path) -> None:
+    out = tmp_path / 'scores.json'
+    done = CliRunner().invoke(app, ['--count', '1', '--maps', '0', '--mode', 'direct', '--variant',
+                                    'other', '--json', str(out)], catch_exceptions=False)
+    assert [config.time_budget_s for config in loaded] == [0.0, 0.0]
+    found = json.loads(out.read_text())
+    asked = found['overall']['questions']
+    assert found['failures'] == 2 * asked  # each with its picture and with a grey one
+    assert found['variants']['other']['failures'] == asked
+    assert f'{2 * asked} requests failed; their answers count as wrong' in done.stdout
+
+
+def test_without_failures_nothing_is_said(loaded: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CooperEngine, 'from_pretrained', lambda folder, config: tiny_engine(
+        0, config.replaced(max_turn_tokens=2)))
+    done = CliRunner().invoke(app, ['--count', '1', '--maps', '0', '--mode', 'direct'],
+                              catch_exceptions=False)
+    assert 's a question' in done.stdout and 'failed' not in done.stdout
+
+
+# ---- answers belong to the model that gave them
+
+
+def table_of(folder: Path, count: int = 2) -> Table:
+    photo(folder / 'a.png')
+    path = folder / 't.tsv'
+    path.write_text('index\tquestion\tanswer\ttype\timage_path\n' + ''.join(
+        f'{number}\tq{number}?\tYes\tYN\ta.png\n' for number in range(count)))
+    return Table(path, SiBench().columns)
+
+
+def engine_of(seed: int = 0, **changes: Any) -> CooperEngine:
+    return tiny_engine(seed, CooperConfig(max_turn_tokens=4, **changes))
+
+
+def test_answers_of_another_model_mode_seed_or_setting_are_refused(tmp_path: Path) -> None:
+    table, out = table_of(tmp_path), tmp_path / 'out.jsonl'
+    run(engine_of(), SiBench(), table, mode='direct', limit=1, out=out)
+    line = json.loads(out.read_text())
+    assert line['model'] == model_name(engine_of()) and line['model'].startswith('tiny float32 ')
+    assert (line['mode'], line['seed']) == ('direct', 0)
+    ours, theirs = (model_name(engine_of(seed)) for seed in (0, 1))
+    for engine, mode, seed, words in (
+            (engine_of(1), 'direct', 0, f'got {out}: model {ours}; allowed: model {theirs}'),
+            (engine_of(), 'text', 0, 'mode direct; allowed: mode text'),
+            (engine_of(), 'direct', 7, 'seed 0; allowed: seed 7'),
+            (engine_of(flow_points=9), 'direct', 0, "settings {'flow_points': 9}")):
+        with pytest.raises(BadOption, match='give another --out') as refused:
+            run(engine, SiBench(), table, mode=mode, seed=seed, out=out)
+        assert words in str(refused.value).replace("'max_turn_tokens': 4, ", '')
+    assert len(out.read_text().splitlines()) == 1
+    assert len(run(engine_of(), SiBench(), table, mode='direct', out=out)) == 2
+
+
+def test_answers_from_before_models_were_named_are_refused(tmp_path: Path) -> None:
+    table, out = table_of(tmp_path), tmp_path / 'out.jsonl'
+    out.write_text('{"mode": "direct", "index": "0", "prompt": "q0?", "error": ""}\n')
+    with pytest.raises(BadOption, match='model unknown; allowed: model tiny'):
+        run(engine_of(), SiBench(), table, mode='direct', out=out)
+
+
+def test_what_failed_is_asked_again_and_a_cut_line_harms_no_other(tmp_path: Path) -> None:
+    table, out = table_of(tmp_path), tmp_path / 'out.jsonl'
+    failed = run(engine_of(max_question_chars=1), SiBench(), table, mode='direct', out=out)
+    assert [record.decided for record in failed] == ['failed', 'failed']
+    with open(out, 'a') as file:
+        file.write('{"index": "0", "resp')  # killed while writing
+    again = run(engine_of(), SiBench(), table, mode='direct', out=out)
+    assert all(record.response and not record.error for record in again)
+    assert len(out.read_text().splitlines()) == 5
+    assert run(engine_of(), SiBench(), table, mode='direct', out=out) == again
+    assert len(out.read_text().splitlines()) == 5
+
+
+def test_other_questions_are_refused(tmp_path: Path) -> None:
+    table, out = table_of(tmp_path), tmp_path / 'out.jsonl'
+    run(engine_of(), SiBench(), table, mode='direct', out=out)
+    (tmp_path / 't.tsv').write_text((tmp_path / 't.tsv').read_text().replace('q1?', 'why?'))
+    with pytest.raises(BadOption, match='other questions.*row 1'):
+        run(engine_of(), SiBench(), Table(table.path, ()), mode='direct', out=out)
+
+
+def test_a_model_is_known_by_weights_texts_and_card(tmp_path: Path) -> None:
+    engine = engine_of()
+    name = model_name(engine)
+    assert name == model_name(engine_of()) != model_name(tiny_engine(depth_range_m=(0.2, 8.0)))
+    parts = engine.parts
+    engine.parts = dataclasses.replace(parts, prompts=dataclasses.replace(parts.prompts, depth=''))
+    assert model_name(engine) != name
+    engine.parts = parts
+    parts.runtime.vae.state_dict()['decoder.conv_out.bias'] += 1e-3
+    assert model_name(engine) != name
+
+
+@pytest.mark.parametrize('how', [Quantisation('int8'), Quantisation('int4', 32)])
+def test_quantised_weights_are_looked_at_too(how: Quantisation) -> None:
+    weights = torch.randn(2, 64, 128, generator=torch.Generator().manual_seed(0))
+    first, second = (restore(*quantise(weight, how), how, torch.float32) for weight in weights)
+    found = list(sampled(first))
+    assert len(found) == 3 and found == list(sampled(first)) != list(sampled(second))
+
+
+def test_graphs_are_known_by_the_files_they_came_from(tmp_path: Path) -> None:
+    folder = tmp_path / 'model'
+    folder.mkdir()
+    (folder / 'ema.safetensors').write_bytes(b'one')
+    engine = engine_of(model_path=str(folder), engine_cache=str(tmp_path))
+    engine.parts = dataclasses.replace(engine.parts, runtime=compiled_runtime_of(
+        engine.parts.runtime, backend='eager'))
+    name = model_name(engine)
+    assert name == model_name(engine)
+    (folder / 'ema.safetensors').write_bytes(b'other')
+    assert model_name(engine) != name
+
+
+# ---- pictures of all kinds
+
+
+@pytest.mark.parametrize('kind', ['<u2', '>u2', '<i4'])
+def test_16_bit_grey_is_scaled_not_cut_off(kind: str) -> None:
+    deep = Image.fromarray(np.array([[0, 257, 30000, 65535]]).astype(kind))
+    assert deep.mode.startswith('I')
+    assert np.asarray(to_rgb(deep)).tolist() == [[[grey] * 3 for grey in (0, 1, 117, 255)]]
+
+
+def test_a_transparent_16_bit_grey_is_white(tmp_path: Path) -> None:
+    path = save(tmp_path / 'g.png', np.array([[0, 257, 30000]], np.uint16), transparency=257)
+    assert read_rgb(path)[0, :, 0].tolist() == [0, 255, 117]
+
+
+@pytest.mark.parametrize('values', [np.array([[0.0, 0.5]], np.float32),
+                                    np.array([[-1, 5]], np.int32),
+                                    np.array([[0, 65536]], np.int32)])
+def test_grey_without_a_known_range_is_refused(values: np.ndarray) -> None:
+    with pytest.raises(BadImage, match='no known value is white.*0 .. 65535.*8 or 16 bits'):
+        to_rgb(Image.fromarray(values))
+
+
+def test_photos_are_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = photo(tmp_path / 'a.png', exif=exif)
+    stored = np.asarray(Image.open(path))
+    assert np.array_equal(read_rgb(path), np.rot90(stored, -1))
+
+
+def test_a_truth_is_never_stretched() -> None:
+    rgb = np.zeros((375, 1242, 3), np.uint8)
+    for height, width in ((375, 1242), (47, 155), (750, 2484)):
+        check_shapes(rgb, np.zeros((height, width)))
+    with pytest.raises(BadData, match='1242x375 and 1216x352; .* within 2%.*crop or turn'):
+        check_shapes(rgb, np.zeros((352, 1216)))
+    with pytest.raises(BadData, match='differ in shape'):
+        check_shapes(rgb, np.zeros((1242, 375)))
+
+
+# ---- units
+
+
+@pytest.mark.parametrize('name', ['d.npy', 'd.NPY', 'd.tif', 'd.TIFF'])
+def test_floating_point_truth_is_metres_unless_told_otherwise(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path / 'tum' / name, METRES)
+    metres, known = read_depth(path)
+    assert np.array_equal(metres, METRES) and known == (1.0, 'floating point')
+    metres, known = read_depth(path, 10.0)
+    np.testing.assert_allclose(metres, METRES / 10, rtol=1e-6)
+    assert known == (10.0, 'given')
+
+
+def test_integers_in_an_array_are_no_metres(tmp_path: Path) -> None:
+    path = save(tmp_path / 'd.npy', MILLIMETRES)
+    metres, known = read_depth(path)
+    np.testing.assert_allclose(metres, METRES, atol=1e-3)
+    assert known == (1000.0, 'assumed millimetres')
+
+
+def test_unknown_depth_is_0(tmp_path: Path) -> None:
+    path = save(tmp_path / 'd.npy', np.array([[np.nan, np.inf, 2.0]]))
+    assert read_depth(path)[0].tolist() == [[0.0, 0.0, 2.0]]
+
+
+@pytest.mark.parametrize('values', [np.zeros((2, 2), np.uint8), np.zeros((2, 2), bool),
+                                    np.zeros((2, 2, 2), np.float32), np.zeros((0, 2))])
+def test_what_is_no_depth_is_refused(tmp_path: Path, values: np.ndarray) -> None:
+    with pytest.raises(BadData, match='not a depth map.*16-bit or float'):
+        read_depth(save(tmp_path / 'd.npy', values))
+
+
+# ---- masks
+
+
+def test_masks_of_all_modes(tmp_path: Path) -> None:
+    with_alpha = np.stack([MASK, np.full_like(MASK, 255)], axis=-1)
+    colours = np.stack([MASK, MASK * 0, MASK * 0, MASK + 9], axis=-1)
+    for name, values in (('l', MASK), ('la', with_alpha), ('rgba', colours),
+                         ('deep', MASK.astype(np.uint16)), ('p', MASK)):
+        path = save(tmp_path / f'{name}.png', values)
+        if name == 'p':
+            Image.open(path).convert('P').save(path)
+        assert np.array_equal(read_ids(path), MASK), name
+    for values in (np.zeros((2, 2, 5)), np.zeros(4), np.zeros((0, 2))):
+        with pytest.raises(BadData, match='not a mask'):
+            read_ids(save(tmp_path / 'm.npy', values))
+
+
+def test_classes_are_counted_as_union_and_intersection() -> None:
+    inside, union = class_counts(np.array([1, 1, 2, 255], np.uint8), np.array([1, 2, 2, 300]))
+    assert inside[:4].tolist() == [0, 1, 1, 0] and union[:4].tolist() == [0, 2, 2, 0]
+    assert len(union) == 255 and union.sum() == 4
+
+
+# ---- layouts
+
+
+@pytest.mark.parametrize('rgb, target', [
+    ('RGB/1.PNG', 'Depth/1.PNG'), ('Images/1.JPG', 'DEPTH/1.png'),
+    ('rgb/a/1.png', 'depth/a/1.png'), ('rgb/a/B/1.png', 'Depth/A/b/1.TIF'),
+    ('1_rgb.png', '1_depth.png'), ('1_RGB.jpg', '1_Depth.Png'), ('RGB_1.jpeg', 'sync_depth_1.png'),
+    ('rgb/rgb_1.jpg', 'depth/sync_depth_1.png'), ('color/1_color.jpg', 'depth/1_depth.png'),
+    ('1_rgb.png', '1_rgb_depth.png')])
+def test_depth_layouts(tmp_path: Path, rgb: str, target: str) -> None:
+    photo(tmp_path / rgb)
+    save(tmp_path / target, MILLIMETRES)
+    assert [(pair.rgb, pair.target) for pair in find_pairs(tmp_path, DEPTH)] == [
+        (tmp_path / rgb, tmp_path / target)]
+    below = (tmp_path / rgb).parent
+    if below != tmp_path:  # the truth lies beside what was named
+        assert find_pairs(below, DEPTH)[0].target == tmp_path / target
+
+
+def test_the_layout_of_ade_challenge(tmp_path: Path) -> None:
+    for part in ('training', 'validation'):
+        photo(tmp_path / 'images' / part / 'ADE_1.jpg')
+        save(tmp_path / 'annotations' / part / 'ADE_1.png', MASK)
+    pairs = find_pairs(tmp_path, SEGMENTATION)
+    assert [pair.name for pair in pairs] == ['images/training/ADE_1', 'images/validation/ADE_1']
+    assert [pair.target.parent.name for pair in pairs] == ['training', 'validation']
+    assert without_truth(tmp_path, pairs) == 0
+
+
+def test_the_same_case_wins(tmp_path: Path) -> None:
+    for name in ('a', 'A'):
+        photo(tmp_path / f'{name}.png')
+        save(tmp_path / f'{name}_depth.png', MILLIMETRES)
+    assert [pair.target.stem for pair in find_pairs(tmp_path, DEPTH)] == ['A_depth', 'a_depth']
+
+
+def test_pictures_without_truth_are_counted_and_truths_are_not(tmp_path: Path) -> None:
+    for name in ('rgb/1.png', 'rgb/2.png', 'seg/rgb/3.png', 'other/4.jpg', 'depth/a/9_preview.png',
+                 'semantic/1.png', '5_mask.png'):
+        photo(tmp_path / name)
+    save(tmp_path / 'depth/1.png', MILLIMETRES)
+    assert without_truth(tmp_path, find_pairs(tmp_path, DEPTH)) == 3  # 2, 3 and 4
+    listing = tmp_path / 'list.jsonl'
+    listing.write_text('{"rgb_image": "rgb/1.png", "depth_image": "depth/1.png"}\n')
+    assert without_truth(listing, find_pairs(listing, DEPTH)) == 0
+    with pytest.raises(BadData, match='list cannot be read'):
+        find_pairs(tmp_path / 'rgb' / '1.png', DEPTH)
+
+
+# ---- bad files
+
+
+def bad_files(folder: Path) -> None:
+    """One good pair and every kind of bad one."""
+    for name in ('good', 'byte', 'shape', 'broken', 'lost', 'empty', 'float', 'unread'):
+        photo(folder / 'rgb' / f'{name}.png')
+        save(folder / 'depth' / f'{name}.png', MILLIMETRES)
+    save(folder / 'depth' / 'byte.png', (METRES * 10).astype(np.uint8))
+    save(folder / 'depth' / 'shape.png', MILLIMETRES[:, :40])
+    (folder / 'depth' / 'broken.png').write_bytes(b'no picture')
+    whole = (folder / 'rgb' / 'lost.png').read_bytes()
+    (folder / 'rgb' / 'lost.png').write_bytes(whole[:len(whole) // 2])
+    save(folder / 'depth' / 'empty.png', MILLIMETRES * 0)
+    for name in ('float', 'unread'):
+        (folder / 'depth' / f'{name}.png').unlink()
+    save(folder / 'depth' / 'float.tif', METRES)
+    (folder / 'depth' / 'unread.npy').write_bytes(b'')
+
+
+def test_bad_files_are_passed_over_and_named(tmp_path: Path) -> None:
+    bad_files(tmp_path)
+    photo(tmp_path / 'rgb' / 'lonely.png')
+    found, text = run_file_suite(tiny_engine(), 'depth', tmp_path,
+                                 SuiteOptions(sheet=tmp_path / 'sheet.png'))
+    found = json.loads(json.dumps(found))
+    assert [row['name'] for row in found['rows']] == ['rgb/float', 'rgb/good']
+    assert found['pictures'] == 2 and found['without_truth'] == 1
+    reasons = {entry['name']: entry['reason'] for entry in found['skipped']}
+    assert {name: words for name, words in (
+        ('rgb/broken', 'cannot be read'), ('rgb/byte', 'not a depth map'),
+        ('rgb/empty', 'no valid depth'), ('rgb/lost', 'cannot be read'),
+        ('rgb/shape', 'differ in shape'), ('rgb/unread', 'array cannot be read'))
+        if words not in reasons.pop(name)} == reasons == {}
+    said = '\n'.join(text)
+    assert 'pictures without a truth: 1' in said and 'skipped, not counted above: 6' in said
+    assert '    rgb/byte: BAD_DATA: not a depth map' in said and 'and 1 more' in said
+    assert 'rgb/unread' not in said
+
+
+def test_pictures_that_are_too_large_are_passed_over(tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, scale in (('a', 1), ('b', 2), ('c', 4)):
+        photo(tmp_path / f'{name}.png', HEIGHT * scale, WIDTH * scale)
+        save(tmp_path / f'{name}_depth.png', MILLIMETRES)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', HEIGHT * WIDTH * 5)  # refused beyond twice that
+    skipped = Skipped()
+    engine = tiny_engine(0, CooperConfig(max_image_pixels=HEIGHT * WIDTH * 2))
+    assert [row.name for row in measure_depth(engine, tmp_path, skipped=skipped)] == ['a']
+    large, bomb = (reason for _, reason in skipped.files)
+    assert 'too large' in large and '128x96' in large and '6144 pixels' in large
+    assert 'decompression bomb' in bomb
+
+
+def test_bad_masks_are_passed_over(tmp_path: Path) -> None:
+    for name in ('good', 'black', 'shape', 'broken'):
+        photo(tmp_path / 'images' / f'{name}.png')
+        save(tmp_path / 'masks' / f'{name}.png', MASK)
+    save(tmp_path / 'masks' / 'black.png', MASK * 0)
+    save(tmp_path / 'masks' / 'shape.png', MASK[:, :20])
+    (tmp_path / 'masks' / 'broken.png').write_bytes(b'')
+    found, text = run_file_suite(tiny_engine(), 'segmentation', tmp_path)
+    assert [row['name'] for row in found['rows']] == ['images/good']
+    assert len(found['skipped']) == 3 and 'skipped, not counted above: 3' in '\n'.join(text)
+
+
+def test_nothing_is_said_where_all_is_well(tmp_path: Path) -> None:
+    photo(tmp_path / '1.png')
+    save(tmp_path / '1_depth.png', MILLIMETRES)
+    found, text = run_file_suite(tiny_engine(), 'depth', tmp_path)
+    assert found['skipped'] == [] and found['without_truth'] == 0 and len(text) == 4
+
+
+@pytest.mark.parametrize('measure', [measure_depth, measure_segmentation])
+def test_nothing_measured_is_an_error(tmp_path: Path, measure: Any) -> None:
+    for name in ('1', '2'):
+        photo(tmp_path / f'{name}.png')
+        for kind in ('depth', 'mask'):
+            (tmp_path / f'{name}_{kind}.png').write_bytes(b'')
+    with pytest.raises(BadData, match='nothing could be measured; got 2 bad files, the first is '
+                                      '1: BAD_DATA: the picture cannot be read'):
+        measure(tiny_engine(), tmp_path)
