@@ -39,14 +39,20 @@ from cooper_ros.runtime.checkpoint import read_model_folder
 from cooper_ros.runtime.compiled import compiled_runtime_of
 from cooper_ros.runtime.engines.cache import EngineCache
 from cooper_ros.runtime.engines.flavour import gpu_architecture, require_flavour
-from cooper_ros.runtime.engines.plan import Plan, default_cache
+from cooper_ros.runtime.engines.plan import (
+    FINGERPRINTS,
+    GRAPHS,
+    Plan,
+    default_cache,
+    model_fingerprint,
+)
 from cooper_ros.runtime.engines.runner import TensorRtRunner, load_tensorrt_runtime
 from cooper_ros.runtime.graphs.bundle import Bundle, bundle_name, export_bundle
 from cooper_ros.runtime.graphs.digest import weights_digest
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.probe import TOLERANCES, probe, relative_error
 from cooper_ros.runtime.graphs.runtime import GraphRuntime
-from cooper_ros.runtime.graphs.spec import PRECISIONS, GraphSpec, graph_specs
+from cooper_ros.runtime.graphs.spec import BUCKET, PRECISIONS, GraphSpec, graph_specs
 from cooper_ros.runtime.onnx_runtime import load_onnx_runtime
 from cooper_ros.runtime.place import choose_device
 from cooper_ros.runtime.prepare import sound_bundle
@@ -156,16 +162,33 @@ def check_recorded(report: Report, graphs: GraphRuntime) -> None:
     """Decode and flow steps as CUDA graphs against the same steps run plainly, bit by bit."""
     runner = graphs.runner
     assert isinstance(runner, TensorRtRunner)
-    grid, said = (4, 6), []
-    x = draw(9, grid[0] * grid[1], graphs.config.latent_features)
+    said = []
     for runner.record in (True, False):
-        session = filled(graphs)
-        logits = [session.step(0, token) for token in (5, 6, 7, 8)]
-        said.append([*logits, *(session.velocity((0, 1, 2), x, time, grid)
-                                for time in (0.9, 0.5, 0.1))])
+        said.append(mixed_steps(graphs))
     runner.record = True
     report.check('steps as CUDA graphs differ from plain ones by',
                  max(map(relative_error, *said)), RECORDED_TOLERANCE)
+    for text in runner.memory().plain:
+        report.say('not recorded', text)
+
+
+def mixed_steps(graphs: GraphRuntime) -> list[Tensor]:
+    """Steps that come again after others of other sizes, from the same graphs, came between."""
+    session, grid = filled(graphs), (4, 6)
+    x = draw(9, grid[0] * grid[1], graphs.config.latent_features)
+
+    def steps() -> list[Tensor]:
+        return [*(session.step(0, token) for token in (5, 6, 7, 8)),
+                *(session.velocity((0, 1, 2), x, time, grid) for time in (0.9, 0.5, 0.1))]
+
+    start, said = session.cursor(0), steps()
+    session.append_text(2, list(range(3, 131)))  # prefill, and a longer context beside the others
+    said += steps()
+    session.append_text(0, [number % 251 + 3 for number in range(BUCKET)])
+    assert session.cursor(0).length > BUCKET  # another bucket: other sizes, other recordings
+    said += steps()
+    session.rewind(0, start)
+    return said + steps()
 
 
 def measure(report: Report, name: str, runtime: Runtime,
@@ -246,11 +269,16 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def exported(network: TorchRuntime, folder: Path, precision: str, report: Report,
-             parts: int = 1) -> Bundle:
-    """Graphs of the network, exported unless they are there and sound."""
+             parts: int = 1, checkpoint: Sequence[Path] = ()) -> Bundle:
+    """Graphs of the network, exported unless they are there and sound.
+
+    Those of a checkpoint (model folder, then base folder if any) have the name that `cooper
+    engine` and the node give them, so that graphs copied from another machine are found.
+    """
     started = time.monotonic()
-    model = weights_digest((network.network, network.vae))
-    target = folder / 'graphs' / bundle_name(model, precision, parts)
+    model = (model_fingerprint(checkpoint, folder / FINGERPRINTS) if checkpoint else
+             weights_digest((network.network, network.vae)))
+    target = folder / GRAPHS / bundle_name(model, precision, parts)
     found = sound_bundle(target, lambda text: report.say('graphs found', text))
     if found is not None:
         return found
@@ -318,7 +346,9 @@ def run(options: argparse.Namespace, report: Report) -> None:
     if options.runtime == 'compile':
         graphs, specs = compiled_runtime_of(network, check=False), graph_specs(network.config)
     else:
-        bundle = exported(network, options.cache, options.precision, report, options.parts)
+        folders = [] if options.random else [options.model, options.base]
+        bundle = exported(network, options.cache, options.precision, report, options.parts,
+                          [Path(name) for name in folders if name])
         specs = bundle.specs()
         graphs = (compiled(bundle, options.cache, report) if options.runtime == 'tensorrt'
                   else load_onnx_runtime(bundle))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import pickle
 import random
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any, Callable
 
@@ -19,13 +21,14 @@ from support.exported import exported_runtime, tiny_bundle
 from typer.testing import CliRunner
 
 from cooper_ros.cli.engine import app
-from cooper_ros.errors import BadCheckpoint, EngineBuild, ErrorCode, OutOfDisk
+from cooper_ros.errors import BadCheckpoint, EngineBuild, ErrorCode, NotReady, OutOfDisk
 from cooper_ros.runtime import files
 from cooper_ros.runtime.files import PART, room, write_whole
 from cooper_ros.runtime.graphs import bundle as bundles
 from cooper_ros.runtime.graphs.bundle import Bundle, export_bundle
 from cooper_ros.runtime.onnx_runtime import load_onnx_runtime, onnx_runtime_of
 
+GPU_CHECK = Path(__file__).parents[1] / 'benchmarks' / 'gpu_check.py'
 DAMAGES = {
     'tampered': lambda folder: _tamper(folder / 'latents.onnx.data'),
     'cut short': lambda folder: os.truncate(folder / 'flow.onnx.data', 100),
@@ -187,6 +190,40 @@ def test_a_disk_that_fills_up_meanwhile_leaves_no_draft(
     assert [path.name for path in tmp_path.iterdir()] == ['new.lock']
     with pytest.raises(PermissionError), room(tmp_path, 1, 'x'):  # and nothing else is renamed
         raise PermissionError(errno.EACCES, 'no')
+
+
+@pytest.mark.parametrize('package', ['onnx', 'onnxscript'])
+def test_without_the_exporter_it_says_what_to_install(tmp_path: Path, package: str,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = write_model_folder(tmp_path / 'model')
+    monkeypatch.setitem(sys.modules, package, None)
+    done = CliRunner().invoke(app, ['export', str(checkpoint), '--precision', 'fp32', '--cache',
+                                    str(tmp_path / 'cache')])
+    assert isinstance(done.exception, NotReady) and not list(tmp_path.glob('cache/graphs/*.onnx'))
+    assert str(done.exception).startswith('NOT_READY: graphs cannot be exported here; got import')
+    assert 'remedy: pip install -r requirements/graphs.txt' in str(done.exception)
+
+
+def test_the_proof_on_a_gpu_finds_graphs_that_were_copied_to_it(
+        tmp_path: Path, quick_export: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, cache = write_model_folder(tmp_path / 'model'), tmp_path / 'cache'
+    words = ['export', str(checkpoint), '--precision', 'fp32', '--cache', str(cache)]
+    assert CliRunner().invoke(app, words).exit_code == 0 and len(quick_export) == 6
+    spec = importlib.util.spec_from_file_location('gpu_check', GPU_CHECK)
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, 'gpu_check', script)  # dataclasses look themselves up there
+    spec.loader.exec_module(script)
+    found: list[Bundle] = []
+
+    def load(bundle: Bundle) -> None:
+        found.append(bundle)
+        raise NotReady('far enough')
+
+    monkeypatch.setattr(script, 'load_onnx_runtime', load)
+    monkeypatch.setattr(script.doctor, 'facts', lambda: ())
+    assert script.main(['--model', str(checkpoint), '--runtime', 'onnx', '--cache',
+                        str(cache)]) == 2
+    assert len(quick_export) == 6 and found[0].folder.parent == cache / 'graphs'
 
 
 def test_a_killed_export_is_never_trusted(tmp_path: Path, quick_export: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import random
@@ -11,17 +12,20 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable
+from types import SimpleNamespace
+from typing import Any, Callable
 
 import pytest
 from support.crash import killed_at, moments
 from support.exported import tiny_bundle
 
 from cooper_ros.errors import EngineMismatch, ErrorCode
-from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE, EngineCache
+from cooper_ros.runtime.engines import cache as caches
+from cooper_ros.runtime.engines import plan as plans
+from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE, LOCK, EngineCache
 from cooper_ros.runtime.engines.flavour import require_flavour
 from cooper_ros.runtime.engines.key import BuildOptions, EngineKey
-from cooper_ros.runtime.engines.plan import Plan, model_fingerprint, rebuild_command
+from cooper_ros.runtime.engines.plan import Plan, model_fingerprint
 from cooper_ros.runtime.files import PART
 
 REBUILD = 'cooper engine build models/nano --arch SM89'
@@ -71,12 +75,20 @@ def test_a_stored_engine_is_loaded_and_built_once(plan: Plan, cache: EngineCache
     assert path.parent.stat().st_mode & 0o777 == 0o700
     (entry,) = cache.entries()
     assert entry.key == plan.key(GRAPH, ARCH) and cache.check(entry) == ''
-    assert entry.facts['seconds'] > 0 and entry.facts['limits']['context']['high'] == 64
+    assert entry.facts['seconds'] > 0 and entry.facts['limits'] == plan.limits.to_dict()
 
 
 def replaced(path: Path) -> Path:
     path.unlink()
     return path
+
+
+def describe(path: Path, **changes: Any) -> None:
+    """Change parts of a description; those of its key by ``key={...}``."""
+    path = path.with_suffix(DESCRIPTION)
+    described = json.loads(path.read_text())
+    changes['key'] = described['key'] | changes.get('key', {})
+    path.write_text(json.dumps(described | changes))
 
 
 @pytest.mark.parametrize(('damage', 'words'), [
@@ -96,9 +108,17 @@ def replaced(path: Path) -> Path:
     (lambda path: os.mkfifo(replaced(path)), ('got no regular file',)),
     (lambda path: replaced(path.with_suffix(DESCRIPTION)).mkdir(), ('OSError',)),
     (lambda path: os.mkfifo(replaced(path.with_suffix(DESCRIPTION))), ('OSError',)),
+    *((lambda path, changes=changes: describe(path, **changes),
+       ('description of compiled engine', 'got TypeError')) for changes in (
+        {'sha256': 5}, {'sha256': None}, {'bytes': '5'}, {'bytes': True}, {'interface': 5},
+        {'interface': None}, {'interface': [['a']]}, {'interface': [5]}, {'facts': None},
+        {'key': {'model': 5}}, {'key': {'format': '1'}})),
 ], ids=['truncated', 'tampered', 'emptied', 'gone', 'undescribed', 'half described', 'no table',
         'nested', 'a folder', 'a full folder', 'an endless link', 'a dead link', 'a pipe',
-        'described by a folder', 'described by a pipe'])
+        'described by a folder', 'described by a pipe', 'a number for a digest', 'no digest',
+        'a text for a size', 'a truth for a size', 'a number for an interface', 'no interface',
+        'rows too short', 'rows of numbers', 'no facts', 'a number for a model',
+        'a text for a format'])
 def test_damaged_engines_are_refused_and_built_again(
         plan: Plan, cache: EngineCache, damage: Callable[[Path], object],
         words: tuple[str, ...]) -> None:
@@ -142,11 +162,57 @@ def test_an_engine_with_other_shapes_is_refused(plan: Plan, cache: EngineCache) 
     path.with_suffix(DESCRIPTION).write_text(json.dumps(described))
     refused(plan, cache, 'has other inputs or outputs', 'got x [-1, 128] float32',
             'allowed: x [-1, 64] float32')
+    (entry,) = cache.entries()
+    assert 'has other inputs or outputs' in cache.check(entry)
+    build(plan, cache)
+    assert load(plan, cache) == path.read_bytes()
+
+
+def test_an_engine_that_may_not_be_read_is_refused(plan: Plan, cache: EngineCache,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = build(plan, cache), Path.read_bytes
+    with monkeypatch.context() as patch:
+        def read(file: Path) -> bytes:
+            if file == path:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+            return real(file)
+
+        patch.setattr(Path, 'read_bytes', read)
+        check_unreadable(plan, cache)
+    if os.geteuid():  # root reads everything
+        path.chmod(0)
+        check_unreadable(plan, cache)
+    build(plan, cache)
+    assert load(plan, cache) == path.read_bytes()
+
+
+def check_unreadable(plan: Plan, cache: EngineCache) -> None:
+    refused(plan, cache, 'cannot be read; got Permission denied; allowed: a file that can be read')
+    (entry,) = cache.entries()
+    assert 'cannot be read' in cache.check(entry)
+
+
+def test_engines_that_vanish_meanwhile_are_not_listed(plan: Plan, cache: EngineCache,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    path, parsed = build(plan, cache), caches._parsed
+
+    def removed(description: Path) -> dict[str, Any]:
+        path.unlink()
+        return parsed(description)
+
+    monkeypatch.setattr(caches, '_parsed', removed)
+    assert list(cache.entries()) == []
+
+
+def test_a_folder_of_others_keeps_its_rights(plan: Plan, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    build(plan, EngineCache(tmp_path, REBUILD))
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
 
 
 def test_keys_follow_what_they_are_made_of(plan: Plan) -> None:
     other = dataclasses.replace
-    plans = [plan, other(plan, context=65), other(plan, side=64),
+    plans = [plan, other(plan, context=300), other(plan, side=64),
              other(plan, options=BuildOptions(workspace_mib=64)),
              other(plan, options=BuildOptions(weight_streaming=True)),
              other(plan, options=BuildOptions(decode_profile=True)),
@@ -155,6 +221,19 @@ def test_keys_follow_what_they_are_made_of(plan: Plan) -> None:
     keys = [one.key('understand', arch) for one in plans for arch in ('SM86', 'SM89')]
     assert len({key.name for key in keys}) == len(set(keys)) == 16
     assert EngineKey.from_dict(dataclasses.asdict(keys[0])) == keys[0]
+
+
+def test_two_boards_of_one_name_are_told_apart(plan: Plan, monkeypatch: pytest.MonkeyPatch
+                                               ) -> None:
+    """torch calls the GPU of an Orin NX and of an AGX Orin the same."""
+    def key(processors: int) -> EngineKey:
+        found = SimpleNamespace(multi_processor_count=processors)
+        monkeypatch.setattr(plans.torch.cuda, 'get_device_properties', lambda device: found)
+        return plan.key('understand', 'SM87')
+
+    monkeypatch.setattr(plans, 'gpu_name', lambda flavour: 'Orin')
+    monkeypatch.setattr(plans.torch.cuda, 'current_device', lambda: 0)
+    assert key(8).differences(key(16)) == ['gpu Orin, 8 SMs, not Orin, 16 SMs']
 
 
 TWO = """
@@ -264,18 +343,9 @@ def test_removing_frees_the_disk(plan: Plan, cache: EngineCache) -> None:
     path = build(plan, cache)
     size = path.stat().st_size
     assert cache.remove(path.stem) == size
-    assert list(cache.folder.iterdir()) == [] and list(cache.entries()) == []
+    assert list(cache.entries()) == []  # and the lock stays: others may be waiting for it
+    assert list(cache.folder.iterdir()) == [path.with_suffix(LOCK)]
     refused(plan, cache, 'no compiled engine')
-
-
-def test_the_command_to_run_repeats_every_choice(plan: Plan) -> None:
-    assert rebuild_command('models/a b', plan, 'SM86', Path('c')) == (
-        "cooper engine build 'models/a b' --arch SM86 --precision fp32 --cache c --context 64")
-    options = BuildOptions(512, True, True)
-    full = rebuild_command('m', dataclasses.replace(plan, side=512, options=options), 'SM86',
-                           Path('c'))
-    assert full.endswith('--context 64 --side 512 --workspace-mib 512 --weight-streaming '
-                         '--decode-profile')
 
 
 def test_a_checkpoint_is_read_once_and_again_when_it_changes(tmp_path: Path) -> None:
@@ -298,3 +368,38 @@ def test_a_checkpoint_is_read_once_and_again_when_it_changes(tmp_path: Path) -> 
     (folder / 'ema.safetensors').write_text('A')
     os.utime(folder / 'ema.safetensors', ns=(1, 1))
     assert fingerprint() != first and read[2:] == ['ema.safetensors']
+
+
+@pytest.mark.parametrize('name', ['tokenizer.json', 'tokenizer_config.json', 'vocab.json',
+                                  'merges.txt', 'added_tokens.json', 'cooper.json'])
+def test_what_graphs_keep_of_a_folder_is_part_of_its_fingerprint(tmp_path: Path,
+                                                                 name: str) -> None:
+    def fingerprint() -> str:
+        return model_fingerprint([tmp_path], tmp_path / 'known.json')
+
+    (tmp_path / 'ema.safetensors').write_text('a')
+    found = [fingerprint()]
+    for text in ('one', 'other one'):
+        (tmp_path / name).write_text(text)
+        found.append(fingerprint())
+    assert len(set(found)) == 3
+
+
+@pytest.mark.parametrize('memo', ['', '[]', '{"a": 5}', '[' * 100_000])
+def test_digests_that_cannot_be_kept_are_done_without(tmp_path: Path, memo: str,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of somebody else, a full disk, a damaged file: the checkpoint is sound."""
+    folder, read = tmp_path / 'model', list[Path]()
+    folder.mkdir()
+    (folder / 'ema.safetensors').write_text('a')
+    first = model_fingerprint([folder], tmp_path / 'known.json')
+    before = (tmp_path / 'known.json').stat().st_mtime_ns
+    blocked = tmp_path / 'blocked.json'
+    blocked.with_suffix('.lock').mkdir()  # opening it for writing fails, for root too
+    blocked.write_text(memo)
+    assert model_fingerprint([folder], blocked) == first and blocked.read_text() == memo
+    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: shutil._ntuple_diskusage(9, 9, 0))
+    assert model_fingerprint([folder], tmp_path / 'other.json') == first
+    assert not (tmp_path / 'other.json').exists()
+    assert model_fingerprint([folder], tmp_path / 'known.json', read.append) == first
+    assert not read and (tmp_path / 'known.json').stat().st_mtime_ns == before

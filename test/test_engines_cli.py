@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from model_folder import write_model_folder
 from support.exported import tiny_bundle
 from typer.testing import CliRunner, Result
@@ -15,6 +19,10 @@ from cooper_ros.cli.engine import app
 from cooper_ros.errors import BadOption
 from cooper_ros.runtime.engines.plan import model_fingerprint
 from cooper_ros.runtime.graphs.bundle import DESCRIPTION, bundle_name
+from cooper_ros.runtime.graphs.spec import PRECISIONS
+from cooper_ros.runtime.place import DTYPES
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope='module')
@@ -60,8 +68,32 @@ def test_from_building_to_removing(checkpoint: Path, cache: Path) -> None:
     assert f'BAD {engines[0].stem}: ENGINE_MISMATCH' in bad and 'not the file that was' in bad
     assert 'removed 1 engines' in run('remove', '--stale', '--cache', cache).output
     assert list(cache.glob('*.engine')) == engines[1:]
+    shutil.copy(engines[1], cache / 'another.engine')
+    described = json.loads(engines[1].with_suffix('.json').read_text())
+    (cache / 'another.json').write_text(json.dumps(described | {'sha256': None}))
+    bad = run('check', '--cache', cache, fails=True).output
+    assert 'BAD another: no readable description' in bad and f'ok  {engines[1].stem}' in bad
+    assert 'another' in run('list', '--cache', cache).output
+    assert 'removed 1 engines' in run('remove', '--stale', '--cache', cache).output
     assert 'removed 1 engines' in run('remove', engines[1].stem, '--cache', cache).output
     assert list(cache.glob('*.engine')) == []
+
+
+def test_checking_goes_on_behind_an_engine_that_may_not_be_read(
+        checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(checkpoint, cache, '--arch', 'SM86', '--arch', 'SM89')
+    closed, other = sorted(cache.glob('*.engine'))
+    read = Path.read_bytes
+
+    def reading(path: Path) -> bytes:
+        if path == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, 'read_bytes', reading)
+    said = run('check', '--cache', cache, fails=True).output
+    assert f'BAD {closed.stem}: ENGINE_MISMATCH' in said and 'got Permission denied' in said
+    assert f'ok  {other.stem}' in said and '1 damaged' in said
 
 
 def test_a_dry_run_only_tells_the_cost(checkpoint: Path, cache: Path) -> None:
@@ -84,3 +116,11 @@ def test_wrong_words_are_named(checkpoint: Path, cache: Path) -> None:
 def test_help_teaches() -> None:
     assert 'remove --stale' in run('--help').output
     assert 'No GPU is needed' in run('build', '--help').output
+
+
+def test_boards_look_for_engines_in_the_precision_that_the_page_builds() -> None:
+    settings = yaml.safe_load((ROOT / 'config' / 'cooper_jetson.yaml').read_text())
+    dtype = DTYPES[settings['/**']['ros__parameters']['dtype']]
+    page = (ROOT / 'docs' / 'jetson.md').read_text() + run('build', '--help').output
+    named = re.findall(r'cooper engine (?:build|export)\b[^\n`]* --precision (\w+)', page)
+    assert len(named) >= 3 and {PRECISIONS[name] for name in named} == {dtype}

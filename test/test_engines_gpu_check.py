@@ -15,10 +15,11 @@ from support.tiny import tiny_runtime
 from torch import nn
 
 from cooper_ros.errors import OutOfMemory
-from cooper_ros.runtime.engines.runner import MemoryPlan, check_room
+from cooper_ros.runtime.engines.loaded import check_room
+from cooper_ros.runtime.engines.runner import MemoryPlan
 from cooper_ros.runtime.graphs import bundle as bundles
 from cooper_ros.runtime.graphs.runtime import GraphRuntime, Tensors
-from cooper_ros.runtime.graphs.spec import GraphSpec
+from cooper_ros.runtime.graphs.spec import BUCKET, GraphSpec
 from cooper_ros.runtime.onnx_runtime import OnnxRunner, load_onnx_runtime
 
 SCRIPT = Path(__file__).parents[1] / 'benchmarks' / 'gpu_check.py'
@@ -137,27 +138,52 @@ def test_a_gpu_that_tensorrt_does_not_know_is_refused_before_anything_is_made(
 
 def test_recorded_steps_must_say_what_plain_ones_say(
         script: ModuleType, graphs: GraphRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runner of the test is onnxruntime, spoilt where it is told to record."""
+    """The runner of the test is onnxruntime, spoilt in ways that recordings can be wrong."""
     class Runner(OnnxRunner):
-        record, spoil = True, 0.0
+        bucket, record, plain = BUCKET, True, ()
+
+        def __init__(self, spoilt: Callable[[Runner, str, tuple], bool]) -> None:
+            super().__init__(tiny_bundle(), threads=1)
+            self.spoilt, self.calls = spoilt, []
 
         def run(self, graph: str, inputs: Tensors, into: Tensors) -> Tensors:
+            call = (graph, *(tuple(value.shape) for value in inputs.values()))
+            spoil = self.record and self.spoilt(self, graph, call)
+            self.calls.append(call)
             found = super().run(graph, inputs, into)
-            return {name: value + self.spoil * self.record for name, value in found.items()}
+            return {name: value + spoil for name, value in found.items()}
+
+        def memory(self) -> MemoryPlan:
+            return MemoryPlan(0, {}, plain=self.plain)
+
+    def stale(graph: str) -> Callable[[Runner, str, tuple], bool]:
+        """Whether a step comes again after the same graph ran with other sizes."""
+        def spoilt(runner: Runner, name: str, call: tuple) -> bool:
+            before = [one for one in runner.calls if one[0] == graph]
+            return name == graph and call in before and call != before[-1]
+        return spoilt
 
     monkeypatch.setattr(script, 'TensorRtRunner', Runner)
-    monkeypatch.setattr(graphs, 'runner', Runner(tiny_bundle(), threads=1))
-    for spoil, failures in ((0.0, []), (1.0, ['steps as CUDA graphs differ from plain ones by'])):
-        graphs.runner.spoil, report = spoil, script.Report()
+    wrong = ['steps as CUDA graphs differ from plain ones by']
+    for spoilt, failures in ((lambda *call: False, []), (lambda *call: True, wrong),
+                             (stale('understand'), wrong), (stale('flow'), wrong)):
+        monkeypatch.setattr(graphs, 'runner', Runner(spoilt))
+        report = script.Report()
         script.check_recorded(report, graphs)
-        assert report.failures == failures
+        assert report.failures == failures and len(report.rows) == 1
+    graphs.runner.plain = ('graph flow runs without CUDA graphs: because',)
+    script.check_recorded(report, graphs)
+    assert report.rows[-1] == ('not recorded', *graphs.runner.plain, '')
 
 
 def test_memory_is_planned_before_engines_are_loaded() -> None:
-    plan = MemoryPlan(64 << 20, {'vision': 10 << 20, 'flow': 90 << 20}, 3 << 20)
+    plan = MemoryPlan(64 << 20, {'vision': 10 << 20, 'flow': 90 << 20}, 3 << 20, 5 << 19,
+                      ('graph flow runs without CUDA graphs: because',))
     assert str(plan) == (
         'device memory of engines: 100 MiB of weights (vision 10, flow 90), 64 MiB of scratch '
-        'shared by all; every 1,024 tokens of a context take 3.0 MiB more')
+        'shared by all; every 1,024 tokens of a context take 3.0 MiB more, and as much again once '
+        'several contexts draw together; recorded steps keep 2.5 MiB; graph flow runs without '
+        'CUDA graphs: because')
     check_room(5 << 20, 5 << 20, streaming=False)
     check_room(9 << 20, 5 << 20, streaming=True)
     with pytest.raises(OutOfMemory, match='do not fit the device; got 9 MiB; allowed: 5 MiB free; '

@@ -39,7 +39,7 @@ from cooper_ros.runtime.notice import Notice
 from cooper_ros.runtime.onnx_runtime import load_onnx_runtime
 from cooper_ros.runtime.opening import open_runtime
 from cooper_ros.runtime.place import Place
-from cooper_ros.runtime.prepare import Request, command_of, exported, prepare_in_child
+from cooper_ros.runtime.prepare import Request, exported, prepare_in_child
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
 ARCH = 'SM89'
@@ -102,7 +102,7 @@ def test_without_anything_torch_is_chosen_and_every_other_has_its_reason(
         'tensorrt passed over: there is no GPU', 'torch_tensorrt passed over: there is no GPU',
         'compile passed over: its first questions take minutes; set runtime: compile to have it',
         'onnx passed over: its graphs were not exported yet: run `cooper engine export '
-        f'{config.model_path} --precision fp32`',
+        f'{config.model_path} --cache {config.engine_cache} --precision fp32`',
         'torch chosen: it runs everywhere, and nothing faster can be used here']
     half = config.replaced(dtype='bfloat16')
     assert 'onnx passed over: it computes in fp32, and the setting dtype means bf16' in lines(half)
@@ -155,7 +155,8 @@ def test_engines_are_chosen_on_a_gpu_and_torch_where_they_are_missing(
     put_graphs(config)
     first = lines(config)
     assert first[0].startswith('tensorrt passed over: its engines are not in')
-    assert f'cooper engine build {config.model_path} --arch {ARCH} --precision fp32' in first[0]
+    assert (f'cooper engine build {config.model_path} --cache {config.engine_cache} --precision '
+            'fp32 --context') in first[0]
     assert 'onnx passed over: it computes on the CPU, and a GPU is used' in first
     put_engines(config)
     assert lines(config)[0].startswith('tensorrt chosen: the fastest here, and all it needs')
@@ -174,7 +175,7 @@ def test_nothing_is_made_for_a_gpu_that_this_tensorrt_does_not_know(
     assert found[-1].startswith('torch chosen')
 
 
-@pytest.mark.parametrize('sizes', [{'context': 96, 'side': 40}, {'context': 96}])
+@pytest.mark.parametrize('sizes', [{'context': 512, 'side': 40}, {'context': 512}])
 def test_engines_are_found_whatever_sizes_they_serve(config: CooperConfig, gpu: None,
                                                      sizes: dict[str, int]) -> None:
     put_graphs(config)
@@ -183,7 +184,7 @@ def test_engines_are_found_whatever_sizes_they_serve(config: CooperConfig, gpu: 
     found = find.find_plan(Place.of(config), 'onnx')
     assert found.complete and found.plan.limits == wanted.limits  # the longest context
     assert found.plan.limits == Limits.of(tiny_config(), **sizes)
-    assert '--context 96' in found.command and ('--side' in found.command) == ('side' in sizes)
+    assert '--context 512' in found.command and ('--side' in found.command) == ('side' in sizes)
 
 
 def test_engines_that_fit_are_proved_and_used(config: CooperConfig, gpu: None) -> None:
@@ -198,7 +199,7 @@ def test_engines_that_say_something_else_are_refused(config: CooperConfig, gpu: 
     put_engines(config)
     with pytest.raises(EngineMismatch, match='graph vision does not say what the network says; '
                        'got error .+; allowed: 0.005 in fp32; remedy: run `cooper engine build '
-                       f'{config.model_path} --arch SM89 .+ --force`'):
+                       f'{config.model_path} --cache .+ --force`'):
         open_runtime('tensorrt', tiny_runtime(seed=1), config, print)
 
 
@@ -289,13 +290,15 @@ def test_a_child_prepares_and_says_what_went_wrong(config: CooperConfig, tmp_pat
     assert folder.is_dir() and told == []
     wrong = replace(request, folders=(config.engine_cache,))
     with pytest.raises(EngineBuild, match='could not be prepared; got BAD_CHECKPOINT: .+; '
-                       f'remedy: run `cooper engine export {config.engine_cache} --precision'):
+                       f'remedy: run `cooper engine export {config.engine_cache} --cache'):
         prepare_in_child(wrong, lambda what, done: None)
     (tmp_path / 'sitecustomize.py').write_text(
         'import collections, shutil\n'
         'shutil.disk_usage = lambda folder: collections.namedtuple("Usage", "free")(0)\n')
     monkeypatch.setenv('PYTHONPATH', f'{tmp_path}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
-    with pytest.raises(OutOfDisk, match='got OUT_OF_DISK: no room on disk for fingerprints.json'):
+    prepare_in_child(request, lambda what, done: None)  # what is there needs no room
+    shutil.rmtree(folder)
+    with pytest.raises(OutOfDisk, match='got OUT_OF_DISK: no room on disk for exported graphs'):
         prepare_in_child(request, lambda what, done: None)
 
 
@@ -329,6 +332,3 @@ def test_graphs_are_exported_once(config: CooperConfig) -> None:
     folder = put_graphs(config)
     made = exported([Path(config.model_path)], 'fp32', Path(config.engine_cache))
     assert made.folder == folder
-    assert command_of(Request('torch_tensorrt', ('a b', 'base'), 'bf16', 'c', 64, 32)) == (
-        "cooper engine build 'a b' --precision bf16 --cache c --base base --context 64 --side 32 "
-        '--converter torch_tensorrt')

@@ -19,7 +19,7 @@ from cooper_ros.errors import EngineBuild, NotReady
 from cooper_ros.runtime.engines import torch_tensorrt
 from cooper_ros.runtime.engines.build import build_engine
 from cooper_ros.runtime.engines.flavour import Flavour, require_flavour
-from cooper_ros.runtime.engines.plan import Plan, rebuild_command
+from cooper_ros.runtime.engines.plan import Plan
 from cooper_ros.runtime.engines.torch_tensorrt import answering_for_a_gpu, load, obstacle, settings
 from cooper_ros.runtime.graphs.bundle import Bundle
 from cooper_ros.runtime.graphs.modules import graph_modules
@@ -84,7 +84,6 @@ def test_its_engines_have_keys_of_their_own(monkeypatch: pytest.MonkeyPatch) -> 
     said = '; '.join(other.key('flow', 'SM89').differences(plan.key('flow', 'SM89')))
     assert 'flavour tensorrt-rtx by Torch-TensorRT, not tensorrt-rtx' in said
     assert f'{plan.flavour.version} by 2.13.0, not {plan.flavour.version}' in said
-    assert rebuild_command('m', other, 'SM89', Path('c')).endswith('--converter torch_tensorrt')
 
 
 def test_a_stand_in_gpu_is_gone_afterwards() -> None:

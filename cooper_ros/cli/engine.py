@@ -78,7 +78,10 @@ def build(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
     No GPU is needed with TensorRT for RTX (--arch says for which). Engines that are there and
     sound are left alone; a killed build leaves nothing that would be trusted later.
 
-    Example: `cooper engine build models/cooper-nano --arch SM86 --arch SM89 --precision fp16`
+    The precision must be what the setting dtype means where the engines run: bf16 on a GPU
+    unless told otherwise.
+
+    Example: `cooper engine build models/cooper-nano --arch SM86 --arch SM89`
     """
     from cooper_ros.runtime.engines.cache import EngineCache
     from cooper_ros.runtime.engines.flavour import gpu_architecture, require_flavour

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -32,11 +33,23 @@ def quantize(
     """
     from rich.progress import Progress
 
+    from cooper_ros.runtime.files import room
     from cooper_ros.runtime.quantise import quantise_folder
-    with Progress() as bar:
+    disk = next(folder for folder in out.resolve().parents if folder.is_dir())
+    with room(disk, _least_bytes(checkpoint, to), str(out), 'free some space, or name another '
+              'folder with --out'), Progress() as bar:
         task = bar.add_task(f'quantising to {to}', total=None)
         how = quantise_folder(checkpoint, out, to, force=force, progress=lambda done, total:
                               bar.update(task, completed=done, total=total))
     size = sum(path.stat().st_size for path in out.glob('*.safetensors'))
     group = f', group {how.group}' if how.group else ''
     print(f'wrote {out}: {how.format}{group}, {size / 1024**2:.1f} MiB of weights')
+
+
+def _least_bytes(checkpoint: Path, to: str) -> int:
+    """What the copy takes at least: half a byte for each number in int4, else one."""
+    from cooper_ros.runtime.weights import network_weights
+    if not checkpoint.is_dir():
+        return 0  # quantising says what is wrong with it
+    numbers = sum(map(math.prod, network_weights(checkpoint).shapes.values()))
+    return numbers // 2 if to == 'int4' else numbers

@@ -14,7 +14,7 @@ import torch
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import CooperError, EngineMismatch
-from cooper_ros.runtime.engines.find import find_bundle, find_plan
+from cooper_ros.runtime.engines.find import find_bundle, find_plan, request_of
 from cooper_ros.runtime.place import (
     AUTO,
     COMPILE,
@@ -24,6 +24,7 @@ from cooper_ros.runtime.place import (
     TORCH_TENSORRT,
     Place,
 )
+from cooper_ros.runtime.prepare import command_of
 
 ORDER = (TENSORRT, TORCH_TENSORRT, COMPILE, ONNX, TORCH)  # best first
 
@@ -90,7 +91,7 @@ def _tensorrt(place: Place, converter: str = ONNX) -> str:
     except CooperError as error:  # no TensorRT: named with what to do
         return str(error)
     return '' if found.complete or place.may_make else (
-        f'its engines are not in {place.cache}: run `{found.command}`')
+        f'{found.lacking}: run `{found.command}`')
 
 
 def _torch_tensorrt(place: Place) -> str:
@@ -115,8 +116,7 @@ def _onnx(place: Place) -> str:
         return 'onnxruntime is not installed'
     if place.may_make or find_bundle(place, 'fp32') is not None:
         return ''
-    return ('its graphs were not exported yet: run `cooper engine export '
-            f'{place.folders[0]} --precision fp32{place.parts_flag}`')
+    return f'its graphs were not exported yet: run `{command_of(request_of(ONNX, place))}`'
 
 
 _OBSTACLES: dict[str, Callable[[Place], str]] = {

@@ -72,17 +72,20 @@ class Need:
             understanding only (text answers, no maps).
         weights: bytes.
         working: bytes of cache, activations and libraries; an estimate.
+        beside: bytes of the network in PyTorch, which is on the device too until the engines are
+            loaded and compared with it.
     """
 
     precision: str
     use: str
     weights: int
     working: int
+    beside: int = 0
 
     @property
     def total(self) -> int:
-        """Bytes in all."""
-        return self.weights + self.working
+        """Bytes in all, at the worst moment."""
+        return self.weights + self.working + self.beside
 
     def fits(self, memory: int) -> bool:
         """Whether it fits a device with this many bytes free."""
@@ -203,7 +206,7 @@ def needs(config: ModelConfig, *, context: int = 8192, side: int = 512) -> list[
         everything = int(linear * size + 2 * (rest + vae))
         again = int(talk_linear * size)  # flow has its own copy of the understanding expert
         found += [Need(precision, EVERYTHING, everything, drawing),
-                  Need(precision, COMPILED, everything + again, drawing),
+                  Need(precision, COMPILED, everything + again, drawing, everything),
                   Need(precision, TALK_ONLY, int(talk_linear * size + 2 * talk_rest), talking)]
     return found
 
@@ -244,12 +247,16 @@ def can_run(need: Need, capability: tuple[int, int] | None, free: int) -> str:
 
 def need_rows(config: ModelConfig, capability: tuple[int, int] | None, free: int
               ) -> list[tuple[str, ...]]:
-    """Every precision and use as cells: weights, use, GiB needed, whether it runs here."""
+    """Every precision and use as cells: weights, use, GiB needed, whether it runs here.
+
+    What is compiled needs most while it is loaded; what it needs afterwards stands behind that.
+    """
     rows = []
     for need in needs(config):
         wrong = can_run(need, capability, free)
         here = wrong or ('fits' if _is_ready(need) else 'fits, but is not part of this version')
-        rows.append((need.precision, need.use, f'{need.total / GIB:.1f} GiB', here))
+        later = f', then {(need.total - need.beside) / GIB:.1f}' if need.beside else ''
+        rows.append((need.precision, need.use, f'{need.total / GIB:.1f} GiB{later}', here))
     return rows
 
 

@@ -56,6 +56,7 @@ def load_runtime(folder: str | Path, config: CooperConfig, tell: Tell = silent) 
             on disk.
         NotReady: a package, a compiler or a GPU is missing for the runtime.
         EngineMismatch: compiled engines are missing, damaged or for something else.
+        OutOfMemory: engines do not fit beside the network; with ``auto`` torch answers then.
     """
     if config.threads:
         torch.set_num_threads(config.threads)

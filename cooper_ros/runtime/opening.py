@@ -13,15 +13,16 @@ from functools import partial
 from typing import Callable
 
 from cooper_ros.config import CooperConfig
-from cooper_ros.errors import BadCheckpoint, CooperError, EngineMismatch, NotReady
+from cooper_ros.errors import BadCheckpoint, CooperError, EngineMismatch, NotReady, OutOfMemory
 from cooper_ros.runtime.base import Runtime
-from cooper_ros.runtime.engines.find import find_bundle, find_plan, usual_side
+from cooper_ros.runtime.engines.find import find_bundle, find_plan, request_of
 from cooper_ros.runtime.graphs.bundle import Bundle
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.probe import probe
 from cooper_ros.runtime.graphs.runtime import GraphRuntime
+from cooper_ros.runtime.memory import is_memory_error
 from cooper_ros.runtime.notice import Notice, Tell
-from cooper_ros.runtime.place import COMPILE, ERROR, ONNX, SERVE, TENSORRT, TORCH, Place
+from cooper_ros.runtime.place import AUTO, COMPILE, ERROR, ONNX, SERVE, TENSORRT, TORCH, Place
 from cooper_ros.runtime.prepare import Request, command_of, prepare_in_child
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
@@ -82,6 +83,7 @@ def open_runtime(name: str, network: TorchRuntime, config: CooperConfig, tell: T
         NotReady: a package, a compiler or a GPU is missing for it.
         EngineMismatch: engines are missing, damaged or say something else, and may not be made.
         EngineBuild: they could not be made.
+        OutOfMemory: they do not fit beside the network, and torch may not answer instead.
     """
     if name == TORCH:
         return Opened(network)
@@ -91,12 +93,16 @@ def open_runtime(name: str, network: TorchRuntime, config: CooperConfig, tell: T
     if place.quantised:
         raise NotReady('quantised weights run in torch only', value=config.model_path,
                        remedy='set runtime to torch')
-    return _graphs(name, network, place, config.engine_missing, tell)
+    try:
+        return _graphs(name, network, place, config.engine_missing, tell)
+    except OutOfMemory as error:
+        if config.runtime != AUTO and config.engine_missing != SERVE:
+            raise
+        tell(Notice(f'{name} is not used, torch answers: {error}', TORCH, error=True))
+        return Opened(network)
 
 
 def _graphs(name: str, network: TorchRuntime, place: Place, missing: str, tell: Tell) -> Opened:
-    request = request_of(name, place)
-
     def make(serving: str = '') -> Runtime:
         runtime = proved(name, network, place)
         if plan := _memory_of(runtime):
@@ -106,10 +112,11 @@ def _graphs(name: str, network: TorchRuntime, place: Place, missing: str, tell: 
     try:
         return Opened(make())
     except EngineMismatch as error:
-        there = _is_there(name, place)
-        if missing == ERROR and (there or name != ONNX):  # an export needs no permission
+        if missing == ERROR and name != ONNX:
             raise
-        request = replace(request, force=there)
+        request = _remaking(name, place)
+        if missing == ERROR and request.force:  # a first export needs no permission
+            raise
         tell(Notice(f'{name} must be prepared first: {error}', preparing=name))
     if missing == SERVE:
         return Opened(network, Upgrade(name, request, partial(make, TORCH), tell))
@@ -117,27 +124,28 @@ def _graphs(name: str, network: TorchRuntime, place: Place, missing: str, tell: 
     return Opened(make())
 
 
-def _is_there(name: str, place: Place) -> bool:
-    """Whether all of it is in the cache and undamaged: it must be wrong if it was refused."""
+def _remaking(name: str, place: Place) -> Request:
+    """What makes again what was refused; by force where it is undamaged, so it must be wrong."""
     bundle = find_bundle(place, place.precision)
     if bundle is None:
-        return False
+        return request_of(name, place)
+    whole = _is_whole(bundle)
+    if name == ONNX:
+        return replace(request_of(name, place), force=whole)
+    found = find_plan(place, _converter(name))
+    return replace(found.request, force=whole and found.is_sound())
+
+
+def _is_whole(bundle: Bundle) -> bool:
     try:
         bundle.prove()
     except BadCheckpoint:
         return False
-    return name == ONNX or find_plan(place, _converter(name)).complete
+    return True
 
 
 def _converter(name: str) -> str:
     return ONNX if name == TENSORRT else name
-
-
-def request_of(name: str, place: Place) -> Request:
-    """What must be made for a runtime."""
-    return Request(name, tuple(str(folder.resolve()) for folder in place.folders),
-                   place.precision, str(place.cache.resolve()), place.context,
-                   0 if name == ONNX else usual_side(place), place.parts)
 
 
 def proved(name: str, network: TorchRuntime, place: Place) -> GraphRuntime:
@@ -146,6 +154,7 @@ def proved(name: str, network: TorchRuntime, place: Place) -> GraphRuntime:
     Raises:
         NotReady: a package or a GPU is missing.
         EngineMismatch: something is missing, damaged, for something else, or says something else.
+        OutOfMemory: there is no room for it beside the network.
     """
     find = _find_graphs if name == ONNX else _find_engines
     bundle, command, load = find(name, place)
@@ -160,6 +169,11 @@ def proved(name: str, network: TorchRuntime, place: Place) -> GraphRuntime:
     except BadCheckpoint as error:  # the network is loaded, so this is about the graphs
         raise EngineMismatch(error.what, value=error.value, limit=error.limit,
                              remedy=f'run `{command}`') from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_error(error):
+            raise
+        raise OutOfMemory(f'{name} does not fit beside the network', value=str(error)[:200],
+                          remedy='set runtime to torch') from error
     return runtime
 
 
@@ -178,6 +192,10 @@ def _find_graphs(name: str, place: Place) -> Source:
 def _find_engines(name: str, place: Place) -> Source:
     from cooper_ros.runtime.engines.runner import load_tensorrt_runtime
     found = find_plan(place, _converter(name))
+    if found.served and not found.complete:
+        raise EngineMismatch('the engines are for shorter contexts than context_tokens asks for',
+                             value=found.served, limit=f'{found.plan.context} or more',
+                             remedy=f'run `{found.command}`')
     return found.plan.bundle, found.command, lambda: load_tensorrt_runtime(
         found.plan, found.cache, rebuild=found.command)
 

@@ -46,11 +46,6 @@ class Place:
     parts: int
     defers: bool
 
-    @property
-    def parts_flag(self) -> str:
-        """What commands need to make the same graphs."""
-        return f' --parts {self.parts}' if self.parts > 1 else ''
-
     @classmethod
     def of(cls, config: CooperConfig) -> Place:
         """Where these settings put a checkpoint.

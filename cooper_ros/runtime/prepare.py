@@ -37,6 +37,8 @@ class Request:
         context, side: sizes engines are built for; see :class:`~.engines.plan.Plan`.
         parts: graphs that the decoder's layers are spread over.
         force: make what is there again.
+        workspace_mib, weight_streaming, decode_profile: see
+            :class:`~.engines.key.BuildOptions`.
     """
 
     kind: str
@@ -47,6 +49,9 @@ class Request:
     side: int = 0
     parts: int = 1
     force: bool = False
+    workspace_mib: int = 0
+    weight_streaming: bool = False
+    decode_profile: bool = False
 
 
 def prepare(request: Request, told: Told) -> None:
@@ -62,10 +67,13 @@ def prepare(request: Request, told: Told) -> None:
         return
     from cooper_ros.runtime.engines.cache import EngineCache
     from cooper_ros.runtime.engines.flavour import gpu_architecture, require_flavour
+    from cooper_ros.runtime.engines.key import BuildOptions
     from cooper_ros.runtime.engines.plan import ONNX as PARSER
     from cooper_ros.runtime.engines.plan import Plan
     from cooper_ros.runtime.graphs.spec import CONTEXT
     plan = Plan(bundle, require_flavour(), request.context or CONTEXT, request.side,
+                BuildOptions(request.workspace_mib, request.weight_streaming,
+                             request.decode_profile),
                 converter=PARSER if request.kind == TENSORRT else request.kind)
     modules = None if request.kind == TENSORRT else modules_of(
         folders, request.precision, request.parts)
@@ -175,14 +183,18 @@ def prepare_in_child(request: Request, told: Told) -> None:
 
 
 def command_of(request: Request) -> str:
-    """What a user would type for the same."""
-    verb = 'export' if request.kind == ONNX else 'build'
-    words = ['cooper', 'engine', verb, request.folders[0], '--precision', request.precision,
-             '--cache', request.cache]
+    """What a user would type for the same, ready for a shell."""
+    words = ['cooper', 'engine', 'export' if request.kind == ONNX else 'build',
+             request.folders[0], '--cache', request.cache]
     words += ['--base', *request.folders[1:]] if request.folders[1:] else []
-    words += ['--context', str(request.context)] if request.context else []
-    words += ['--side', str(request.side)] if request.side else []
-    words += ['--parts', str(request.parts)] if request.parts > 1 else []
+    words += ['--precision', request.precision]
+    for name in ('context', 'side', 'parts', 'workspace_mib'):
+        value = getattr(request, name)
+        if value != getattr(Request, name):
+            words += [f'--{name.replace("_", "-")}', str(value)]
+    words += ['--weight-streaming'] * request.weight_streaming
+    words += ['--decode-profile'] * request.decode_profile
+    words += ['--force'] * request.force
     words += ['--converter', TORCH_TENSORRT] if request.kind == TORCH_TENSORRT else []
     return shlex.join(words)
 

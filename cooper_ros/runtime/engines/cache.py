@@ -16,8 +16,11 @@ from typing import Any, Callable, Iterator
 from cooper_ros.errors import EngineMismatch
 from cooper_ros.runtime.engines.key import EngineKey
 from cooper_ros.runtime.files import discard, locked, sweep, sync_folder, write_whole
+from cooper_ros.runtime.graphs.digest import plain_digest
 
 ENGINE, DESCRIPTION, LOCK = '.engine', '.json', '.lock'
+DESCRIBED = {'key': dict, 'interface': list, 'bytes': int, 'sha256': str, 'facts': dict}
+ROW = (str, str, list, str)  # of an interface: name, direction, shape, type
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)  # of a description
 SHOWN = 4  # entries of an interface named in a message
 
@@ -82,7 +85,7 @@ class EngineCache:
         """
         with locked(self._file(key.name, LOCK)):
             sweep(self.folder, key.name)
-            if force or not self._sound(key):
+            if force or not self.is_sound(key):
                 self._drop(key.name)
                 self._write(key, build())
         return self._file(key.name, ENGINE)
@@ -99,7 +102,7 @@ class EngineCache:
                 the command to run are named.
         """
         described = self._described(key)
-        found = EngineKey.from_dict(described['key'])
+        found = _key(described)
         if found != key:
             raise self._mismatch('a compiled engine was built for something else',
                                  '; '.join(found.differences(key)), 'what is asked for')
@@ -116,10 +119,14 @@ class EngineCache:
         for path in sorted(self.folder.glob(f'*{ENGINE}')):
             try:
                 described = _parsed(path.with_suffix(DESCRIPTION))
-                key, facts = EngineKey.from_dict(described['key']), dict(described['facts'])
+                key, facts = _key(described), described['facts']
             except UNREADABLE:
                 key, facts = None, {}
-            yield Entry(path.stem, key, path.lstat().st_size, facts)
+            try:
+                size = path.lstat().st_size
+            except OSError:
+                continue  # somebody has just removed it, or the folder is closed to us
+            yield Entry(path.stem, key, size, facts)
 
     def check(self, entry: Entry) -> str:
         """Prove that an engine is what its description says; empty when it is."""
@@ -128,33 +135,48 @@ class EngineCache:
         if entry.key.name != entry.name:
             return 'its description belongs to another engine; it is never used'
         try:
-            self.load(entry.key, self._described(entry.key)['interface'])
+            self._prove(entry.key)
         except EngineMismatch as error:
             return str(error)
         return ''
 
+    def is_sound(self, key: EngineKey) -> bool:
+        """Whether an engine is there and is what its key says; reads all of it."""
+        try:
+            self._prove(key)
+        except EngineMismatch:
+            return False
+        return True
+
     def remove(self, name: str) -> int:
-        """Remove an engine; returns the bytes that became free."""
+        """Remove an engine; returns the bytes that became free.
+
+        Its lock stays: whoever waits for it would hold a file without a name, and the next one
+        another file of that name.
+        """
         path = self._file(name, ENGINE)
-        freed = path.lstat().st_size if path.is_file() else 0
         with locked(self._file(name, LOCK)):
+            freed = path.lstat().st_size if path.is_file() else 0
             sweep(self.folder, name)
             self._drop(name)
-        self._file(name, LOCK).unlink(missing_ok=True)
         return freed
 
     def _file(self, name: str, suffix: str) -> Path:
         return self.folder / f'{name}{suffix}'
 
-    def _sound(self, key: EngineKey) -> bool:
-        try:
-            self.load(key, self._described(key)['interface'])
-        except EngineMismatch:
-            return False
-        return True
+    def _prove(self, key: EngineKey) -> None:
+        """Read an engine whose interface must be the one that its key has the fingerprint of.
+
+        Raises:
+            EngineMismatch: as :meth:`load`.
+        """
+        interface = self._described(key)['interface']
+        if plain_digest(interface) != key.interface:
+            raise self._mismatch(f'compiled engine {key.name} has other inputs or outputs',
+                                 _rows(interface), 'those of its key')
+        self.load(key, interface)
 
     def _write(self, key: EngineKey, built: BuiltEngine) -> None:
-        os.chmod(self.folder, 0o700)
         write_whole(self._file(key.name, ENGINE), built.content)
         described = {'key': asdict(key), 'interface': built.interface, 'facts': built.facts,
                      'bytes': len(built.content),
@@ -178,9 +200,7 @@ class EngineCache:
         if not os.path.lexists(description) or not os.path.lexists(self._file(key.name, ENGINE)):
             raise self._absent(key)
         try:
-            described = _parsed(description)
-            EngineKey.from_dict(described['key'])
-            return {name: described[name] for name in ('key', 'interface', 'bytes', 'sha256')}
+            return _parsed(description)
         except UNREADABLE as error:
             raise self._mismatch(f'the description of compiled engine {key.name} is damaged',
                                  type(error).__name__, 'what `cooper engine build` wrote'
@@ -189,11 +209,15 @@ class EngineCache:
     def _content(self, name: str, size: int) -> bytes:
         """Read an engine of so many bytes; what is no file, or endless, is never opened."""
         path = self._file(name, ENGINE)
-        found = f'{path.stat().st_size} bytes' if path.is_file() else 'no regular file'
-        if found != f'{size} bytes':
-            raise self._mismatch(f'compiled engine {name} is not the file that was written', found,
-                                 f'{size} bytes')
-        return path.read_bytes()
+        try:
+            found = f'{path.stat().st_size} bytes' if path.is_file() else 'no regular file'
+            if found == f'{size} bytes':
+                return path.read_bytes()
+        except OSError as error:
+            raise self._mismatch(f'compiled engine {name} cannot be read', error.strerror,
+                                 'a file that can be read') from error
+        raise self._mismatch(f'compiled engine {name} is not the file that was written', found,
+                             f'{size} bytes')
 
     def _absent(self, key: EngineKey) -> EngineMismatch:
         """No such engine; name how the nearest one differs."""
@@ -218,10 +242,25 @@ class EngineCache:
         return EngineMismatch(what, value=found, limit=wanted, remedy=f'run `{self.rebuild}`')
 
 
-def _parsed(description: Path) -> Any:
+def _parsed(description: Path) -> dict[str, Any]:
+    """A description whose parts have the types that were written; else one of UNREADABLE."""
     if not description.is_file():  # a pipe would wait for a writer
         raise OSError(f'{description} is no regular file')
-    return json.loads(description.read_text())
+    described = json.loads(description.read_text())
+    wrong = [name for name, kind in DESCRIBED.items() if type(described[name]) is not kind]
+    wrong += [row for row in described['interface'] if tuple(map(type, row)) != ROW]
+    if wrong:
+        raise TypeError(f'{description} has other types at {wrong}')
+    _key(described)
+    return described
+
+
+def _key(described: dict[str, Any]) -> EngineKey:
+    key = EngineKey.from_dict(described['key'])
+    if not all(isinstance(value, int if name == 'format' else str)
+               for name, value in asdict(key).items()):
+        raise TypeError(f'{key} has other types')
+    return key
 
 
 def _rows(rows: list[list[Any]]) -> str:

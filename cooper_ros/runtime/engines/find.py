@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, replace
 
-from cooper_ros.errors import BadCheckpoint, EngineMismatch, NotReady
+from cooper_ros.errors import BadCheckpoint, BadOption, EngineMismatch, NotReady
 from cooper_ros.runtime.card import read_card
 from cooper_ros.runtime.engines.cache import EngineCache, Entry
 from cooper_ros.runtime.engines.flavour import gpu_architecture, require_flavour
 from cooper_ros.runtime.engines.key import BuildOptions
-from cooper_ros.runtime.engines.plan import (
-    FINGERPRINTS,
-    GRAPHS,
-    Plan,
-    model_fingerprint,
-    rebuild_command,
-)
+from cooper_ros.runtime.engines.plan import FINGERPRINTS, GRAPHS, Plan, model_fingerprint
+from cooper_ros.runtime.engines.plan import ONNX as PARSER
 from cooper_ros.runtime.graphs.bundle import Bundle, bundle_name
 from cooper_ros.runtime.graphs.spec import CONTEXT, UNDERSTAND, Limits
 from cooper_ros.runtime.place import Place
+from cooper_ros.runtime.prepare import ONNX, TENSORRT, Request, command_of
 
 
 @dataclass(frozen=True)
@@ -28,26 +25,53 @@ class Found:
 
     Attributes:
         plan: which engines, for which sizes, built how.
-        complete: whether the cache names all of them; nothing is proved yet.
+        served: tokens of the longest context that a whole set in the cache serves; 0 where none
+            is whole. That is by their descriptions; nothing is proved yet.
         cache: where they are.
-        command: what builds them.
+        request: what builds those of the plan.
     """
 
     plan: Plan
-    complete: bool
+    served: int
     cache: EngineCache
-    command: str
+    request: Request
+
+    @property
+    def complete(self) -> bool:
+        """Whether the cache names all engines of the plan."""
+        return self.served >= self.plan.context
+
+    @property
+    def command(self) -> str:
+        """What builds them, for a shell."""
+        return command_of(self.request)
+
+    @property
+    def lacking(self) -> str:
+        """Why it is not complete; empty when it is."""
+        if self.complete:
+            return ''
+        if self.served:
+            return (f'its engines serve contexts of up to {self.served} tokens, and '
+                    f'context_tokens asks for {self.plan.context}')
+        return f'its engines are not in {self.cache.folder}'
+
+    def is_sound(self) -> bool:
+        """Whether every engine is what its description says; reads all of them."""
+        arch = gpu_architecture()
+        return all(self.cache.is_sound(self.plan.key(graph, arch))
+                   for graph in self.plan.bundle.specs())
 
 
 def find_bundle(place: Place, precision: str) -> Bundle | None:
     """The exported graphs of a checkpoint; None where there are none, or none that are whole."""
     graphs = place.cache / GRAPHS
-    if not graphs.is_dir():
+    if not os.path.isdir(graphs):  # nor where it may not be looked into
         return None  # without reading the weights for their fingerprint
-    model = model_fingerprint(place.folders, place.cache / FINGERPRINTS)
     try:
+        model = model_fingerprint(place.folders, place.cache / FINGERPRINTS)
         return Bundle.load(graphs / bundle_name(model, precision, place.parts))
-    except BadCheckpoint:
+    except (BadCheckpoint, OSError):  # what cannot be read is named where it is loaded
         return None
 
 
@@ -60,7 +84,8 @@ def find_plan(place: Place, converter: str) -> Found:
 
     Returns:
         a complete set where there is one, the one for the longest context if there are several;
-        else the set that would be built.
+        else the set that would be built. A set for shorter contexts than the setting
+        context_tokens asks for is not complete.
 
     Raises:
         NotReady: there is no TensorRT, or no GPU.
@@ -74,11 +99,9 @@ def find_plan(place: Place, converter: str) -> Found:
     flavour.check_architecture(arch)  # before anything is exported for nothing
     bundle = find_bundle(place, place.precision)
     if bundle is None:
-        more = '' if converter == 'onnx' else f' --converter {converter}'
+        command = command_of(request_of(_kind(converter), place))
         raise EngineMismatch('no engines were built from this checkpoint, or its graphs are '
-                             'damaged', value=place.folders[0],
-                             remedy=f'run `cooper engine build {place.folders[0]} --precision '
-                             f'{place.precision} --cache {place.cache}{more}{place.parts_flag}`')
+                             'damaged', value=place.folders[0], remedy=f'run `{command}`')
     usual = Plan(bundle, flavour, place.context or CONTEXT, usual_side(place),
                  converter=converter)
     return find_engines(usual, arch, EngineCache(place.cache), place)
@@ -87,13 +110,15 @@ def find_plan(place: Place, converter: str) -> Found:
 def find_engines(usual: Plan, arch: str, cache: EngineCache, place: Place) -> Found:
     """The best complete set in a cache, else what ``usual`` means."""
     entries = list(cache.entries())
-    names = {entry.name for entry in entries if entry.key is not None}
-    plans = [plan for entry in entries if (plan := plan_of(entry, usual, arch))]
+    names = {entry.name for entry in entries if entry.key and entry.key.name == entry.name}
+    plans = [usual, *(plan for entry in entries if (plan := plan_of(entry, usual, arch)))]
     whole = [plan for plan in plans
              if all(plan.key(graph, arch).name in names for graph in plan.bundle.specs())]
-    plan = max(whole, key=lambda one: one.context, default=usual)
-    command = rebuild_command(place.folders[0], plan, arch, place.cache)
-    return Found(plan, bool(whole), EngineCache(place.cache, command), command)
+    best = max(whole, key=lambda one: one.context, default=None)
+    plan = best if best and best.context >= place.context else usual
+    request = request_of(_kind(usual.converter), place, plan)
+    return Found(plan, best.context if best else 0,
+                 EngineCache(place.cache, command_of(request)), request)
 
 
 def plan_of(entry: Entry, usual: Plan, arch: str) -> Plan | None:
@@ -102,16 +127,41 @@ def plan_of(entry: Entry, usual: Plan, arch: str) -> Plan | None:
     if entry.key is None or entry.key.graph != first:
         return None
     try:
-        limits = Limits.from_dict(entry.facts['limits'])
-        options = BuildOptions(**entry.facts['options'])
-    except (KeyError, TypeError):
+        plan = _described_plan(entry, usual)
+    except (KeyError, TypeError, AttributeError, BadOption):  # of this engine alone
         return None
+    return plan if plan.key(entry.key.graph, arch) == entry.key else None
+
+
+def _described_plan(entry: Entry, usual: Plan) -> Plan:
+    limits = Limits.from_dict(entry.facts['limits'])
+    options = BuildOptions(**entry.facts['options'])
     config, context = usual.bundle.config, limits.context.high
     side = max(math.isqrt(limits.cells.high) * config.pixels_per_latent_token,
                math.isqrt(limits.patches.high) * config.vit.patch_size)
     side = 0 if Limits.of(config, context=context) == limits else side
-    plan = replace(usual, context=context, side=side, options=options)
-    return plan if plan.key(entry.key.graph, arch) == entry.key else None
+    return replace(usual, context=context, side=side, options=options)
+
+
+def request_of(kind: str, place: Place, plan: Plan | None = None) -> Request:
+    """What must be made for a runtime.
+
+    Args:
+        kind: ``onnx`` (graphs only), ``tensorrt`` or ``torch_tensorrt``.
+        place: checkpoint and cache.
+        plan: the engines; the usual ones if absent.
+    """
+    request = Request(kind, tuple(str(folder.resolve()) for folder in place.folders),
+                      place.precision, str(place.cache.resolve()), parts=place.parts)
+    if kind == ONNX:
+        return request
+    if plan is None:
+        return replace(request, context=place.context, side=usual_side(place))
+    return replace(request, context=plan.context, side=plan.side, **vars(plan.options))
+
+
+def _kind(converter: str) -> str:
+    return TENSORRT if converter == PARSER else converter
 
 
 def usual_side(place: Place) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Mapping
 from cooper_ros.runtime.graphs.digest import plain_digest
 from cooper_ros.runtime.graphs.spec import GraphSpec, Limits, profiles_of
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

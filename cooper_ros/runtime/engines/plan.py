@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator, Mapping, Sequence
 
+import torch
 from torch import nn
 
-from cooper_ros.errors import BadOption
+from cooper_ros.errors import BadOption, OutOfDisk
 from cooper_ros.runtime.engines.build import Told, build_engine
 from cooper_ros.runtime.engines.cache import BuiltEngine, EngineCache
-from cooper_ros.runtime.engines.flavour import Flavour, gpu_name
+from cooper_ros.runtime.engines.flavour import ANY_GPU, Flavour, gpu_name
 from cooper_ros.runtime.engines.key import BuildOptions, EngineKey
 from cooper_ros.runtime.files import locked, room, write_whole
 from cooper_ros.runtime.graphs.bundle import Bundle
@@ -27,7 +27,9 @@ ENGINE_PER_WEIGHTS, ENGINE_OVERHEAD = 1.02, 3 << 20
 HOST_PER_WEIGHTS = 3.0  # builder copies; docs of Torch-TensorRT say 3 to 5
 ONNX = 'onnx'
 FINGERPRINTS, GRAPHS = 'fingerprints.json', 'graphs'  # beside the engines in their folder
-_MODEL_FILES = ('*.safetensors', 'llm_config.json', 'vit_config.json', 'cooper.json')
+_MODEL_FILES = ('*.safetensors', 'llm_config.json', 'vit_config.json', 'cooper.json',
+                'tokenizer.json', 'tokenizer_config.json', 'added_tokens.json', 'vocab.json',
+                'merges.txt')  # graphs keep marker ids and the size of the vocabulary
 
 
 def default_cache() -> Path:
@@ -101,7 +103,7 @@ class Plan:
             raise BadOption('there is no such graph', value=graph, limit=', '.join(specs))
         return EngineKey.of(specs[graph], model=self.bundle.model, limits=self.limits,
                             precision=self.bundle.precision, flavour=self.maker[0],
-                            version=self.maker[1], gpu=gpu_name(self.flavour), arch=arch,
+                            version=self.maker[1], gpu=device_name(self.flavour), arch=arch,
                             options=self.options)
 
     @property
@@ -158,18 +160,13 @@ class Plan:
         return modules[graph]
 
 
-def rebuild_command(checkpoint: str | Path, plan: Plan, arch: str, cache: Path) -> str:
-    """The command that builds what this plan needs; shown in every mismatch."""
-    options = (('--context', plan.context, CONTEXT), ('--side', plan.side, 0),
-               ('--parts', plan.bundle.parts, 1),
-               ('--workspace-mib', plan.options.workspace_mib, 0))
-    words = ['cooper', 'engine', 'build', str(checkpoint), '--arch', arch, '--precision',
-             plan.bundle.precision, '--cache', str(cache)]
-    words += [word for flag, value, usual in options if value != usual
-              for word in (flag, str(value))]
-    words += ['--weight-streaming'] * plan.options.weight_streaming
-    words += ['--decode-profile'] * plan.options.decode_profile
-    return shlex.join(words + ['--converter', plan.converter] * (plan.converter != ONNX))
+def device_name(flavour: Flavour) -> str:
+    """The GPU that engines are bound to, with its processors: torch calls every Orin the same."""
+    name = gpu_name(flavour)
+    if name == ANY_GPU:
+        return name
+    found = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return f'{name}, {found.multi_processor_count} SMs'
 
 
 def model_fingerprint(folders: Sequence[Path], memory: Path,
@@ -179,20 +176,29 @@ def model_fingerprint(folders: Sequence[Path], memory: Path,
     Args:
         folders: model folder, then base folder if any.
         memory: file that remembers digests by path, size and time of change, so that 29 GB are
-            read once and not at every start.
+            read once and not at every start; where it cannot be written they are read again.
         told: called before a file is read.
     """
-    with locked(memory.with_suffix('.lock')):
-        known = _remembered(memory)
-        found, kept = {}, {}
-        for path in _model_files(folders):
-            stat = path.stat()
-            sign = f'{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}'
-            if sign not in known:
-                told(path)
-            kept[sign] = found[path.name] = known.get(sign) or file_digest(path)
-        write_whole(memory, json.dumps({**known, **kept}).encode())
+    known, found, fresh = _remembered(memory), {}, {}
+    for path in _model_files(folders):
+        stat = path.stat()
+        sign = f'{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}'
+        if sign not in known:
+            told(path)
+            known[sign] = fresh[sign] = file_digest(path)
+        found[path.name] = known[sign]
+    if fresh:
+        _remember(memory, fresh)
     return plain_digest(found)
+
+
+def _remember(memory: Path, fresh: Mapping[str, str]) -> None:
+    """Add digests to the file, beside what other processes have added meanwhile."""
+    try:
+        with locked(memory.with_suffix('.lock')):
+            write_whole(memory, json.dumps({**_remembered(memory), **fresh}).encode())
+    except (OSError, OutOfDisk):
+        pass  # a full disk or a folder of somebody else: nothing is wrong with the checkpoint
 
 
 def _model_files(folders: Sequence[Path]) -> list[Path]:
@@ -208,6 +214,7 @@ def _model_files(folders: Sequence[Path]) -> list[Path]:
 def _remembered(memory: Path) -> dict[str, str]:
     try:
         values = json.loads(memory.read_text())
-        return values if isinstance(values, dict) else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
+    return {sign: digest for sign, digest in values.items() if isinstance(digest, str)
+            } if isinstance(values, dict) else {}

@@ -4,30 +4,41 @@ Inputs and outputs are bound where torch has put them: the cache is read in plac
 and values land behind its end. One piece of device memory serves all engines, for they never run
 at the same time. Decode and flow steps are recorded as CUDA graphs once per bucket of context.
 
-The machines that test this project have no GPU, so nothing in this file but the refusal to start
-has ever been executed there; ``benchmarks/gpu_check.py`` proves it where there is one.
+The machines that test this project have no GPU: there, a stand-in for TensorRT and for CUDA
+streams runs what is here (``test/test_engines_runner.py``). ``benchmarks/gpu_check.py`` proves it
+where there is one.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any, Iterator
 
 import torch
 from torch import Tensor
 
-from cooper_ros.errors import BadOption, EngineMismatch, NotReady, OutOfMemory
-from cooper_ros.runtime.engines.build import type_name
+from cooper_ros.errors import CooperError, NotReady, OutOfMemory
 from cooper_ros.runtime.engines.cache import EngineCache
 from cooper_ros.runtime.engines.flavour import gpu_architecture
+from cooper_ros.runtime.engines.loaded import (
+    MIB,
+    Context,
+    LoadedEngine,
+    check_room,
+    is_aligned,
+    is_token,
+    stream_budgets,
+)
 from cooper_ros.runtime.engines.plan import Plan
 from cooper_ros.runtime.graphs.runtime import GraphRuntime, Tensors
-from cooper_ros.runtime.graphs.spec import FLOW, UNDERSTAND, Axis, GraphSpec, dtype_of
+from cooper_ros.runtime.graphs.spec import BUCKET, FLOW, Axis, GraphSpec, dtype_of
 
-BUCKET = 256  # slots; contexts are padded to multiples, so that recorded steps can be replayed
-MIB = 1 << 20
+DEVICE = 'cuda'
 RECORDED = 16  # steps kept as CUDA graphs
+ROWS = 3  # contexts of a session, and as many copies of them: what streamed weights leave free
 _IN_PLACE = ('key_', 'value_')  # inputs that a recorded step reads where they lie
 
 
@@ -39,120 +50,42 @@ class MemoryPlan:
         scratch: shared by all engines.
         weights: of each engine; what streaming leaves in host memory is not counted.
         cache: what 1,024 tokens of one context take beside them.
+        recorded: what steps recorded so far keep for their inputs and outputs.
+        plain: graphs that could not be recorded, and why.
     """
 
     scratch: int
     weights: dict[str, int]
     cache: int = 0
+    recorded: int = 0
+    plain: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line for log and report."""
         each = ', '.join(f'{name} {size / MIB:.0f}' for name, size in self.weights.items())
         return (f'device memory of engines: {sum(self.weights.values()) / MIB:.0f} MiB of weights '
                 f'({each}), {self.scratch / MIB:.0f} MiB of scratch shared by all; every 1,024 '
-                f'tokens of a context take {self.cache / MIB:.1f} MiB more')
-
-
-def check_room(needed: int, free: int, streaming: bool) -> None:
-    """Refuse engines whose weights cannot fit before any of them is loaded.
-
-    Args:
-        needed: bytes of all engine files, which are weights for the most part.
-        free: bytes of device memory that are free.
-        streaming: whether the engines may leave weights in host memory.
-
-    Raises:
-        OutOfMemory: naming both.
-    """
-    if needed > free and not streaming:
-        raise OutOfMemory('the engines do not fit the device', value=f'{needed / MIB:,.0f} MiB',
-                          limit=f'{free / MIB:,.0f} MiB free', remedy='build in a smaller '
-                          'precision or with --weight-streaming, or set runtime to torch')
-
-
-class LoadedEngine:
-    """One engine with its execution context.
-
-    Raises:
-        EngineMismatch: TensorRT cannot read it here, or it has another interface.
-    """
-
-    def __init__(self, plan: Plan, spec: GraphSpec, content: bytes, rebuild: str,
-                 stream_bytes: int | None) -> None:
-        module = self._module = plan.flavour.module
-        self.spec, self.precision = spec, plan.bundle.precision
-        self._runtime = module.Runtime(module.Logger(module.Logger.ERROR))
-        self.engine = self._runtime.deserialize_cuda_engine(content)
-        if self.engine is None:
-            raise EngineMismatch(f'TensorRT cannot read the engine of graph {spec.name} here',
-                                 value=gpu_architecture(), remedy=f'run `{rebuild}`')
-        self._check(rebuild)
-        if stream_bytes is not None and plan.options.weight_streaming:
-            self.engine.weight_streaming_budget_v2 = stream_bytes
-        self.context = self.engine.create_execution_context(
-            module.ExecutionContextAllocationStrategy.USER_MANAGED)
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Device memory that it needs while it runs."""
-        return int(self.engine.device_memory_size_v2)
-
-    @property
-    def weight_bytes(self) -> int:
-        """Weights on the device; -1 where this TensorRT does not tell."""
-        kinds = getattr(self._module, 'EngineStat', None)
-        if kinds is None:
-            return -1
-        whole = int(self.engine.get_engine_stat(kinds.TOTAL_WEIGHTS_SIZE))
-        streamed = int(self.engine.streamable_weights_size)
-        return whole - max(0, streamed - int(self.engine.weight_streaming_budget_v2))
-
-    def use(self, scratch: Tensor) -> None:
-        """Give it device memory to run in."""
-        self.context.set_device_memory(scratch.data_ptr(), scratch.numel())
-
-    def run(self, inputs: Tensors, outputs: Tensors, stream: int) -> None:
-        """Run on bound tensors; shapes must be inside the profile.
-
-        Raises:
-            BadOption: a shape is outside what the engine was built for.
-        """
-        for name, value in inputs.items():
-            if not self.context.set_input_shape(name, tuple(value.shape)):
-                raise BadOption(f'{self.spec.name} was not built for this size of {name}',
-                                value=tuple(value.shape), limit=self._limits_of(name),
-                                remedy='build with a larger --context or --side')
-        for name, value in (*inputs.items(), *outputs.items()):
-            self.context.set_tensor_address(name, value.data_ptr())
-        if not self.context.execute_async_v3(stream):
-            raise NotReady(f'TensorRT failed to run graph {self.spec.name}',
-                           remedy='see its log; restart the node')
-
-    def _check(self, rebuild: str) -> None:
-        """Compare what the engine itself says with the description of the graph."""
-        engine, found = self.engine, []
-        for i in range(engine.num_io_tensors):
-            name = engine.get_tensor_name(i)
-            found.append([name, engine.get_tensor_mode(name).name.lower(),
-                          list(engine.get_tensor_shape(name)),
-                          type_name(engine.get_tensor_dtype(name))])
-        wanted = self.spec.interface(self.precision)
-        if sorted(found) != sorted(wanted):
-            raise EngineMismatch(f'the engine of graph {self.spec.name} has other inputs or '
-                                 'outputs', value=[row for row in found if row not in wanted],
-                                 limit=[row for row in wanted if row not in found],
-                                 remedy=f'run `{rebuild}`')
-
-    def _limits_of(self, name: str) -> str:
-        low, _, high = self.engine.get_tensor_profile_shape(name, 0)
-        return f'{tuple(low)} .. {tuple(high)}'
+                f'tokens of a context take {self.cache / MIB:.1f} MiB more, and as much again '
+                'once several contexts draw together; recorded steps keep '
+                f'{self.recorded / MIB:.1f} MiB' + ''.join(f'; {text}' for text in self.plain))
 
 
 @dataclass
 class Recorded:
-    """One step as a CUDA graph: its own inputs and outputs, and the cache where it lies."""
+    """One step as a CUDA graph.
+
+    The cache is not in here: whoever asks for the step again hands it over at the same place, so
+    it lives then, and a session that has ended gives its memory back.
+
+    Attributes:
+        graph: the CUDA graph.
+        context: what it was captured from; nobody else uses it.
+        inputs: its own inputs, all but the cache; shared by all steps of the same sizes.
+        outputs: likewise.
+    """
 
     graph: Any
+    context: Context
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
 
@@ -165,12 +98,13 @@ class TensorRtRunner:
         cache: where they are; every one is proved before it is read.
         rebuild: command shown where one must be built again.
         stream_bytes: device memory for weights of each engine built with weight streaming; None
-            keeps all of them on the device.
+            shares what is free.
         record: use CUDA graphs.
 
     Raises:
         NotReady: there is no GPU.
         EngineMismatch: an engine is missing, damaged or for something else.
+        OutOfMemory: they do not fit.
     """
 
     name, bucket = 'TensorRT', BUCKET
@@ -179,45 +113,67 @@ class TensorRtRunner:
                  stream_bytes: int | None = None, record: bool = True) -> None:
         if not torch.cuda.is_available():
             raise _no_gpu()
-        self.device = torch.device('cuda')
+        self.device, self._stream = torch.device(DEVICE), torch.cuda.Stream()
         self.most_tokens, self.record = plan.limits.tokens.high, record
-        arch, specs = gpu_architecture(), plan.bundle.specs()
-        names = {plan.key(name, arch).name for name in specs}
-        check_room(sum(entry.bytes for entry in cache.entries() if entry.name in names),
-                   torch.cuda.mem_get_info()[0], plan.options.weight_streaming)
+        self._recorded: OrderedDict[tuple, Recorded] = OrderedDict()
+        self._plain: dict[str, str] = {}
         llm, size = plan.bundle.config.llm, dtype_of(plan.bundle.precision).itemsize
         self._cache_bytes = 2 * 1024 * llm.num_layers * llm.num_kv_heads * llm.head_dim * size
-        self.engines = {
-            name: LoadedEngine(plan, spec, cache.load(plan.key(name, arch),
-                                                      spec.interface(plan.bundle.precision)),
-                               rebuild or cache.rebuild, stream_bytes)
-            for name, spec in specs.items()}
-        most = max(engine.scratch_bytes for engine in self.engines.values())
-        self._scratch = torch.empty(most, dtype=torch.uint8, device=self.device)
+        self.engines = _loaded(plan, cache, rebuild or cache.rebuild)
+        self._share_room(plan.limits.context.high, stream_bytes)
+        self._scratch = torch.empty(self._most_scratch(), dtype=torch.uint8, device=self.device)
         for engine in self.engines.values():
-            engine.use(self._scratch)
-        self._recorded: OrderedDict[tuple, Recorded] = OrderedDict()
+            engine.prepare(self._scratch, self._stream.cuda_stream)
 
     def memory(self) -> MemoryPlan:
         """Device memory in use, and what the cache will take."""
+        kept = {value.data_ptr(): value.nbytes for step in self._recorded.values()
+                for value in (*step.inputs.values(), *step.outputs.values())}
         return MemoryPlan(self._scratch.numel(), {
             name: loaded.weight_bytes for name, loaded in self.engines.items()},
-            self._cache_bytes)
+            self._cache_bytes, sum(kept.values()), tuple(self._plain.values()))
+
+    def forget(self) -> None:
+        """Drop recorded steps: their cache is gone, or their memory is needed."""
+        if self._recorded:
+            self._stream.synchronize()  # the device may not have finished with them
+            self._recorded.clear()
 
     def run(self, graph: str, inputs: Tensors, into: Tensors) -> Tensors:
-        """See :class:`~..graphs.runtime.GraphRunner`."""
+        """See :class:`~..graphs.runtime.GraphRunner`.
+
+        New keys and values that nobody wants ``into`` a cache hold until the next run.
+        """
         engine = self.engines[graph]
-        recorded = self.record and _is_step(engine.spec, inputs)
-        if recorded:
-            outputs: Mapping[str, Tensor] = self._replayed(engine, inputs)
-        else:
-            outputs = self._outputs(engine, inputs, into)
-            engine.run(inputs, outputs, torch.cuda.current_stream().cuda_stream)
+        with torch.inference_mode(), self._own_stream():
+            try:
+                step = self._step(engine, inputs, into)
+                return self._replayed(step, inputs, into) if step else self._once(
+                    engine, inputs, into)
+            except (torch.OutOfMemoryError, OutOfMemory):
+                pass  # and with it goes the traceback, which holds what was half made
+            self.forget()
+            return self._once(engine, inputs, into)
+
+    @contextmanager
+    def _own_stream(self) -> Iterator[None]:
+        """On the default stream TensorRT would wait for the whole device in every run."""
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            current.wait_stream(self._stream)
+
+    def _once(self, engine: LoadedEngine, inputs: Tensors, into: Tensors) -> Tensors:
+        """Run without a recording."""
+        outputs = self._outputs(engine, inputs, into)
+        engine.run(inputs, outputs, self._stream.cuda_stream)
         for name, target in into.items():
-            if outputs[name].data_ptr() != target.data_ptr():
+            if outputs[name] is not target:
                 target.copy_(outputs[name])
-        return {name: value.clone() if recorded and not name.startswith('new_') else value
-                for name, value in outputs.items() if name not in into}
+        return {name: value for name, value in outputs.items() if name not in into}
 
     def _outputs(self, engine: LoadedEngine, inputs: Tensors, into: Tensors) -> dict[str, Tensor]:
         """Where results go: the place that was asked for if it is one block, else new memory."""
@@ -225,41 +181,99 @@ class TensorRtRunner:
         found = {}
         for entry in engine.spec.outputs:
             shape, target = entry.sizes(sizes), into.get(entry.name)
-            usable = (target is not None and target.is_contiguous()
+            usable = (target is not None and target.is_contiguous() and is_aligned(target)
                       and not _overlap(target, inputs))
             found[entry.name] = target if usable and target is not None else torch.empty(
                 shape, dtype=entry.dtype(engine.precision), device=self.device)
         return found
 
-    def _replayed(self, engine: LoadedEngine, inputs: Tensors) -> dict[str, Tensor]:
-        places = tuple((value.data_ptr(), tuple(value.shape)) if name.startswith(_IN_PLACE)
-                       else tuple(value.shape) for name, value in inputs.items())
-        key = (engine.spec.name, *places)
-        if key not in self._recorded:
-            self._recorded[key] = self._recording(engine, inputs)
-            while len(self._recorded) > RECORDED:
-                self._recorded.popitem(last=False)
-        self._recorded.move_to_end(key)
-        step = self._recorded[key]
+    def _replayed(self, step: Recorded, inputs: Tensors, into: Tensors) -> Tensors:
         for name, own in step.inputs.items():
-            if not name.startswith(_IN_PLACE):
-                own.copy_(inputs[name])
+            own.copy_(inputs[name])
         step.graph.replay()
-        return step.outputs
+        for name, target in into.items():
+            target.copy_(step.outputs[name])
+        return {name: value if name.startswith('new_') else value.clone()
+                for name, value in step.outputs.items() if name not in into}
 
-    def _recording(self, engine: LoadedEngine, inputs: Tensors) -> Recorded:
-        own = {name: value if name.startswith(_IN_PLACE) else value.clone()
-               for name, value in inputs.items()}
-        outputs = self._outputs(engine, own, {})
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # TensorRT prepares itself for new sizes in the first run
-            engine.run(own, outputs, side.cuda_stream)
-        torch.cuda.current_stream().wait_stream(side)
+    def _step(self, engine: LoadedEngine, inputs: Tensors, into: Tensors) -> Recorded | None:
+        """The recording of a call, made when it comes first; None for what runs plainly."""
+        name = engine.spec.name
+        if not self.record or name in self._plain or not _is_step(engine.spec, inputs, into):
+            return None
+        key = (name, *((value.data_ptr() if _lies(entry, value) else 0, tuple(value.shape))
+                       for entry, value in inputs.items()))
+        if key not in self._recorded:
+            while len(self._recorded) >= RECORDED:
+                self._stream.synchronize()
+                self._recorded.popitem(last=False)
+            step = self._recording(engine, inputs)
+            if step is None:
+                return None
+            self._recorded[key] = step
+        self._recorded.move_to_end(key)
+        return self._recorded[key]
+
+    def _recording(self, engine: LoadedEngine, inputs: Tensors) -> Recorded | None:
+        """Record a step; None, and a line in the log, where that is not possible."""
+        stream, name = self._stream.cuda_stream, engine.spec.name
+        own, outputs = self._places(engine, inputs)
+        context = engine.context(engine.profile_of(inputs), stream)
+        context.bind({**inputs, **own}, outputs)
+        context.execute(stream)  # TensorRT prepares itself for new sizes in the first run
+        try:
+            return Recorded(self._captured(context), context, own, outputs)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, CooperError) as error:  # an operator that must wait for the device
+            self._plain[name] = (f'graph {name} runs without CUDA graphs: '
+                                 f'{" ".join(str(error).split())[:200]}')
+            logging.getLogger(__name__).warning(self._plain[name])
+            return None
+
+    def _captured(self, context: Context) -> torch.cuda.CUDAGraph:
+        """What a bound context does, as a CUDA graph; other threads may go on meanwhile."""
+        context.require_capturable(self._stream.cuda_stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            engine.run(own, outputs, torch.cuda.current_stream().cuda_stream)
-        return Recorded(graph, own, outputs)
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode='thread_local'):
+            context.execute(self._stream.cuda_stream)
+        return graph
+
+    def _places(self, engine: LoadedEngine, inputs: Tensors
+                ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Inputs and outputs of a recording: those of another of the same sizes if there is one.
+
+        Outputs of a flow step are as large as the block it draws, and only one step runs at a
+        time; so steps that differ in the length of their context alone share them.
+        """
+        own = {name: value for name, value in inputs.items() if not _lies(name, value)}
+        for key, step in self._recorded.items():  # the sizes of inputs decide those of outputs
+            if key[0] == engine.spec.name and _shapes(step.inputs) == _shapes(own):
+                return step.inputs, step.outputs
+        return ({name: value.clone() for name, value in own.items()},
+                self._outputs(engine, inputs, {}))
+
+    def _most_scratch(self) -> int:
+        return max(engine.scratch_bytes for engine in self.engines.values())
+
+    def _share_room(self, context: int, stream_bytes: int | None) -> None:
+        """Say how many weights stay on the device, where engines can leave them in host memory.
+
+        Args:
+            context: tokens of the longest context, whose cache must find room too.
+            stream_bytes: for each engine; None shares what is free.
+        """
+        sizes = {name: engine.streamable_bytes for name, engine in self.engines.items()}
+        for engine in self.engines.values():
+            engine.stream(stream_bytes or 0)
+        if stream_bytes is not None or not any(sizes.values()):
+            return
+        # With nothing kept, scratch is at its largest and only fixed weights are counted.
+        fixed = sum(engine.weight_bytes for engine in self.engines.values())
+        caches = 2 * ROWS * self._cache_bytes * context // 1024
+        free = torch.cuda.mem_get_info()[0] - fixed - self._most_scratch() - caches
+        for name, budget in stream_budgets(sizes, free).items():
+            self.engines[name].stream(budget)
 
 
 def load_tensorrt_runtime(plan: Plan, cache: EngineCache, *, rebuild: str = '',
@@ -269,6 +283,7 @@ def load_tensorrt_runtime(plan: Plan, cache: EngineCache, *, rebuild: str = '',
     Raises:
         NotReady: there is no GPU.
         EngineMismatch: an engine is missing, damaged or for something else.
+        OutOfMemory: they do not fit.
     """
     bundle = plan.bundle
     runner = TensorRtRunner(plan, cache, rebuild=rebuild, stream_bytes=stream_bytes)
@@ -277,9 +292,31 @@ def load_tensorrt_runtime(plan: Plan, cache: EngineCache, *, rebuild: str = '',
                         words=bundle.words(), parts=bundle.parts)
 
 
-def _is_step(spec: GraphSpec, inputs: Tensors) -> bool:
-    """Whether a call will come again with the same sizes: decoding, or a flow step."""
-    return spec.family == FLOW or (spec.family == UNDERSTAND and inputs['embeds'].shape[1] == 1)
+def _loaded(plan: Plan, cache: EngineCache, rebuild: str) -> dict[str, LoadedEngine]:
+    """All engines of a plan, by graph, after a look at the free memory."""
+    arch, specs = gpu_architecture(), plan.bundle.specs()
+    names = {plan.key(name, arch).name for name in specs}
+    check_room(sum(entry.bytes for entry in cache.entries() if entry.name in names),
+               torch.cuda.mem_get_info()[0], plan.options.weight_streaming)
+    return {name: LoadedEngine(plan, spec, cache.load(plan.key(name, arch), spec.interface(
+        plan.bundle.precision)), rebuild) for name, spec in specs.items()}
+
+
+def _is_step(spec: GraphSpec, inputs: Tensors, into: Tensors) -> bool:
+    """Whether a call will come again with the same sizes: decoding, or a flow step.
+
+    Pictures that are read go through the flow graph too, into the cache and once each.
+    """
+    return is_token(spec, inputs) or (spec.family == FLOW and not into)
+
+
+def _lies(name: str, value: Tensor) -> bool:
+    """Whether a recording reads an input where it lies: what is part of the cache."""
+    return name.startswith(_IN_PLACE) and is_aligned(value)
+
+
+def _shapes(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}
 
 
 def _no_gpu() -> NotReady:

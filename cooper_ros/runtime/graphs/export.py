@@ -9,15 +9,16 @@ number types of the graph are those of the weights.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import warnings
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from cooper_ros.errors import EngineBuild
+from cooper_ros.errors import EngineBuild, NotReady
 from cooper_ros.runtime.graphs.attention import translations
 from cooper_ros.runtime.graphs.late_weights import Read, forget_weights, read_when_written
 from cooper_ros.runtime.graphs.spec import Axis, GraphSpec, TensorSpec
@@ -79,8 +80,9 @@ def export_graph(spec: GraphSpec, module: nn.Module, path: Path, precision: str,
 
     Raises:
         EngineBuild: the exporter refused, or wrote another interface than ``spec``.
+        NotReady: the packages that export are not installed.
     """
-    import onnx
+    onnx = _onnx()
     try:
         with _quiet(), torch.no_grad():
             made = _converted(spec, exported_program(spec, module, precision))
@@ -95,6 +97,17 @@ def export_graph(spec: GraphSpec, module: nn.Module, path: Path, precision: str,
                           ) from error
     _check_interface(spec, onnx.load(str(path), load_external_data=False))
     return path
+
+
+def _onnx() -> Any:
+    try:
+        importlib.import_module('onnxscript')  # what torch exports with
+        return importlib.import_module('onnx')
+    except ImportError as error:
+        raise NotReady('graphs cannot be exported here', value=str(error),
+                       limit='onnx and onnxscript',
+                       remedy='pip install -r requirements/graphs.txt, or export on another '
+                              'machine and copy the folder graphs') from error
 
 
 def _converted(spec: GraphSpec, program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:

@@ -6,7 +6,9 @@ write behind its end in place. The runner decides how tensors reach the device.
 
 from __future__ import annotations
 
-from typing import Iterator, Mapping, Protocol, Sequence
+import math
+import weakref
+from typing import Callable, Iterator, Mapping, Protocol, Sequence, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +20,25 @@ from cooper_ros.model.patches import patchify, position_ids, unpatchify
 from cooper_ros.model.tables import rope_angles
 from cooper_ros.runtime.base import Cursor, LoadStep, Session
 from cooper_ros.runtime.cache import KeyValueCache
-from cooper_ros.runtime.graphs.spec import FLOW, UNDERSTAND, dtype_of, graph_specs, layer_names
+from cooper_ros.runtime.graphs.spec import (
+    FLOW,
+    UNDERSTAND,
+    dtype_of,
+    graph_specs,
+    layer_names,
+    padded,
+)
 from cooper_ros.runtime.torch_runtime import MARKERS, grid_of, inference
 
+Made = TypeVar('Made')
 Tensors = Mapping[str, Tensor]
 NEXT = 'next_'  # outputs that are inputs of the next part
 
 
 class GraphRunner(Protocol):
     """Runs graphs by name.
+
+    One that keeps something for a cache beyond a call also has ``forget()``, which drops it.
 
     Attributes:
         name: for people.
@@ -58,6 +70,7 @@ class SlotCache(KeyValueCache):
         shape = (config.num_layers, rows, capacity, config.num_kv_heads, config.head_dim)
         self.slots = tuple(torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
         self.keys, self.values = (store.transpose(2, 3) for store in self.slots)
+        self._copies: tuple[Tensor, ...] = ()
 
     def tensors(self, names: tuple[str, str], row: slice, start: int,
                 end: int) -> dict[str, Tensor]:
@@ -65,6 +78,23 @@ class SlotCache(KeyValueCache):
         return {name: store[layer, row, start:end]
                 for kind, store in zip(names, self.slots)
                 for layer, name in enumerate(layer_names(kind, range(len(store))))}
+
+    def together(self, rows: Sequence[int], slots: int) -> dict[str, Tensor]:
+        """Copies ``[len(rows), slots, Hkv, d]`` of all layers, by the names of their inputs.
+
+        They always lie at the same place, so that a step that was recorded there comes again.
+        That place takes as much memory as the cache itself, from the first call on.
+        """
+        if not self._copies:
+            self._copies = tuple(torch.empty_like(store).flatten(1) for store in self.slots)
+        found = {}
+        for kind, store, copies in zip(('key', 'value'), self.slots, self._copies):
+            shape = (len(store), len(rows), slots, *store.shape[3:])
+            blocks = copies[:, :math.prod(shape[1:])].view(shape)
+            for at, row in enumerate(rows):
+                blocks[:, at].copy_(store[:, row, :slots])
+            found |= dict(zip(layer_names(kind, range(len(store))), blocks))
+        return found
 
 
 class GraphRuntime:
@@ -97,6 +127,19 @@ class GraphRuntime:
     def session(self, *, rows: int, capacity: int) -> Session:
         """See :class:`~cooper_ros.runtime.base.Runtime`."""
         return GraphSession(self, rows, capacity)
+
+    def forget(self) -> None:
+        """Let the runner drop what it keeps for caches beyond a call, if it does."""
+        getattr(self.runner, 'forget', lambda: None)()
+
+    def with_room(self, make: Callable[[], Made]) -> Made:
+        """Allocate something; where there is no room, again without what the runner keeps."""
+        try:
+            return make()
+        except torch.OutOfMemoryError:
+            pass  # and with it goes the traceback, which holds what was half made
+        self.forget()
+        return make()
 
     @inference
     def encode_vision(self, pixels: Tensor) -> Tensor:
@@ -170,13 +213,14 @@ class GraphSession:
     def __init__(self, runtime: GraphRuntime, rows: int, capacity: int) -> None:
         self.rows, self.capacity = rows, capacity
         self._runtime, llm = runtime, runtime.config.llm
-        bucket = runtime.runner.bucket
-        slots = -(-max(capacity, 1) // bucket) * bucket
-        self.cache = SlotCache(llm, rows, slots, runtime.device, runtime.dtype)
+        slots = padded(capacity, runtime.runner.bucket)
+        self.cache = runtime.with_room(
+            lambda: SlotCache(llm, rows, slots, runtime.device, runtime.dtype))
         self.cache.capacity = capacity
         angles = rope_angles(torch.arange(capacity + 1), llm.head_dim, llm.rope_theta)
         self._cos, self._sin = (table.to(runtime.device, runtime.dtype) for table in angles)
         self._branches: tuple[object, dict[str, Tensor]] | None = None
+        weakref.finalize(self, runtime.forget).atexit = False  # what was kept for this cache
 
     def cursor(self, row: int) -> Cursor:
         """See :class:`~cooper_ros.runtime.base.Session`."""
@@ -273,20 +317,16 @@ class GraphSession:
             **self._contexts(rows))
 
     def _contexts(self, rows: tuple[int, ...]) -> dict[str, Tensor]:
-        """Contexts of several rows padded to one length; copied once per map, not per step."""
+        """Contexts of rows padded to one length; several are copied once per map, not per step."""
         slots = self._slots(rows)
         if len(rows) == 1:
             return self.cache.tensors(('key', 'value'), slice(rows[0], rows[0] + 1), 0, slots)
         if self._branches is None or self._branches[0] != rows:
-            picked = list(rows)
-            self._branches = rows, {
-                name: store[layer, picked, :slots]
-                for kind, store in zip(('key', 'value'), self.cache.slots)
-                for layer, name in enumerate(layer_names(kind, range(len(store))))}
+            self._branches = rows, self._runtime.with_room(
+                lambda: self.cache.together(rows, slots))
         return self._branches[1]
 
     def _slots(self, rows: Sequence[int]) -> int:
         """Slots to hand over: at least one, rounded up to whole buckets."""
-        longest = max(1, *(self.cursor(row).length for row in rows))
-        bucket = self._runtime.runner.bucket
-        return -(-longest // bucket) * bucket
+        longest = max(self.cursor(row).length for row in rows)
+        return padded(longest, self._runtime.runner.bucket)

@@ -19,6 +19,7 @@ FLOAT32, INT64, BOOL = 'float32', 'int64', 'bool'
 PRECISIONS = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 UNDERSTAND, FLOW = 'understand', 'flow'  # families of graphs that run the decoder
 CONTEXT = 16384  # tokens of the longest context that engines serve unless told otherwise
+BUCKET = 256  # slots; engines get contexts in multiples of it, so that steps come again alike
 KINDS = {FLOAT32: torch.float32, INT64: torch.int64, BOOL: torch.bool}
 
 
@@ -31,6 +32,11 @@ def dtype_of(precision: str) -> torch.dtype:
     if precision not in PRECISIONS:
         raise BadOption('unknown precision', value=precision, limit=', '.join(PRECISIONS))
     return PRECISIONS[precision]
+
+
+def padded(slots: int, bucket: int = BUCKET) -> int:
+    """So many slots rounded up to whole buckets, at least one."""
+    return -(-max(slots, 1) // bucket) * bucket
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,8 @@ class Limits:
 
         Args:
             config: its sizes.
-            context: tokens of the longest context.
+            context: tokens of the longest context; rounded up to whole buckets, for that is how
+                the runtime hands contexts over.
             side: pixels of the largest picture side; 0 for what the tables hold. Smaller limits
                 make smaller buffers.
         """
@@ -160,7 +167,7 @@ class Limits:
         cells = min(config.max_latent_size, (side or 10**6) // unit)
         patches = min(config.vit_max_num_patch_per_side, (side or 10**6) // patch)
         most = max(patches**2, cells**2) + 2
-        return cls(context=Span.up_to(context, 1024), tokens=Span.up_to(most, 256),
+        return cls(context=Span.up_to(padded(context), 1024), tokens=Span.up_to(most, 256),
                    patches=Span.up_to(patches**2), cells=Span.up_to(cells**2),
                    branches=Span.up_to(3, 3), rows=Span.up_to(cells), columns=Span.up_to(cells))
 

@@ -14,7 +14,8 @@ DRAW_KINDS = {kind.name: kind for kind in (
     DrawKind('vkitti', DEPTH, layouts.vkitti, ('train.jsonl',), 20148,
              'Virtual KITTI 2.0.3 of Naver Labs Europe: the archives rgb and depth'),
     DrawKind('ade20k', SEGMENTATION, layouts.ade20k,
-             ('ade20k_train_identify.jsonl', 'train.jsonl'), 25574, 'ADE20K full set, ADE20K_2021_17_01 (registration needed)'),
+             ('ade20k_train_identify.jsonl', 'train.jsonl'), 25574,
+             'ADE20K full set, ADE20K_2021_17_01 (registration needed)'),
     DrawKind('nyu', DEPTH, layouts.nyu, ('filename_list_test.jsonl', 'test.jsonl'), 654,
              'NYU Depth v2: the labelled .mat file, or any extraction as rgb/depth PNG'))}
 COOPER = 'cooper'

@@ -1,0 +1,273 @@
+"""A stand-in for TensorRT and for CUDA streams and graphs, on tensors in host memory.
+
+It is strict where the real ones are: a replayed graph whose execution context was touched since
+it was captured, a context in an engine whose budget changes, an address that is not aligned and a
+run on the default stream are errors. The numbers come from onnxruntime.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from cooper_ros.runtime.engines import loaded, runner
+from cooper_ros.runtime.engines.cache import Entry
+from cooper_ros.runtime.engines.flavour import RTX, Flavour
+from cooper_ros.runtime.engines.key import BuildOptions
+from cooper_ros.runtime.engines.plan import Plan
+from cooper_ros.runtime.graphs.bundle import Bundle
+from cooper_ros.runtime.graphs.spec import profiles_of
+from cooper_ros.runtime.onnx_runtime import OnnxRunner
+
+ALIGNMENT = 64  # of tensors in host memory
+TYPES = {'float32': 'FLOAT', 'int64': 'INT64', 'bool': 'BOOL'}
+
+
+@dataclass
+class Device:
+    """What there is to run on, what goes wrong on it, and what was done with it."""
+
+    free: int = 10 << 30
+    unreadable: bool = False
+    contexts_left: int = 1000
+    capturable: bool = True
+    broken_capture: bool = False
+    streamable: int = 0  # bytes of each engine
+    captures: list[str] = field(default_factory=list)
+    runs: list[tuple[str, int]] = field(default_factory=list)  # graph, profile
+    current: Any = None
+    capturing: Any = None
+    synchronised: int = 0
+
+
+class Stream:
+    """A CUDA stream; all of them run at once, in the order of the calls."""
+
+    def __init__(self, device: Device, number: int) -> None:
+        self.device, self.cuda_stream = device, number
+        self.waited: list[Stream] = []
+
+    def wait_stream(self, other: Stream) -> None:
+        self.waited.append(other)
+
+    def synchronize(self) -> None:
+        assert self.device.capturing is None
+        self.device.synchronised += 1
+
+
+class CudaGraph:
+    """What was captured: contexts as they were."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[Context, int]] = []
+
+    def replay(self) -> None:
+        for context, version in self.steps:
+            assert context.version == version, 'its context was changed after the capture'
+            context.run()
+
+
+class Context:
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.version, self.profile = engine, 0, 0
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.addresses: dict[str, int] = {}
+        self.scratch: tuple[int, int] | None = None
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert size >= self.engine.device_memory_size_v2
+        self.scratch = address, size
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        assert stream and not self.shapes
+        self.profile = profile
+        return profile < self.engine.num_optimization_profiles
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        low, _, high = self.engine.get_tensor_profile_shape(name, self.profile)
+        self.shapes[name], self.version = shape, self.version + 1
+        return all(a <= n <= b for a, n, b in zip(low, shape, high))
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name], self.version = address, self.version + 1
+        return address % ALIGNMENT == 0
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        return self.engine.device.capturable
+
+    def execute_async_v3(self, stream: int) -> bool:
+        device = self.engine.device
+        assert stream and stream == device.current.cuda_stream
+        assert self.scratch is not None and set(self.addresses) == set(self.engine.entries)
+        if device.capturing is None:
+            self.run()
+        elif device.broken_capture:
+            return False
+        else:
+            device.capturing.steps.append((self, self.version))
+            device.captures.append(self.engine.spec.name)
+        return True
+
+    def run(self) -> None:
+        spec, engine = self.engine.spec, self.engine
+        engine.device.runs.append((spec.name, self.profile))
+        feed = {entry.name: self.memory(entry.name, self.shapes[entry.name])
+                for entry in spec.inputs}
+        outputs = engine.answers.run(spec.name, {
+            name: torch.from_numpy(value) for name, value in feed.items()}, {})
+        for name, value in outputs.items():
+            self.memory(name, value.shape)[...] = value.numpy()
+
+    def memory(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        kind = np.dtype(self.engine.kinds[name])
+        size = int(np.prod(shape)) * kind.itemsize
+        block = (ctypes.c_byte * size).from_address(self.addresses[name])
+        return np.frombuffer(block, dtype=kind).reshape(shape)
+
+
+class Engine:
+    device_memory_size_v2 = 4096
+
+    def __init__(self, device: Device, plan: Plan, name: str) -> None:
+        self.device, self.spec = device, plan.bundle.specs()[name]
+        self.answers = _answers(str(plan.bundle.folder))
+        rows = self.spec.interface('fp32')
+        self.entries = {row[0]: row for row in rows}
+        self.kinds = {row[0]: row[3] for row in rows}
+        self.profiles = profiles_of(self.spec, plan.limits, decode=plan.options.decode_profile)
+        self.num_optimization_profiles, self.num_io_tensors = len(self.profiles), len(rows)
+        self.streamable_weights_size = self.budget = device.streamable
+        self.contexts: list[Context] = []
+
+    def get_tensor_name(self, number: int) -> str:
+        return list(self.entries)[number]
+
+    def get_tensor_mode(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name=self.entries[name][1].upper())
+
+    def get_tensor_shape(self, name: str) -> list[int]:
+        return self.entries[name][2]
+
+    def get_tensor_dtype(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name=TYPES[self.entries[name][3]])
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        (entry,) = (entry for entry in self.spec.inputs if entry.name == name)
+        return [entry.sizes({symbol: getattr(span, which)
+                             for symbol, span in self.profiles[profile].items()})
+                for which in ('low', 'usual', 'high')]
+
+    def get_engine_stat(self, kind: str) -> int:
+        assert kind == 'total'
+        return 1000 + self.device.streamable
+
+    @property
+    def weight_streaming_budget_v2(self) -> int:
+        return self.budget
+
+    @weight_streaming_budget_v2.setter
+    def weight_streaming_budget_v2(self, budget: int) -> None:
+        assert self.streamable_weights_size and not self.contexts
+        self.budget = budget
+        self.device_memory_size_v2 = 4096 + (budget < self.streamable_weights_size) * 4096
+
+    def create_execution_context(self, strategy: str) -> Context | None:
+        assert strategy == 'user'
+        if not self.device.contexts_left:
+            return None
+        self.device.contexts_left -= 1
+        self.contexts.append(Context(self))
+        return self.contexts[-1]
+
+
+class Logger:
+    ERROR = 1
+
+    def __init__(self, least: int) -> None:
+        assert least == self.ERROR
+
+
+@functools.cache
+def _answers(folder: str) -> OnnxRunner:
+    return OnnxRunner(Bundle.load(Path(folder)), threads=1)
+
+
+class Cache:
+    """Engines that hold the name of their graph."""
+
+    rebuild = 'cooper engine build CHECKPOINT'
+
+    def __init__(self, plan: Plan) -> None:
+        self._names = {plan.key(graph, 'SM89').name: graph for graph in plan.bundle.specs()}
+
+    def entries(self) -> list[Entry]:
+        return [Entry(name, None, 100, {}) for name in self._names]
+
+    def load(self, key: Any, interface: list) -> bytes:
+        return key.graph.encode()
+
+
+def tensorrt(device: Device, stats: bool = True) -> Any:
+    """The module, as the newest TensorRT for RTX has it, or without statistics of engines."""
+    module = SimpleNamespace(
+        Logger=Logger, ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED='user'))
+    module.Runtime = lambda log: SimpleNamespace(deserialize_cuda_engine=lambda content: (
+        None if device.unreadable else Engine(device, module.plan, content.decode())))
+    if stats:
+        module.EngineStat = SimpleNamespace(TOTAL_WEIGHTS_SIZE='total')
+    return module
+
+
+def plan_of(device: Device, bundle: Bundle, *, context: int = 512, stats: bool = True,
+            **options: Any) -> Plan:
+    """A plan whose engines the stand-in makes."""
+    module = tensorrt(device, stats)
+    module.plan = Plan(bundle, Flavour(RTX, '1.7', module), context,
+                       options=BuildOptions(**options))
+    return module.plan
+
+
+def pretend_cuda(device: Device, patch: pytest.MonkeyPatch) -> None:
+    """Put the stand-in in the place of the parts of ``torch.cuda`` that the runner uses."""
+    default = device.current = Stream(device, 0)
+    made = [default]
+
+    def new() -> Stream:
+        made.append(Stream(device, len(made)))
+        return made[-1]
+
+    @contextmanager
+    def entered(stream: Stream) -> Iterator[None]:
+        before, device.current = device.current, stream
+        yield
+        device.current = before
+
+    @contextmanager
+    def captured(graph: CudaGraph, *, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+        assert capture_error_mode == 'thread_local' and stream is device.current
+        device.capturing = graph
+        try:
+            yield
+        finally:
+            device.capturing = None
+            if device.broken_capture:
+                raise RuntimeError('CUDA error: operation failed due to a previous error during '
+                                   'capture')
+
+    for name, value in (('is_available', lambda: True), ('Stream', new), ('stream', entered),
+                        ('current_stream', lambda: device.current), ('CUDAGraph', CudaGraph),
+                        ('graph', captured), ('mem_get_info', lambda: (device.free, 1 << 40))):
+        patch.setattr(torch.cuda, name, value)
+    patch.setattr(runner, 'DEVICE', 'cpu')
+    patch.setattr(runner, 'gpu_architecture', lambda: 'SM89')
+    patch.setattr(loaded, 'gpu_architecture', lambda: 'SM89')
+    patch.setattr(loaded, 'ALIGNMENT', ALIGNMENT)

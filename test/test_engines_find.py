@@ -1,0 +1,250 @@
+"""Engines are found, refused and made again as what they are; torch answers where they cannot.
+
+TensorRT's runtime alone is replaced, by onnxruntime on the graphs of ``tiny_bundle()``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from model_folder import write_model_folder
+from support.tiny import tiny_runtime
+from test_runtime_choice import ARCH, lines, put_engines, put_graphs
+
+from cooper_ros.config import CooperConfig
+from cooper_ros.errors import EngineMismatch, OutOfMemory
+from cooper_ros.runtime import choice, opening
+from cooper_ros.runtime.engines import find, flavour, runner
+from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE, EngineCache
+from cooper_ros.runtime.engines.find import Found, find_plan, request_of
+from cooper_ros.runtime.engines.key import BuildOptions
+from cooper_ros.runtime.engines.plan import FINGERPRINTS, Job, Plan
+from cooper_ros.runtime.graphs.runtime import GraphRuntime
+from cooper_ros.runtime.graphs.spec import CONTEXT, Limits
+from cooper_ros.runtime.notice import Notice
+from cooper_ros.runtime.onnx_runtime import load_onnx_runtime
+from cooper_ros.runtime.opening import open_runtime
+from cooper_ros.runtime.place import Place
+from cooper_ros.runtime.prepare import Request, command_of, prepare
+from cooper_ros.runtime.torch_runtime import TorchRuntime
+
+OPTIONS = BuildOptions(workspace_mib=64)
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model_folder(tmp_path_factory.mktemp('a model'))
+
+
+@pytest.fixture
+def config(model: Path, tmp_path: Path) -> CooperConfig:
+    """Settings with graphs in the cache, and a GPU as far as keys go."""
+    config = CooperConfig(model_path=str(model), engine_cache=str(tmp_path / 'cache'))
+    put_graphs(config)
+    return config
+
+
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(plan: Plan, cache: EngineCache, *, rebuild: str) -> GraphRuntime:
+        for name, spec in plan.bundle.specs().items():
+            cache.load(plan.key(name, ARCH), spec.interface('fp32'))
+        return load_onnx_runtime(plan.bundle, threads=1)
+
+    monkeypatch.setattr(find, 'gpu_architecture', lambda: ARCH)
+    monkeypatch.setattr(runner, 'load_tensorrt_runtime', load)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, config: CooperConfig) -> list[Request]:
+    """What is asked for; whatever of it is unsound or not there is made."""
+    asked: list[Request] = []
+
+    def build(request: Request, told: Any) -> None:
+        asked.append(request)
+        put_engines(config, context=request.context or CONTEXT, side=request.side,
+                    options=BuildOptions(request.workspace_mib, request.weight_streaming,
+                                         request.decode_profile))
+
+    monkeypatch.setattr(opening, 'prepare_in_child', build)
+    return asked
+
+
+def on_a_gpu(config: CooperConfig, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What `auto` would say of every runtime where there is a GPU."""
+    place = replace(Place.of(config), device=torch.device('cuda'))
+    with monkeypatch.context() as patch:
+        patch.setattr(choice.Place, 'of', lambda config: place)
+        return lines(config)
+
+
+def found_for(config: CooperConfig) -> Found:
+    return find_plan(Place.of(config), 'onnx')
+
+
+def engine_of(plan: Plan, config: CooperConfig, graph: str = 'understand') -> Path:
+    return Path(config.engine_cache) / f'{plan.key(graph, ARCH).name}{ENGINE}'
+
+
+def test_graphs_are_found_where_nothing_can_be_written(config: CooperConfig) -> None:
+    """A cache on a full disk or of another user: what is finished is used all the same."""
+    memo = Path(config.engine_cache) / FINGERPRINTS
+    memo.unlink()
+    memo.with_suffix('.lock').unlink()
+    memo.with_suffix('.lock').mkdir()
+    assert lines(config)[-2].startswith('onnx chosen: the fastest here, and all it needs')
+    assert not memo.exists()
+
+
+def test_what_may_not_be_read_is_not_there(config: CooperConfig,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(folder: Path) -> None:
+        raise PermissionError(folder)
+
+    monkeypatch.setattr(find.Bundle, 'load', forbidden)
+    assert lines(config)[-1].startswith('torch chosen')
+
+
+@pytest.mark.parametrize('facts', [
+    {}, {'limits': [], 'options': {}}, {'limits': None, 'options': {}},
+    {'limits': {'context': {'low': 9, 'usual': 5, 'high': 7}}, 'options': {}},
+    {'limits': {'context': {'low': 1, 'usual': 'x', 'high': 7}}, 'options': {}},
+    {'limits': {'context': 5}, 'options': {}}, {'limits': 'x', 'options': None}])
+def test_one_bad_description_does_not_hide_other_engines(config: CooperConfig,
+                                                         facts: dict[str, Any]) -> None:
+    good, bad = put_engines(config), put_engines(config, context=512)
+    path = engine_of(bad, config).with_suffix(DESCRIPTION)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'facts': facts}))
+    found = found_for(config)
+    assert found.complete and found.plan.limits == good.limits
+
+
+def test_the_usual_engines_are_found_by_their_keys_alone(config: CooperConfig) -> None:
+    usual = found_for(config).plan
+    plan = put_engines(config, context=usual.context, side=usual.side)
+    path = engine_of(plan, config).with_suffix(DESCRIPTION)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'facts': {}}))
+    assert found_for(config).complete
+
+
+def test_damaged_engines_are_made_again_with_their_own_sizes_and_options(
+        config: CooperConfig, asked: list[Request]) -> None:
+    """The cache prefers them to the usual ones, so making those would heal nothing."""
+    put_engines(config)
+    plan = put_engines(config, context=512, side=32, options=OPTIONS)
+    path = engine_of(plan, config)
+    path.write_bytes(b'no engine')
+    building = config.replaced(engine_missing='build')
+    opened = open_runtime('tensorrt', tiny_runtime(), building, print)
+    assert isinstance(opened.runtime, GraphRuntime) and path.read_bytes() == b'an engine'
+    (request,) = asked
+    assert (request.context, request.side, request.workspace_mib) == (512, 32, 64)
+    assert not request.force  # one is damaged, the others stay
+    open_runtime('tensorrt', tiny_runtime(), building, print)
+    assert len(asked) == 1
+    with pytest.raises(EngineMismatch, match='does not say what the network says'):
+        open_runtime('tensorrt', tiny_runtime(seed=1), building, print)
+    assert asked[1] == replace(request, force=True)  # all are sound, so they are wrong
+
+
+def test_what_is_asked_for_is_what_is_built(config: CooperConfig,
+                                            monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[tuple[Plan, Job, bool]] = []
+    monkeypatch.setattr(flavour, 'gpu_architecture', lambda: ARCH)
+    monkeypatch.setattr(Plan, 'build', lambda plan, job, cache, force, modules:
+                        built.append((plan, job, force)))
+    wanted = put_engines(config, context=512, side=40, options=BuildOptions(64, True, True))
+    found = found_for(config)
+    prepare(found.request, lambda what, done: None)
+    assert {plan.limits for plan, _, _ in built} == {wanted.limits}
+    assert [job.key for _, job, _ in built] == list(job.key for job in wanted.jobs([ARCH]))
+
+
+def test_engines_for_a_shorter_context_than_asked_for_are_not_complete(
+        config: CooperConfig, asked: list[Request], monkeypatch: pytest.MonkeyPatch) -> None:
+    short = put_engines(config, context=256)
+    config = config.replaced(context_tokens=300)
+    found = found_for(config)
+    assert not found.complete and found.plan.context == 300
+    said = on_a_gpu(config, monkeypatch)[0]
+    assert said.startswith('tensorrt passed over: its engines serve contexts of up to 256 tokens, '
+                           'and context_tokens asks for 300: run `cooper engine build ')
+    assert '--context 300 ' in said
+    with pytest.raises(EngineMismatch, match='are for shorter contexts than context_tokens asks '
+                       'for; got 256; allowed: 300 or more; remedy: run `cooper .+--context 300'):
+        open_runtime('tensorrt', tiny_runtime(), config, print)
+    opened = open_runtime('tensorrt', tiny_runtime(), config.replaced(engine_missing='build'),
+                          print)
+    assert isinstance(opened.runtime, GraphRuntime)
+    assert [(request.context, request.force) for request in asked] == [(300, False)]
+    assert found_for(config).plan.limits != short.limits
+    assert found_for(config.replaced(context_tokens=256)).complete
+
+
+def test_the_command_to_run_repeats_every_choice(config: CooperConfig, tmp_path: Path) -> None:
+    assert command_of(Request('torch_tensorrt', ('a b', 'base'), 'bf16', 'c', 64, 32)) == (
+        "cooper engine build 'a b' --cache c --base base --precision bf16 --context 64 --side 32 "
+        '--converter torch_tensorrt')
+    assert command_of(Request('tensorrt', ('m',), 'fp32', 'c d', 0, 0, 7, True, 512, True, True)
+                      ) == ("cooper engine build m --cache 'c d' --precision fp32 --parts 7 "
+                            '--workspace-mib 512 --weight-streaming --decode-profile --force')
+    base = tmp_path / 'the base'
+    base.mkdir()
+    config = config.replaced(base_path=str(base), engine_cache=str(tmp_path / 'a cache'),
+                             context_tokens=300)
+    with pytest.raises(EngineMismatch) as caught:  # other folders, other fingerprint: no graphs
+        found_for(config)
+    words = (f"run `cooper engine build '{config.model_path}' --cache '{tmp_path}/a cache' "
+             f"--base '{base}' --precision fp32")
+    assert f'{words} --context 300 --side 64`' in str(caught.value)
+    assert any(f'{words.replace("build", "export")}`' in line for line in lines(config))
+    assert request_of('onnx', Place.of(config)).context == 0
+
+
+def test_a_request_names_the_engines_of_a_plan(config: CooperConfig) -> None:
+    put_engines(config, context=512, options=OPTIONS)
+    found = found_for(config)
+    assert found.command.endswith('--context 512 --workspace-mib 64')
+    assert found.cache.rebuild == found.command
+    assert found.plan.limits == Limits.of(found.plan.bundle.config, context=512)
+
+
+def full(*args: Any, **more: Any) -> GraphRuntime:
+    raise OutOfMemory('the engines do not fit the device', value='9 MiB', limit='5 MiB free')
+
+
+@pytest.mark.parametrize('settings', [{}, {'engine_missing': 'build'},
+                                      {'runtime': 'tensorrt', 'engine_missing': 'serve'}])
+def test_torch_answers_where_engines_do_not_fit_beside_it(
+        config: CooperConfig, settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    put_engines(config)
+    monkeypatch.setattr(runner, 'load_tensorrt_runtime', full)
+    said: list[Notice] = []
+    opened = open_runtime('tensorrt', network := tiny_runtime(), config.replaced(**settings),
+                          said.append)
+    assert opened.runtime is network and isinstance(network, TorchRuntime)
+    assert opened.upgrade is None and said[-1].error and said[-1].runtime == 'torch'
+    assert said[-1].text == ('tensorrt is not used, torch answers: OUT_OF_MEMORY: the engines do '
+                             'not fit the device; got 9 MiB; allowed: 5 MiB free')
+
+
+def test_engines_that_were_asked_for_and_do_not_fit_are_an_error(
+        config: CooperConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_engines(config)
+    asking = config.replaced(runtime='tensorrt')
+    monkeypatch.setattr(runner, 'load_tensorrt_runtime', full)
+    with pytest.raises(OutOfMemory, match='the engines do not fit the device'):
+        open_runtime('tensorrt', tiny_runtime(), asking, print)
+
+    def out_of_memory(*args: Any, **more: Any) -> GraphRuntime:
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
+
+    monkeypatch.setattr(runner, 'load_tensorrt_runtime', out_of_memory)
+    with pytest.raises(OutOfMemory, match='tensorrt does not fit beside the network; got CUDA out '
+                                          'of memory.+; remedy: set runtime to torch'):
+        open_runtime('tensorrt', tiny_runtime(), asking, print)
