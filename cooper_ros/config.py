@@ -116,8 +116,8 @@ class CooperConfig:
     depth_max_m: float = option(-1.0, 'depth', 'metres at relative depth 1; -1 as above',
                                 unit='m', low=-1.0, high=1000.0)
     focal: float = option(0.0, 'depth', 'focal length of the camera over the longest side of its '
-                          'pictures, for models that draw depth for one lens; 0: what CameraInfo '
-                          'says, or else the lens of the model', low=0.0,
+                          'pictures, for models that draw depth for one lens, where no '
+                          'CameraInfo says it; 0: the lens of the model', low=0.0,
                           high=LONGEST_LENS)
 
     # limits: what one request may cost
@@ -159,6 +159,12 @@ class CooperConfig:
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
             check(entry, getattr(self, entry.name))
+        if self.flow_points in (0, 1):
+            raise BadOption('a flow needs two grid points', value=self.flow_points,
+                            limit='flow_points >= 2, or -1')
+        if self.depth_min_m >= 0 and 0 <= self.depth_max_m <= self.depth_min_m:
+            raise BadOption('depth_max_m must lie beyond depth_min_m', value=self.depth_max_m,
+                            limit=f'> {self.depth_min_m}')
 
     def replaced(self, **changes: Any) -> CooperConfig:
         """Return a checked copy with some settings changed.

@@ -14,7 +14,7 @@ from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
 from launch_ros.actions import Node
 from launch_ros.substitutions import ExecutableInPackage
 
-from cooper_ros.node.launching import PACKAGE, common_arguments, cooper_node, given
+from cooper_ros.node.launching import NODE_NAME, PACKAGE, common_arguments, cooper_node, given
 
 # Our player offers pictures reliably and asks when they have arrived: best effort loses some.
 # `ros2 bag play` offers what was recorded, which may be best effort.
@@ -31,6 +31,9 @@ def player(context: LaunchContext) -> ExecuteProcess:
     words = ['replay', bag, '--live', '--speed', speed, '--rate', given(context, 'question_rate')]
     if given(context, 'question'):
         words += ['--topic', given(context, 'image_topic'), '-q', given(context, 'question')]
+    namespace = given(context, 'namespace').strip('/')
+    if namespace:  # where the node listens and, beside it, answers; its old answers are left out
+        words += ['--question-topic', f'/{namespace}/{NODE_NAME}/question']
     program = ExecutableInPackage(package=PACKAGE, executable='cooper')
     return ExecuteProcess(cmd=[program, *words], output='screen',  # waits for the last answer
                           on_exit=Shutdown(reason='the recording has ended'))
@@ -54,7 +57,8 @@ def generate_launch_description() -> LaunchDescription:
                               'reads ROS 1; ros2: `ros2 bag play`'),
         DeclareLaunchArgument('speed', default_value='1.0', description='times real time'),
         DeclareLaunchArgument('question', default_value='', description='asked about the '
-                              'pictures, player cooper only; empty: nothing is asked'),
+                              'pictures, player cooper only; empty: nothing is asked '
+                              '(with namespace: what was recorded on its question topic)'),
         DeclareLaunchArgument('question_rate', default_value='1.0',
                               description='pictures asked about per second of the recording'),
         DeclareLaunchArgument('image_topic', default_value='/camera/image_raw',

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from support.tiny import tiny_engine
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.errors import BadCheckpoint, BadOption
-from cooper_ros.imaging.depth import focal_in_sides
+from cooper_ros.imaging.lens import focal_of, region_of
 from cooper_ros.imaging.resize import ImageTransform
 from cooper_ros.runtime.card import ModelCard
 from cooper_ros.scenes.sample import sample_scene
@@ -58,9 +59,25 @@ def test_a_lens_makes_no_metres_where_there_is_no_scale() -> None:
     assert found.metres is None and found.range_m is None
 
 
-def test_focal_lengths_outlive_a_resize() -> None:
-    assert focal_in_sides(500.0, 640, 480) == focal_in_sides(250.0, 320, 240) == 500 / 640
-    assert focal_in_sides(500.0, 480, 640) == 500 / 640  # upright: its longest side is the same
+WHOLE = (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(('topic', 'size', 'p', 'roi', 'focal'), [
+    ('/c/image_raw', (640, 480), 490.0, WHOLE, 500 / 640),
+    ('/c/image_rect_color', (640, 480), 490.0, WHOLE, 490 / 640),
+    ('/c/image_rect', (640, 480), 0.0, WHOLE, 500 / 640),  # nobody says what P is
+    ('/c/image_raw', (480, 640), 490.0, WHOLE, 500 / 640),  # upright: its longest side is the same
+    ('/c/image_raw', (640, 480), 490.0, (100, 40, 200, 100), 500 / 200),
+    ('/c/image_raw', (0, 0), 490.0, WHOLE, 0.0)])
+def test_focal_lengths_of_camera_info(topic: str, size: tuple[int, int], p: float, focal: float,
+                                      roi: tuple[int, int, int, int]) -> None:
+    left, top, width, height = roi
+    for names in ('kp', 'KP'):  # ROS 2, ROS 1
+        info = SimpleNamespace(width=size[0], height=size[1], roi=SimpleNamespace(
+            x_offset=left, y_offset=top, width=width, height=height),
+            **dict(zip(names, ([500.0] + [0.0] * 8, [p] + [0.0] * 11))))
+        assert focal_of(info, topic) == focal
+        assert region_of(info) == (roi if width else (0, 0, *size))
 
 
 @pytest.mark.parametrize('wrong', [-1.0, 1000.0, float('nan')])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFont
 
 from cooper_ros.errors import BadCheckpoint, BadData
 from cooper_ros.imaging import depth, segmentation, views
@@ -253,3 +253,18 @@ def test_sheet_shows_panels_and_text() -> None:
 def test_wrapping_keeps_every_letter(text: str, width: int) -> None:
     lines = wrapped(text, 15, width)
     assert ''.join(lines).replace(' ', '') == text.replace(' ', '')
+
+
+@pytest.mark.parametrize('text', ['a' * 20000, '看' * 4000, 'word ' * 4000])
+def test_lines_break_quickly_whatever_is_written(text: str) -> None:
+    """A stuck model writes one long word; every letter stays, and no line is too wide."""
+    lines = wrapped(text, 17, 400)
+    assert ''.join(lines).replace(' ', '') == text.replace(' ', '')
+    font = ImageFont.load_default(17)
+    assert max(font.getlength(line) for line in lines) <= 400
+
+
+def test_tall_and_wide_pictures_do_not_make_endless_sheets() -> None:
+    panels = [Panel(np.zeros((1000, 1, 3), np.uint8), 'tall'),
+              Panel(np.zeros((1, 1000, 3), np.uint8), 'wide')]
+    assert sheet(panels, title='odd', footer='').shape[0] < 2500

@@ -94,6 +94,17 @@ def test_replay_runs_on_recorded_time_and_asks() -> None:
     assert player.on_exit.reason
 
 
+@pytest.mark.parametrize('namespace', ['robot1', '/robot1'])
+@pytest.mark.parametrize('question', ['', 'how far?'])
+def test_replay_asks_the_node_where_its_namespace_puts_it(namespace: str, question: str) -> None:
+    _, player = execute('replay.launch.py', bag='/d', namespace=namespace,
+                        question=question).processes
+    place = player.words.index('--question-topic') + 1
+    assert player.words[place] == '/robot1/cooper/question'
+    _, plain = execute('replay.launch.py', bag='/d', question=question).processes
+    assert '--question-topic' not in plain.words
+
+
 def test_replay_by_the_player_of_ros() -> None:
     node, player = execute('replay.launch.py', bag='/d', player='ros2', speed='0.5').processes
     assert 'image_reliable' not in node.values  # a recording may offer best effort only
@@ -104,7 +115,8 @@ def test_the_flags_that_replay_uses_exist() -> None:
     from typer.testing import CliRunner
 
     from cooper_ros.cli.app import app
-    _, player = execute('replay.launch.py', bag='missing.mcap', question='q').processes
+    _, player = execute('replay.launch.py', bag='missing.mcap', question='q',
+                        namespace='robot1').processes
     used = {word for word in player.words if word.startswith('-')}
     shown = CliRunner().invoke(app, ['replay', '--help'], terminal_width=200).output
     assert used and all(flag in shown for flag in used)

@@ -253,13 +253,18 @@ def test_metres_follow_the_lens_of_the_camera(robot: Client) -> None:
     robot.until(lambda: depth().camera_info.k[0] > 100, again=lambda: publisher.publish(longer))
     answer = depth()
     check_lens(answer, 2.0)
-    assert robot.set_parameter('focal', 1.0).successful  # somebody knows better
-    check_lens(depth(), 1.0)
-    assert robot.set_parameter('focal', 0.0).successful
+    assert robot.set_parameter('focal', 1.0).successful  # for those without camera info
+    check_lens(depth(), 2.0)
     shown = io.BytesIO()
     Picture.fromarray(picture(90)).save(shown, 'PNG')
     own = depth(use_image=True, image=CompressedImage(format='png', data=shown.getvalue()))
-    check_lens(own, LENS)
+    check_lens(own, 1.0)
+    robot.until(lambda: not depth().camera_info.width,
+                again=lambda: publisher.publish(CameraInfo(width=128, height=96)))  # K is zero
+    check_lens(depth(), 1.0)
+    assert robot.set_parameter('focal', 0.0).successful
+    assert 'focal lengths' in depth().error_msg
+    robot.until(lambda: depth().camera_info.width, again=lambda: publisher.publish(longer))
 
 
 def check_lens(answer: EstimateDepth.Response, focal: float) -> None:

@@ -99,6 +99,16 @@ def test_a_killed_worker_costs_only_the_request_it_held(caller: Caller) -> None:
     assert caller.supervisor.status().restarts == 1
 
 
+def test_a_lost_device_costs_only_the_request_that_lost_it(caller: Caller) -> None:
+    """A process whose CUDA context is broken fails for ever; a defect of ours does not."""
+    for question in ('bug', 'fault', 'and now?'):
+        caller.ask(question)
+    ends = [caller.end() for _ in range(3)]
+    assert [end.error_code for end in ends] == [ErrorCode.INTERNAL, ErrorCode.ENGINE_LOST, 0]
+    assert 'exit code 3, the GPU has failed' in ends[1].error_msg
+    assert caller.supervisor.status().restarts == 1
+
+
 def test_an_idle_worker_that_dies_is_replaced(caller: Caller) -> None:
     eventually(lambda: caller.supervisor.status().state == READY)
     first = caller.supervisor.status().pid

@@ -30,10 +30,9 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer, Event, Failure
 from cooper_ros.errors import BadBag, BadData, BadOption, BadQuestion
-from cooper_ros.replay.bag import focal_of
 from cooper_ros.replay.pictures import write_pictures, write_sheet
 from cooper_ros.replay.questions import DEFAULT_QUESTION, Plan, Question, collect, read_questions
-from cooper_ros.replay.run import Request, Watch, replay
+from cooper_ros.replay.run import Request, Watch, check, lens_of, replay
 from cooper_ros.replay.summary import sheet_name, write_summary
 
 ALL = Plan(rate=0)
@@ -131,7 +130,7 @@ class Lenses:
 
 
 @pytest.mark.parametrize(('recorded', 'told', 'used'), [
-    (with_info(1), 0.0, 40 / 32), (with_info(1), 0.7, 0.7), (camera(1), 0.0, 0.0)])
+    (with_info(1), 0.0, 40 / 32), (with_info(1), 0.7, 40 / 32), (camera(1), 0.7, 0.7)])
 def test_the_engine_is_told_the_lens_of_the_recording(
         tmp_path: Path, engine: CooperEngine, recorded: Any, told: float, used: float) -> None:
     lenses = Lenses(engine)
@@ -144,10 +143,65 @@ def test_the_engine_is_told_the_lens_of_the_recording(
     {'k': np.zeros(9), 'p': np.zeros(12)}, {'p': np.full(12, np.nan)}, {'width': 0, 'height': 0},
     {'p': np.full(12, 1e6)}])
 def test_a_recorded_lens_that_cannot_be_is_none(fields: dict[str, Any]) -> None:
-    assert focal_of(replace(camera_info(START_NS), **fields)) == 0
-    assert focal_of(replace(camera_info(START_NS), p=np.zeros(12))) == 40 / 32  # not rectified
-    upright = replace(camera_info(START_NS), width=24, height=32)
-    assert focal_of(upright) == 40 / 32
+    assert lens_of(replace(camera_info(START_NS), **fields), '/image_rect') == 0
+    assert lens_of(camera_info(START_NS), '/image_raw') == 40 / 32
+    assert lens_of(None, '/image_raw') == 0
+
+
+def test_camera_info_of_a_region_of_interest(tmp_path: Path, engine: CooperEngine) -> None:
+    """As the node scales it; beside the picture it stays what the camera said."""
+    seen = camera_info(START_NS, 48, 64)
+    roi = type(seen.roi)(x_offset=16, y_offset=8, width=32, height=24, do_rectify=True)
+    info = replace(seen, roi=roi, binning_x=1)
+    bag = write_ros2(tmp_path / 'in', [*camera(1), (
+        '/camera/camera_info', 'sensor_msgs/msg/CameraInfo', START_NS, info)])
+    replay(Request(bag, tmp_path / 'out', (), ALL, mode='maps'), engine)
+    found = read(tmp_path / 'out' / 'answers')
+    kept, scaled = (found[topic][0][1] for topic in ('/camera/camera_info',
+                                                     '/cooper/depth/camera_info'))
+    assert (kept.roi.x_offset, kept.roi.width, kept.roi.do_rectify, kept.binning_x) == (
+        16, 32, True, 1)
+    assert (kept.width, kept.height, kept.k[0]) == (64, 48, 40)
+    ratio = scaled.width / 32
+    np.testing.assert_allclose(scaled.k[[0, 2, 5]], [40 * ratio, 0, 4 * ratio])
+    np.testing.assert_allclose(scaled.p[[0, 2, 6]], [40 * ratio, 0, 4 * ratio])
+    assert scaled.roi.width == scaled.binning_x == 0
+
+
+def test_a_recording_is_never_replaced_by_its_answers(tmp_path: Path, engine: CooperEngine
+                                                      ) -> None:
+    first = Request(write_ros2(tmp_path / 'in', with_info(1)), tmp_path / 'out', (), ALL,
+                    mode='direct')
+    replay(first, engine)
+    answers = tmp_path / 'out' / 'answers'
+    before = sorted((path.name, path.read_bytes()) for path in answers.iterdir())
+    for bag in (answers, next(answers.glob('*.mcap'))):
+        for work in (lambda request: replay(request, engine), check):
+            with pytest.raises(BadOption, match='take the place of the recording.*another --out'):
+                work(replace(first, bag=bag, overwrite=True))
+    assert sorted((path.name, path.read_bytes()) for path in answers.iterdir()) == before
+
+
+def test_a_recording_that_holds_no_answers_is_not_overwritten(tmp_path: Path,
+                                                              engine: CooperEngine) -> None:
+    bag = write_ros2(tmp_path / 'in', with_info(1))
+    other = write_ros2(tmp_path / 'out' / 'answers', with_info(1))
+    with pytest.raises(BadOption, match='the output exists'):
+        replay(Request(bag, tmp_path / 'out', (), ALL, overwrite=True), engine)
+    assert other.exists()
+
+
+def test_pictures_are_let_go(tmp_path: Path, engine: CooperEngine) -> None:
+    result = replay(Request(write_ros2(tmp_path / 'in', camera(3)), tmp_path / 'out', (), ALL,
+                            mode='direct'), engine)
+    assert all(asked.frame.rgb.base is None and not asked.frame.rgb.size
+               for asked in result.asked) and len(result.asked) == 3
+
+
+def test_the_limit_of_pixels_is_that_of_the_settings(tmp_path: Path, engine: CooperEngine) -> None:
+    bag = write_ros2(tmp_path / 'in', camera(1))
+    with pytest.raises(BadBag, match='too large'):
+        replay(Request(bag, tmp_path / 'out', (), ALL, max_image_pixels=24 * 32 - 1), engine)
 
 
 def test_relative_depth_alone_never_becomes_metres(tmp_path: Path) -> None:

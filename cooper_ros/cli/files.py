@@ -39,5 +39,7 @@ def read_picture(path: Path, max_pixels: int) -> np.ndarray:
     except BadImage as error:
         raise BadImage(error.what, value=path, limit=error.limit,
                        remedy='give a whole picture, or raise max_image_pixels') from error
-    turn = _TURNS.get(Image.open(io.BytesIO(data)).getexif().get(_EXIF_ORIENTATION, 1))
+    picture = Image.open(io.BytesIO(data))
+    picture.load()  # some kinds of files are turned by that, and then say so no more
+    turn = _TURNS.get(picture.getexif().get(_EXIF_ORIENTATION, 1))
     return rgb if turn is None else np.array(Image.fromarray(rgb).transpose(turn))

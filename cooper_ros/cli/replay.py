@@ -80,7 +80,8 @@ def replay(
         return _go_live(Live(bag, topic, asked, plan, question_topic, speed, loop, wait))
     from cooper_ros.replay.run import Request
     _through_engine(Request(bag, out, asked, plan, topic, question_topic, config.mode,
-                            config.seed, overwrite, timings, config.focal), config, console)
+                            config.seed, overwrite, timings, config.focal,
+                            config.max_image_pixels), config, console)
 
 
 def _through_engine(request: Request, config: CooperConfig, console: Console) -> None:

@@ -113,6 +113,17 @@ class CooperEngine:
             self._reader = None  # its cache belongs to the old one, and its memory is needed
             self.parts = replace(self.parts, runtime=make())
 
+    def device_lost(self) -> bool:
+        """Whether a fault of the GPU (an illegal access, a failed launch) has ended all its work
+        in this process; only another process can go on then."""
+        if not torch.cuda.is_initialized():
+            return False
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError:
+            return True
+        return False
+
     def ask(self, images: PictureLike | Sequence[PictureLike], question: str, *,
             request_id: str | None = None, cancel: CancelToken | None = None,
             **changes: Any) -> Iterator[Event]:

@@ -7,7 +7,6 @@ from cooper_ros.engine.drawing import DrawOptions
 from cooper_ros.engine.maps import MapMaker
 from cooper_ros.engine.pictures import PictureReader
 from cooper_ros.engine.sampling import TextOptions
-from cooper_ros.errors import BadOption
 from cooper_ros.model.flow import Guidance
 from cooper_ros.runtime.card import ModelCard
 
@@ -28,7 +27,7 @@ def draw_options(config: CooperConfig, card: ModelCard) -> DrawOptions:
         high=_first(config.cfg_high, theirs.cfg_high),
         renorm=theirs.cfg_renorm if renorm == 'checkpoint' else renorm,
         renorm_min=_first(config.cfg_renorm_min, theirs.cfg_renorm_min))
-    points = _checked_points(_first(config.flow_points, theirs.flow_points))
+    points = int(_first(config.flow_points, theirs.flow_points))
     return DrawOptions(points, _first(config.flow_shift, theirs.flow_shift), guidance)
 
 
@@ -42,25 +41,10 @@ def map_maker(pictures: PictureReader, config: CooperConfig, card: ModelCard) ->
 
 
 def depth_range(config: CooperConfig, card: ModelCard) -> tuple[float, float] | None:
-    """Metres of relative depth 0 and 1, or None while nobody vouches for a scale.
-
-    Raises:
-        BadOption: far is not beyond near.
-    """
+    """Metres of relative depth 0 and 1, or None while nobody vouches for a scale."""
     given = (config.depth_min_m, config.depth_max_m)
-    if min(given) < 0:
-        return card.depth_range_m
-    if given[1] <= given[0]:
-        raise BadOption('depth_max_m must lie beyond depth_min_m', value=given[1],
-                        limit=f'> {given[0]}')
-    return given
+    return card.depth_range_m if min(given) < 0 else given
 
 
 def _first(wanted: float, otherwise: float) -> float:
     return otherwise if wanted < 0 else wanted
-
-
-def _checked_points(points: float) -> int:
-    if points < 2:
-        raise BadOption('a flow needs two grid points', value=points, limit='flow_points >= 2')
-    return int(points)

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer
 from cooper_ros.evaluation.scoring import best_constant, score, wilson
-from cooper_ros.imaging.depth import focal_in_sides
 from cooper_ros.scenes.generate import Sample, generate
 from cooper_ros.scenes.palette import SCENE_PALETTE
 
@@ -127,9 +126,7 @@ def run(engine: CooperEngine, *, seed: int, count: int, mode: str, split: str = 
 
 def _draw(engine: CooperEngine, sample: Sample, maps: Maps) -> None:
     frame = sample.frame
-    height, width = frame.depth_m.shape
-    lens = focal_in_sides(frame.intrinsics[0, 0], width, height)
-    depth = engine.estimate_depth(frame.rgb, focal=lens)
+    depth = engine.estimate_depth(frame.rgb, focal=frame.focal)
     if depth.metres is not None:
         maps.add_depth(depth.metres, frame.depth_m)
     maps.add_labels(engine.segment(frame.rgb).labels, frame.labels)

@@ -130,18 +130,6 @@ def unit_range(decoded: np.ndarray) -> np.ndarray:
     return np.clip(decoded * np.float32(0.5) + np.float32(0.5), 0, 1)
 
 
-def focal_in_sides(fx: float, width: int, height: int) -> float:
-    """Focal length of a pinhole camera over the longest side of its pictures.
-
-    Resizing a picture changes both alike, so this one number says what lens it came through.
-
-    Args:
-        fx: focal length, pixels.
-        width, height: of the pictures it belongs to, pixels.
-    """
-    return float(fx) / max(width, height)
-
-
 @dataclass(frozen=True)
 class Alignment:
     """Least squares fit ``truth = scale * prediction + shift`` over valid pixels."""

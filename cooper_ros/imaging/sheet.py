@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 from typing import Sequence
 
@@ -121,8 +122,9 @@ def wrapped(text: str, size: int, width: int) -> list[str]:
         if line:
             lines.append(line)
         while font.getlength(word) > width and len(word) > 1:
-            fits = next(n for n in range(len(word), 0, -1)
-                        if n == 1 or font.getlength(word[:n]) <= width)
+            most = min(len(word), max(1, width))  # a letter takes a pixel at least
+            fits = max(1, bisect.bisect_right(range(most + 1), width,
+                                              key=lambda n: font.getlength(word[:n])) - 1)
             lines.append(word[:fits])
             word = word[fits:]
         line = word
@@ -149,10 +151,12 @@ def _draw_row(page: _Page, panels: Sequence[Panel], cell: int) -> None:
 
 
 def _fitted(picture: np.ndarray, width: int) -> Image.Image:
-    """Scaled to a width; enlarged pictures keep their pixels visible but soft."""
+    """Scaled to a width, or to twice that height if it is a tall one; enlarged pictures keep
+    their pixels visible but soft."""
     image = Image.fromarray(np.ascontiguousarray(picture))
-    height = max(1, round(image.height * width / image.width))
-    return image.resize((width, height), Image.Resampling.LANCZOS)
+    scale = min(width / image.width, 2 * width / image.height)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def _extra_height(panel: Panel, cell: int) -> int:

@@ -14,7 +14,8 @@ from std_msgs.msg import Header
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadCameraInfo, NoImage, StaleImage
-from cooper_ros.node.conversions import check_camera_info, focal_of, nanoseconds_of
+from cooper_ros.imaging.lens import focal_of
+from cooper_ros.node.conversions import check_camera_info, nanoseconds_of
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -40,6 +41,26 @@ class Frame:
     message: Image | CompressedImage
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What was known of a lens when a picture was taken up; its maps are published with that.
+
+    Attributes:
+        info: camera info, None while there is none that can be used.
+        error: what is wrong with the one that came, empty while nothing is.
+        focal: focal length over the longest side of the picture; 0 while nobody says it.
+    """
+
+    info: CameraInfo | None = None
+    error: str = ''
+    focal: float = 0.0
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether metres mean something: not behind a lens of which only nonsense is known."""
+        return not self.error or self.focal > 0
+
+
 class Camera:
     """One camera of the node.
 
@@ -61,7 +82,7 @@ class Camera:
 
     def _subscribe(self, config: CooperConfig) -> list[Any]:
         prefix = f'{self.name}/' if self.name else ''
-        base = self._node.resolve_topic_name(f'{prefix}image')
+        base = self._topic = self._node.resolve_topic_name(f'{prefix}image')
         wanted: list[tuple[type, str, Callable[[Any], None]]] = [
             (CameraInfo, f'{prefix}camera_info', self._on_info)]
         if config.image_transport != 'compressed':
@@ -69,7 +90,7 @@ class Camera:
         if config.image_transport != 'raw':
             wanted.append((CompressedImage, self._compressed(prefix, base), self._on_image))
         return [self._node.create_subscription(
-            kind, topic, callback, _quality(config),
+            kind, topic, callback, _quality(config, kind),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._conflict(topic)))
             for kind, topic, callback in wanted]
 
@@ -112,10 +133,10 @@ class Camera:
             self._node.get_logger().warning(f'{self.name or "camera"}: {error}; no metric depth',
                                             throttle_duration_sec=10.0)
 
-    @property
-    def focal(self) -> float:
-        """Focal length over the longest side of the picture; 0 while no camera info says it."""
-        return focal_of(self.info) if self.info is not None else 0.0
+    def calibration(self) -> Calibration:
+        """What is known of its lens now."""
+        focal = self._config().focal if self.info is None else focal_of(self.info, self._topic)
+        return Calibration(self.info, self.info_error, focal)
 
     def age_s(self) -> float | None:
         """Age of the newest image by the node's clock, None without one."""
@@ -177,8 +198,11 @@ class Camera:
         self._subscriptions = []
 
 
-def _quality(config: CooperConfig) -> QoSProfile:
-    """Best effort fits every publisher; reliable fits reliable ones only."""
-    if not config.image_reliable:
+def _quality(config: CooperConfig, kind: type) -> QoSProfile:
+    """Best effort fits every publisher; reliable fits reliable ones only.
+
+    Camera info is small and comes again: whoever wants pictures reliably must not lose the lens.
+    """
+    if kind is CameraInfo or not config.image_reliable:
         return qos_profile_sensor_data
     return QoSProfile(depth=qos_profile_sensor_data.depth, reliability=ReliabilityPolicy.RELIABLE)

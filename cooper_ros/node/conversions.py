@@ -29,7 +29,7 @@ from cooper_ros.imaging.buffers import (
     encode_rgb8,
 )
 from cooper_ros.imaging.compressed import decode_compressed
-from cooper_ros.imaging.depth import focal_in_sides
+from cooper_ros.imaging.lens import focal_of, scaled_matrices
 
 try:
     from cv_bridge import CvBridge, CvBridgeError
@@ -130,33 +130,18 @@ def check_camera_info(info: CameraInfo) -> None:
         raise BadCameraInfo('camera info without usable focal lengths',
                             value=f'fx {info.k[0]}, fy {info.k[4]}', limit='finite and > 0',
                             remedy='calibrate the camera')
-    if focal_of(info) > LONGEST_LENS:
+    focal = max(focal_of(info, topic) for topic in ('raw', 'rect'))
+    if focal > LONGEST_LENS:
         raise BadCameraInfo('camera info with a focal length no lens has',
-                            value=f'{focal_of(info):g} times the longest side',
+                            value=f'{focal:g} times the longest side',
                             limit=f'{LONGEST_LENS:g} times', remedy='calibrate the camera')
-
-
-def focal_of(info: CameraInfo) -> float:
-    """Focal length over the longest side of the picture: of the rectified picture where it is
-    known (P, which points are made with), else of the raw one (K)."""
-    width, height = info.roi.width or info.width, info.roi.height or info.height
-    return focal_in_sides(info.p[0] if info.p[0] > 0 else info.k[0], width, height)
 
 
 def scaled_camera_info(info: CameraInfo, header: Header, shape: Sequence[int]) -> CameraInfo:
     """Camera info for a map of shape ``(rows, columns)``.
 
-    K and P are scaled by the ratio of the sides, as image_proc's resize does; a region of
-    interest is cut off first. Distortion belongs to the lens and stays.
+    K and P are scaled by the ratio of the sides; distortion belongs to the lens and stays.
     """
-    roi = info.roi
-    width, height = roi.width or info.width, roi.height or info.height
-    x, y = shape[1] / width, shape[0] / height
-    left, top = (roi.x_offset, roi.y_offset) if roi.width else (0, 0)
-    k, p = [float(v) for v in info.k], [float(v) for v in info.p]
-    k[0], k[1], k[2] = k[0] * x, k[1] * x, (k[2] - left) * x
-    k[4], k[5] = k[4] * y, (k[5] - top) * y
-    p[0], p[1], p[2], p[3] = p[0] * x, p[1] * x, (p[2] - left) * x, p[3] * x
-    p[5], p[6], p[7] = p[5] * y, (p[6] - top) * y, p[7] * y
+    k, p = scaled_matrices(info, shape)
     return CameraInfo(header=header, height=int(shape[0]), width=int(shape[1]),
                       distortion_model=info.distortion_model, d=info.d, k=k, r=info.r, p=p)

@@ -19,7 +19,7 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import Event
 from cooper_ros.engine.question import clean_question
 from cooper_ros.errors import BadOption, CooperError, NotReady
-from cooper_ros.node.cameras import Camera, Frame
+from cooper_ros.node.cameras import Calibration, Camera, Frame
 from cooper_ros.node.conversions import nanoseconds_of, picture_of
 from cooper_ros.node.mailbox import Mailbox
 from cooper_ros.node.messages import ASK
@@ -76,12 +76,14 @@ class Ticket:
         request: what the supervisor works on.
         header: stamp and frame_id of the image reasoned from.
         camera: the camera, or None for an image that came with the request.
+        lens: what was known of its lens.
         mode: how the question is answered.
     """
 
     request: Request
     header: Header
     camera: Camera | None
+    lens: Calibration
     mode: str
 
 
@@ -127,14 +129,14 @@ class Desk:
         if wish.kind == ASK:
             question = clean_question(question, config.max_question_chars)
         frame, camera = self._frame(wish)
-        if camera is not None and not config.focal:
-            config = config.replaced(focal=camera.focal)
-        ticket = self._ticket(wish.kind, question, config, frame, camera, listener)
+        lens = Calibration(focal=config.focal) if camera is None else camera.calibration()
+        config = config.replaced(focal=lens.focal)
+        ticket = self._ticket(wish.kind, question, config, frame, camera, lens, listener)
         self.supervisor.submit(ticket.request, config.queue_size)
         return ticket
 
     def _ticket(self, kind: str, question: str, config: CooperConfig, frame: Frame,
-                camera: Camera | None, listener: Listener) -> Ticket:
+                camera: Camera | None, lens: Calibration, listener: Listener) -> Ticket:
         def hear(event: Event) -> None:  # on the supervisor's thread
             self._mailbox.post(self._audience, ticket, event)
             self._mailbox.post(listener, ticket, event)
@@ -142,7 +144,7 @@ class Desk:
         load = functools.partial(picture_of, frame.message, config.max_image_pixels)
         request = Request(uuid.uuid4().hex, kind, question, request_settings(config), load, hear,
                           config.time_budget_s)
-        ticket = Ticket(request, frame.header, camera, config.mode)
+        ticket = Ticket(request, frame.header, camera, lens, config.mode)
         return ticket
 
     def _frame(self, wish: Wish) -> tuple[Frame, Camera | None]:

@@ -49,9 +49,9 @@ def fill_depth(message: Any, ticket: Ticket, drawn: DepthMap) -> None:
     """Set relative depth, and metres with their camera info where a scale is known."""
     header = ticket.header
     message.relative_depth = depth_message(header, drawn.relative)
-    if ticket.camera is not None and ticket.camera.info is not None:
-        message.camera_info = scaled_camera_info(ticket.camera.info, header, drawn.relative.shape)
-    metres = metric_depth(drawn, ticket.camera)
+    if ticket.lens.info is not None:
+        message.camera_info = scaled_camera_info(ticket.lens.info, header, drawn.relative.shape)
+    metres = metric_depth(drawn, ticket.lens)
     if metres is not None and drawn.range_m is not None:
         message.depth = depth_message(header, metres)
         message.range_min_m, message.range_max_m = (float(end) for end in drawn.range_m)

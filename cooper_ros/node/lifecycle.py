@@ -156,7 +156,7 @@ class CooperNode(LifecycleNode):
         if isinstance(event, MapFinished) and ticket.camera is not None:
             outputs = self._outputs.get(ticket.camera.name)
             if outputs is not None:
-                outputs.publish(ticket.header, event.map, ticket.request.picture)
+                outputs.publish(ticket.header, event.map, ticket.request.picture, ticket.lens)
         if isinstance(event, Answer | Failure):
             self._diagnostics.note(ticket, event)
             if ticket.request.kind == ASK and self._answers is not None:

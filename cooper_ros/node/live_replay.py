@@ -2,6 +2,7 @@
 
 Messages go out as the bytes that were recorded; ROS 1 messages are converted. Unlike
 `ros2 bag play` this needs no rosbag2, reads damaged and old recordings, and can ask questions.
+What the player, the asked node or every node says live is left out: recorded, it contradicts them.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from std_msgs.msg import String
 
 from cooper_ros.errors import BadBag
 from cooper_ros.node.spinning import serving
-from cooper_ros.replay.bag import PICTURES, Bag
+from cooper_ros.replay.bag import CAMERA_INFO, PICTURES, Bag
 from cooper_ros.replay.live import Live
 from cooper_ros.replay.questions import Picker
 from cooper_ros.replay.storage import Record, Topic
 
-QUESTION_TOPIC, ANSWER_TOPIC = 'cooper/question', 'cooper/answer_text'
+NODE, QUESTION, ANSWER = '/cooper', 'question', 'answer_text'
+SAID_LIVE = ('/clock', '/rosout', '/parameter_events', '/diagnostics')
 CLOCK_PERIOD_NS = 10_000_000
-WAIT_FOR_ANSWERS_S = 120.0
+WAIT_FOR_ANSWERS_S = 120.0  # for each one
 LONGEST_GAP_S = 60.0  # longer silences of a recording are left out
 ARRIVAL_S = 2.0  # at most, for a picture to reach those who asked for reliable delivery
 SETTLE_S = 3.0  # a listener may be seen one announcement period of DDS before it sees us
@@ -63,15 +65,18 @@ class _Player:
     def __init__(self, executor: Executor, node: Node, bag: Bag, live: Live) -> None:
         self.executor, self.node, self.bag, self.live = executor, node, bag, live
         self.about = bag.choose_topic(live.topic) if live.questions or live.topic else None
-        self.publishers = dict(self._publishers())
+        self.asking = node.resolve_topic_name(live.question_topic or f'{NODE}/{QUESTION}')
+        self.asked_node = _node_of(self.asking)
+        self.publishers = dict(self._publishers(self._recorded()))
         if not self.publishers:
             raise BadBag('nothing in the recording can be published', value=str(live.bag),
                          limit='; '.join(bag.warnings) or None)
         clock_qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.clock = node.create_publisher(Clock, '/clock', clock_qos)
-        self.ask = node.create_publisher(String, live.question_topic or QUESTION_TOPIC, 10)
-        node.create_subscription(String, ANSWER_TOPIC, self._print_answer, 10)
+        self.ask = node.create_publisher(String, self.asking, 10)
+        node.create_subscription(String, f'{self.asked_node}/{ANSWER}', self._print_answer, 10)
         self.sent = self.asked = self.answered = 0
+        self.heard = 0.0  # when the last answer came
 
     def run(self) -> int:
         """Wait for listeners, then publish; with ``loop`` again and again."""
@@ -82,7 +87,7 @@ class _Player:
         self._play_once()
         while self.live.loop and rclpy.ok():
             self._play_once()
-        self._wait(lambda: self.answered >= self.asked, WAIT_FOR_ANSWERS_S)
+        self._wait_for_answers()
         for publisher in self.publishers.values():
             publisher.wait_for_all_acked(rclpy.duration.Duration(seconds=2))
         for warning in self.bag.warnings:
@@ -92,7 +97,8 @@ class _Player:
 
     def _somebody_listens(self) -> bool:
         pictures = any(one.get_subscription_count() for one in self.publishers.values())
-        return pictures and (not self.live.questions or self.ask.get_subscription_count() > 0)
+        asks = self.live.questions or self.asking in self.publishers
+        return pictures and (not asks or self.ask.get_subscription_count() > 0)
 
     def _play_once(self) -> None:
         picker, index = Picker(self.live.plan), -1
@@ -113,6 +119,7 @@ class _Player:
         try:
             self.publishers[record.topic.name].publish(bytes(self.bag.cdr(record)))
             self.sent += 1
+            self.asked += record.topic.name == self.asking
         except Exception as error:  # noqa: BLE001  broken bytes fail in any way
             self.bag.warnings.append(f'{record.topic.name}: a message at {record.stamp_ns} ns '
                                      f'cannot be published ({type(error).__name__})')
@@ -152,6 +159,17 @@ class _Player:
         while rclpy.ok() and not ready() and time.monotonic() < end:
             self._serve(0.05)
 
+    def _wait_for_answers(self) -> None:
+        """Wait as long as answers keep coming: they are slower than the recording."""
+        self.heard = time.monotonic()
+        while (rclpy.ok() and self.answered < self.asked
+               and time.monotonic() - self.heard < WAIT_FOR_ANSWERS_S):
+            self._serve(0.05)
+        if rclpy.ok() and self.answered < self.asked:
+            self.node.get_logger().warning(
+                f'no answer for {WAIT_FOR_ANSWERS_S:g} s; {self.asked - self.answered} of '
+                f'{self.asked} questions have none')
+
     def _ask_all(self) -> None:
         self._settle()
         for question in self.live.questions:
@@ -167,18 +185,41 @@ class _Player:
 
     def _print_answer(self, message: String) -> None:
         self.answered += 1
+        self.heard = time.monotonic()
         self.node.get_logger().info(f'answer: {message.data}')
 
-    def _publishers(self) -> Iterator[tuple[str, Publisher]]:
-        for topic in self.bag.recording.topics.values():
-            if not (topic.readable and topic.count):
-                continue
+    def _recorded(self) -> list[Topic]:
+        """Topics to publish; those left out are named once."""
+        filled = [topic for topic in self.bag.recording.topics.values()
+                  if topic.readable and topic.count]
+        left_out = [topic for topic in filled if self._said_live(topic.name)]
+        if left_out:
+            self.node.get_logger().info('left out, live ones take their place: '
+                                        + ', '.join(topic.name for topic in left_out))
+        return [topic for topic in filled if topic not in left_out]
+
+    def _said_live(self, name: str) -> bool:
+        """Whether the player, the asked node or every node speaks on a topic."""
+        if self.about is not None and name == self.about.name:
+            return False
+        if name == self.asking:  # recorded questions are asked when their topic alone is given
+            return bool(self.live.questions) or not self.live.question_topic
+        return name in SAID_LIVE or name.startswith(f'{self.asked_node}/')
+
+    def _publishers(self, topics: list[Topic]) -> Iterator[tuple[str, Publisher]]:
+        for topic in topics:
             kind = _message_class(topic)
             if kind is None:
                 self.bag.warnings.append(f'{topic.name}: type {topic.type} is not installed; '
                                          'not published')
                 continue
             yield topic.name, self.node.create_publisher(kind, topic.name, _qos(topic))
+
+
+def _node_of(question_topic: str) -> str:
+    """Full name of the node that is asked; a topic that was remapped does not say it."""
+    name, _, last = question_topic.rpartition('/')
+    return name if name and last == QUESTION else NODE
 
 
 def _message_class(topic: Topic) -> Any | None:
@@ -190,8 +231,8 @@ def _message_class(topic: Topic) -> Any | None:
 
 
 def _qos(topic: Topic) -> QoSProfile:
-    """As recorded, and reliable for pictures, so that every kind of subscriber is served."""
-    reliable = topic.reliable or topic.type in PICTURES
+    """As recorded, and reliable for cameras, so that every kind of subscriber is served."""
+    reliable = topic.reliable or topic.type in (*PICTURES, CAMERA_INFO)
     return QoSProfile(
         depth=10,
         reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,

@@ -12,6 +12,7 @@ from cooper_ros.errors import CooperError
 
 ASK = 'ask'
 KINDS = (ASK, DEPTH, SEGMENTATION)
+DEVICE_LOST = 3  # exit status of a worker whose GPU has failed
 
 
 @dataclass(frozen=True)

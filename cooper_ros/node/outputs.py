@@ -17,7 +17,7 @@ from std_msgs.msg import Header, String
 from cooper_interfaces.msg import Legend, SpatialAnswer
 from cooper_ros.engine.events import Answer, DepthMap, Failure, Map, SegmentationMap
 from cooper_ros.imaging.views import overlay
-from cooper_ros.node.cameras import Camera
+from cooper_ros.node.cameras import Calibration, Camera
 from cooper_ros.node.conversions import (
     colour_message,
     depth_message,
@@ -38,11 +38,11 @@ class MapOutputs:
 
     Args:
         node: owns the publishers, which speak while it is active.
-        camera: gives the name and the camera info.
+        camera: gives the name.
     """
 
     def __init__(self, node: LifecycleNode, camera: Camera) -> None:
-        self._node, self._camera = node, camera
+        self._node = node
         prefix = f'~/{camera.name}/' if camera.name else '~/'
         self._publishers: dict[str, Any] = {
             name: node.create_lifecycle_publisher(Image, prefix + name, 5)
@@ -56,21 +56,21 @@ class MapOutputs:
         """Whether somebody listens to one of these."""
         return any(self._publishers[name].get_subscription_count() for name in topics)
 
-    def publish(self, header: Header, drawn: Map, picture: np.ndarray | None) -> None:
+    def publish(self, header: Header, drawn: Map, picture: np.ndarray | None,
+                lens: Calibration) -> None:
         """Publish one map and its views."""
         if isinstance(drawn, DepthMap):
-            self._depth(header, drawn)
+            self._depth(header, drawn, lens)
         else:
             self._segmentation(header, drawn, picture)
 
-    def _depth(self, header: Header, drawn: DepthMap) -> None:
+    def _depth(self, header: Header, drawn: DepthMap, lens: Calibration) -> None:
         self._send('relative_depth', lambda: depth_message(header, drawn.relative))
         self._send('relative_depth/colored', lambda: colour_message(header, drawn.colour))
-        metres = metric_depth(drawn, self._camera)
+        metres, info = metric_depth(drawn, lens), lens.info
         if metres is not None:
             self._send('depth/image', lambda: depth_message(header, metres))
-            if self._camera.info is not None:
-                info = self._camera.info
+            if info is not None:
                 self._send('depth/camera_info',
                            lambda: scaled_camera_info(info, header, metres.shape))
 
@@ -93,12 +93,13 @@ class MapOutputs:
             self._node.destroy_lifecycle_publisher(publisher)
 
 
-def metric_depth(drawn: DepthMap, camera: Camera | None) -> np.ndarray | None:
+def metric_depth(drawn: DepthMap, lens: Calibration) -> np.ndarray | None:
     """Metres of a map, or None while no scale is known.
 
-    A camera whose info is broken gets none: a scale learnt for a lens says nothing about it.
+    A camera whose info is broken gets none, unless its focal length is given: a scale learnt for
+    a lens says nothing about it.
     """
-    return None if camera is not None and camera.info_error else drawn.metres
+    return drawn.metres if lens.has_scale else None
 
 
 class AnswerOutputs:

@@ -10,7 +10,7 @@ from typing import Any
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import EngineLost
 from cooper_ros.node import worker
-from cooper_ros.node.messages import Beat, Stop
+from cooper_ros.node.messages import DEVICE_LOST, Beat, Stop
 
 SILENCE_S = 60.0  # heartbeats come from their own thread: only a stuck interpreter stays silent
 FAREWELL_S = 2.0
@@ -72,7 +72,9 @@ class EngineProcess:
 
     def _lost(self) -> EngineLost:
         self._process.join(FAREWELL_S)
-        return EngineLost('the worker process died', value=f'exit code {self._process.exitcode}',
+        code = self._process.exitcode
+        why = ', the GPU has failed (see the log)' if code == DEVICE_LOST else ''
+        return EngineLost('the worker process died', value=f'exit code {code}{why}',
                           remedy='it is started again; -9 often means that memory ran out')
 
     def __enter__(self) -> EngineProcess:

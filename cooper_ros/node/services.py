@@ -43,21 +43,18 @@ class Services:
 
     async def _depth(self, request: EstimateDepth.Request,
                      response: EstimateDepth.Response) -> EstimateDepth.Response:
-        await self._draw(DEPTH, request, response)
-        if request.require_metres and not response.error_code and not response.depth.data:
-            fill_error(response, NoScale('no scale is known for this model and camera',
-                                         remedy='set depth_min_m and depth_max_m'))
+        ticket = await self._draw(DEPTH, request, response)
+        if (request.require_metres and ticket is not None and not response.error_code
+                and not response.depth.data):
+            fill_error(response, _no_scale(ticket))
         return response
 
     async def _segment(self, request: Segment.Request,
                        response: Segment.Response) -> Segment.Response:
-        end = await self._draw(SEGMENTATION, request, response)
-        for drawn in end.maps if isinstance(end, Answer) else ():
-            if isinstance(drawn, SegmentationMap):
-                response.colored = colour_message(response.header, drawn.rgb)
+        await self._draw(SEGMENTATION, request, response)
         return response
 
-    async def _draw(self, kind: str, request: Any, response: Any) -> Answer | Failure | None:
+    async def _draw(self, kind: str, request: Any, response: Any) -> Ticket | None:
         start = time.monotonic()
         try:
             ticket, end = await self._run(Wish.from_message(request, kind=kind))
@@ -67,7 +64,10 @@ class Services:
         response.header, response.elapsed_s = ticket.header, time.monotonic() - start
         response.error_code, response.error_msg = int(end.error_code), end.error_msg
         fill_maps(response, ticket, end)
-        return end
+        for drawn in end.maps if isinstance(end, Answer) else ():
+            if isinstance(drawn, SegmentationMap):
+                response.colored = colour_message(response.header, drawn.rgb)
+        return ticket
 
     async def _run(self, wish: Wish) -> tuple[Ticket, Answer | Failure]:
         future: Future = Future()
@@ -83,3 +83,11 @@ class Services:
         """Take the services away."""
         for service in self._services:
             self._node.destroy_service(service)
+
+
+def _no_scale(ticket: Ticket) -> NoScale:
+    if ticket.lens.has_scale:
+        return NoScale('no scale is known for this model',
+                       remedy='set depth_min_m and depth_max_m')
+    return NoScale('no scale is known behind this lens', value=ticket.lens.error,
+                   remedy='calibrate the camera, or set focal')

@@ -89,10 +89,17 @@ class LiveMaps:
         try:
             stamp = self._desk.camera(name).newest().stamp_ns
             if self._drawn.get((name, kind)) != stamp:  # the same image gives the same map
-                self._desk.take_in(Wish(kind=kind, camera=name), lambda ticket, event: None)
+                self._desk.take_in(Wish(kind=kind, camera=name), self._heard)
                 self._drawn[name, kind] = stamp
         except CooperError as error:
-            self._node.get_logger().warning(f'no live map: {error}', throttle_duration_sec=10.0)
+            self._warn(str(error))
+
+    def _heard(self, ticket: Ticket, event: Event) -> None:
+        if isinstance(event, Failure):
+            self._warn(event.error_msg)
+
+    def _warn(self, reason: str) -> None:
+        self._node.get_logger().warning(f'no live map: {reason}', throttle_duration_sec=10.0)
 
     def destroy(self) -> None:
         """Stop drawing."""

@@ -12,6 +12,7 @@ import inspect
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -21,8 +22,8 @@ from typing import Any, Iterator
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import Answer, Event, Failure, MapFinished, TextDelta
 from cooper_ros.engine.limits import CancelToken
-from cooper_ros.errors import as_cooper_error
-from cooper_ros.node.messages import ASK, Beat, Cancel, Job, Loaded, LoadFailed, Stop
+from cooper_ros.errors import ErrorCode, as_cooper_error
+from cooper_ros.node.messages import ASK, DEVICE_LOST, Beat, Cancel, Job, Loaded, LoadFailed, Stop
 
 DEFAULT_FACTORY = 'cooper_ros.engine.engine:CooperEngine.from_pretrained'
 BEAT_S = 1.0
@@ -60,6 +61,7 @@ class Worker:
             return
         while (job := self._jobs.get()) is not None:
             for event in merge_text(events_of(engine, job, self._tokens[job.request_id])):
+                _leave_if_lost(engine, event)
                 self._send(event)
             del self._tokens[job.request_id]
 
@@ -103,6 +105,15 @@ class Worker:
                 self._pipe.send(message)
             except OSError:
                 os._exit(1)
+
+
+def _leave_if_lost(engine: Any, event: Event) -> None:
+    """End the process with its device: every later request would fail too, in a new one it may
+    not. The node tells whoever asked."""
+    if isinstance(event, Failure) and event.error_code == ErrorCode.INTERNAL and getattr(
+            engine, 'device_lost', lambda: False)():
+        print(event.error_msg, file=sys.stderr, flush=True)
+        os._exit(DEVICE_LOST)
 
 
 def resolve(path: str) -> Any:

@@ -10,11 +10,9 @@ import numpy as np
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
-from cooper_ros.config import LONGEST_LENS
 from cooper_ros.errors import BadBag, BadImage
-from cooper_ros.imaging.buffers import decode_image
+from cooper_ros.imaging.buffers import MAX_PIXELS, decode_image
 from cooper_ros.imaging.compressed import decode_compressed
-from cooper_ros.imaging.depth import focal_in_sides
 from cooper_ros.replay.storage import Record, Recording, Topic
 
 IMAGE = 'sensor_msgs/msg/Image'
@@ -73,12 +71,16 @@ class Bag:
     Message types come from ROS itself (Jazzy, Noetic), never from the bag, so recordings without
     type definitions or with the old names (``sensor_msgs/Image``) read alike.
 
+    Args:
+        path: file or folder.
+        max_pixels: larger pictures are skipped.
+
     Raises:
         BadBag: the recording cannot be read.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.recording = Recording(Path(path))
+    def __init__(self, path: Path | str, max_pixels: int = MAX_PIXELS) -> None:
+        self.recording, self._max_pixels = Recording(Path(path)), max_pixels
         self._ros1: Typestore = get_typestore(Stores.ROS1_NOETIC)
         self._ros2: Typestore = get_typestore(Stores.ROS2_JAZZY)
 
@@ -194,7 +196,7 @@ class Bag:
         stamp = message.header.stamp
         stamp_ns = stamp.sec * 10**9 + stamp.nanosec
         return Frame(record.topic.name, index, stamp_ns or record.stamp_ns, record.stamp_ns,
-                     message.header.frame_id, rgb_of(message, record.topic.type),
+                     message.header.frame_id, rgb_of(message, record.topic.type, self._max_pixels),
                      self.cdr(record))
 
     def _text(self, record: Record) -> Iterator[Text]:
@@ -208,30 +210,16 @@ class Bag:
                 if topic.type in types and topic.count and topic.readable]
 
 
-def rgb_of(message: Any, type_name: str) -> np.ndarray:
+def rgb_of(message: Any, type_name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode an Image or CompressedImage message to uint8 RGB ``[H, W, 3]``.
 
     Raises:
         BadImage: encoding, size, step or content cannot be used.
     """
     if type_name == COMPRESSED:
-        return decode_compressed(message.format, message.data)
+        return decode_compressed(message.format, message.data, max_pixels)
     return decode_image(message.encoding, message.height, message.width, message.step,
-                        message.is_bigendian, message.data)
-
-
-def matrix_of(info: Any, name: str) -> np.ndarray:
-    """Field ``k``, ``p``, ``r`` or ``d`` of a CameraInfo, float64; ROS 1 wrote them large."""
-    return np.asarray(getattr(info, name if hasattr(info, name) else name.upper()), np.float64)
-
-
-def focal_of(info: Any | None) -> float:
-    """Focal length over the longest side of the picture; 0 where camera info does not say it."""
-    if info is None or not max(info.width, info.height):
-        return 0.0
-    width, height = info.roi.width or info.width, info.roi.height or info.height
-    focal = focal_in_sides(matrix_of(info, 'p')[0] or matrix_of(info, 'k')[0], width, height)
-    return focal if 0 < focal <= LONGEST_LENS else 0.0  # NaN neither
+                        message.is_bigendian, message.data, max_pixels)
 
 
 def describe(topic: Topic) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from rosbags.interfaces import (
     Connection,
     Qos,
@@ -22,9 +21,10 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from cooper_ros.engine.events import Answer, DepthMap, Failure, Label, SegmentationMap, Timings
 from cooper_ros.errors import BadOption
 from cooper_ros.imaging.buffers import ImageBuffer, encode_depth, encode_mono8, encode_rgb8
+from cooper_ros.imaging.lens import matrix_of, region_of, scaled_matrices
 from cooper_ros.imaging.views import overlay
 from cooper_ros.replay import interfaces
-from cooper_ros.replay.bag import CAMERA_INFO, IMAGE, STRING, Frame, matrix_of
+from cooper_ros.replay.bag import CAMERA_INFO, IMAGE, STRING, Frame
 from cooper_ros.replay.questions import Question
 
 NAMESPACE = '/cooper'
@@ -136,9 +136,16 @@ def check_output(folder: Path, overwrite: bool) -> None:
     Raises:
         BadOption: the folder exists.
     """
-    if folder.exists() and not (overwrite and (folder / 'metadata.yaml').exists()):
+    if folder.exists() and not (overwrite and _holds_answers(folder)):
         raise BadOption('the output exists', value=str(folder),
                         remedy='give another --out, or --overwrite')
+
+
+def _holds_answers(folder: Path) -> bool:
+    try:
+        return TOPICS['answer'][0] in (folder / 'metadata.yaml').read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def answer_message(frame: Frame, question: Question, mode: str, event: Answer | Failure,
@@ -158,18 +165,20 @@ def answer_message(frame: Frame, question: Question, mode: str, event: Answer | 
 
 def scaled_camera_info(source: Any, frame: Frame, size: tuple[int, int] | None) -> Any:
     """Build a CameraInfo of the picture, or of a map ``size`` (H, W) of it (K and P scaled)."""
+    k, p = matrix_of(source, 'k'), matrix_of(source, 'p')
+    if size and all(region_of(source)[2:]):
+        k, p = scaled_matrices(source, size)
     height, width = size or (source.height, source.width)
-    sx = width / source.width if source.width else 1.0
-    sy = height / source.height if source.height else 1.0
-    scale = np.array([sx, sy, 1.0])
-    roi = interfaces.make('sensor_msgs/msg/RegionOfInterest', x_offset=0, y_offset=0, height=0,
-                          width=0, do_rectify=False)
+    kept = {name: 0 if size else int(getattr(source.roi, name)) for name in
+            ('x_offset', 'y_offset', 'height', 'width')}
+    roi = interfaces.make('sensor_msgs/msg/RegionOfInterest', **kept,
+                          do_rectify=not size and bool(source.roi.do_rectify))
+    binning = {name: 0 if size else int(getattr(source, name))
+               for name in ('binning_x', 'binning_y')}
     return interfaces.make(
         CAMERA_INFO, header=_header(frame), height=height, width=width,
-        distortion_model=source.distortion_model, d=matrix_of(source, 'd'),
-        k=matrix_of(source, 'k') * np.repeat(scale, 3), r=matrix_of(source, 'r'),
-        p=matrix_of(source, 'p') * np.repeat(scale, 4),
-        binning_x=0, binning_y=0, roi=roi)
+        distortion_model=source.distortion_model, d=matrix_of(source, 'd'), k=k,
+        r=matrix_of(source, 'r'), p=p, roi=roi, **binning)
 
 
 def _header(frame: Frame) -> Any:

@@ -7,9 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Iterator, Protocol, Sequence
 
+import numpy as np
+
+from cooper_ros.config import LONGEST_LENS
 from cooper_ros.engine.events import Answer, Event, Failure, Map
 from cooper_ros.errors import BadBag, BadOption
-from cooper_ros.replay.bag import Bag, Frame, Skipped, describe, focal_of
+from cooper_ros.imaging.buffers import MAX_PIXELS
+from cooper_ros.imaging.lens import focal_of
+from cooper_ros.replay.bag import Bag, Frame, Skipped, describe
 from cooper_ros.replay.output import AnswerBag, check_output
 from cooper_ros.replay.questions import DEFAULT_QUESTION, Picker, Plan, Question
 from cooper_ros.replay.storage import Topic
@@ -40,7 +45,8 @@ class Request:
         mode, seed: of the questions that have no mode of their own.
         overwrite: replace an older bag of answers.
         timings: write timings into the bag.
-        focal: of the camera, see ``CooperConfig``; 0: as the recorded CameraInfo says.
+        focal: of the camera, see ``CooperConfig``, where no recorded CameraInfo says it.
+        max_image_pixels: see ``CooperConfig``.
     """
 
     bag: Path
@@ -54,6 +60,7 @@ class Request:
     overwrite: bool = False
     timings: bool = False
     focal: float = 0.0
+    max_image_pixels: int = MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ def check(request: Request) -> Topic:
     Raises:
         BadBag, BadOption: as :func:`replay`.
     """
-    check_output(request.out / ANSWERS, request.overwrite)
+    _check_places(request)
     with Bag(request.bag) as bag:
         _check_question_topic(bag, request.question_topic)
         return bag.choose_topic(request.topic)
@@ -135,7 +142,8 @@ def replay(request: Request, engine: Asks, watch: Watch = Watch()) -> Result:
         BadBag: the recording cannot be read, or has no pictures to ask about.
         BadOption: the output exists, or the question topic is not there.
     """
-    with Bag(request.bag) as bag:
+    _check_places(request)
+    with Bag(request.bag, request.max_image_pixels) as bag:
         topic = bag.choose_topic(request.topic)
         _check_question_topic(bag, request.question_topic)
         info = bag.camera_info(topic)
@@ -182,6 +190,9 @@ class _Run:
                 break
         self.watch.progress(1.0)
 
+    def _lens(self) -> float:
+        return lens_of(self.camera_info, self.result.topic.name) or self.request.focal
+
     def _questions(self) -> Sequence[Question]:
         default = () if self.request.question_topic else (Question(DEFAULT_QUESTION),)
         return self.request.questions or default
@@ -198,13 +209,26 @@ class _Run:
     def _ask(self, frame: Frame, question: Question, request_id: str) -> Asked:
         mode, start, end = question.mode or self.request.mode, time.monotonic(), None
         for event in self.engine.ask([frame.rgb], question.text, request_id=request_id,
-                                     mode=mode, seed=self.request.seed,
-                                     focal=self.request.focal or
-                                     focal_of(self.camera_info)):
+                                     mode=mode, seed=self.request.seed, focal=self._lens()):
             self.watch.event(event)
             end = event
         assert isinstance(end, (Answer, Failure)), 'an engine ends with an answer or a failure'
         return Asked(frame, question, mode, end, time.monotonic() - start)
+
+
+def lens_of(info: Any | None, topic: str) -> float:
+    """What a recorded CameraInfo says as the setting ``focal``; 0 where it says nothing usable."""
+    focal = 0.0 if info is None else focal_of(info, topic)
+    return focal if 0 < focal <= LONGEST_LENS else 0.0  # NaN neither
+
+
+def _check_places(request: Request) -> None:
+    """Before anything is removed."""
+    answers, bag = (request.out / ANSWERS).resolve(), request.bag.resolve()
+    if answers in (bag, *bag.parents):
+        raise BadOption('the answers would take the place of the recording', value=str(bag),
+                        remedy='give another --out')
+    check_output(request.out / ANSWERS, request.overwrite)
 
 
 def _check_question_topic(bag: Bag, name: str | None) -> None:
@@ -217,6 +241,7 @@ def _check_question_topic(bag: Bag, name: str | None) -> None:
 
 def _without_pixels(asked: Asked) -> Asked:
     """Drop pictures and maps, so that a long recording does not fill the memory."""
-    frame = replace(asked.frame, rgb=asked.frame.rgb[:0], cdr=b'')
+    nothing = np.empty((0, *asked.frame.rgb.shape[1:]), np.uint8)  # a slice would hold it all
+    frame = replace(asked.frame, rgb=nothing, cdr=b'')
     end = replace(asked.end, maps=()) if isinstance(asked.end, Answer) else asked.end
     return replace(asked, frame=frame, end=end)

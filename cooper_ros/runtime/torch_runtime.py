@@ -26,6 +26,7 @@ from cooper_ros.runtime.memory import is_memory_error
 Given = ParamSpec('Given')
 Result = TypeVar('Result')
 MARKERS = 2
+GRIDS = 8  # sizes of pictures whose position rows are kept
 
 
 def inference(method: Callable[Given, Result]) -> Callable[Given, Result]:
@@ -131,6 +132,8 @@ class TorchRuntime:
 
     def _positions_of(self, grid: tuple[int, int]) -> Tensor:
         if grid not in self._latent_positions:
+            if len(self._latent_positions) >= GRIDS:
+                self._latent_positions.clear()  # a 7B network's take 15 MB each
             ids = position_ids(grid, self.config.max_latent_size).to(self.device)
             self._latent_positions[grid] = self.network.latent_pos_embed(ids)
         return self._latent_positions[grid]

@@ -39,6 +39,11 @@ class Frame:
     intrinsics: FloatArray
 
     @property
+    def focal(self) -> float:
+        """Focal length in longest sides of the picture."""
+        return float(self.intrinsics[0, 0]) / max(self.labels.shape)
+
+    @property
     def segmentation(self) -> NDArray[np.uint8]:
         """The RGB segmentation target [H, W, 3]."""
         return paint(self.labels)

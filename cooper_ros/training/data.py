@@ -21,7 +21,6 @@ from typing import Any, Callable, Iterable, Iterator, Sequence, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from cooper_ros.imaging.depth import focal_in_sides
 from cooper_ros.runtime.files import room
 from cooper_ros.scenes.palette import COLOURS, SHAPES
 from cooper_ros.scenes.questions import questions
@@ -157,7 +156,7 @@ def _draw(job: Job) -> dict[str, Any]:
     return {'rgb': frame.rgb, 'labels': frame.labels,
             'depth': np.rint(frame.depth_m * STEPS_PER_METRE).clip(0, 65535).astype(np.uint16),
             'instance': frame.instance.astype(np.int8), 'objects': _objects(truths),
-            'focal': focal_in_sides(frame.intrinsics[0, 0], WIDTH, HEIGHT),
+            'focal': frame.focal,
             'questions': _questions(scene, frame, truths, per_category)}
 
 

@@ -23,7 +23,9 @@ from cooper_ros.errors import BadCheckpoint, ErrorCode, OutOfMemory
 
 
 class ScriptedEngine:
-    """Has the two methods that the worker calls."""
+    """Has the methods that the worker calls."""
+
+    lost = False
 
     def __init__(self, folder: str, config: CooperConfig) -> None:
         if (Path(folder) / 'broken').exists():
@@ -39,6 +41,9 @@ class ScriptedEngine:
             os.kill(os.getpid(), signal.SIGKILL)
         if question == 'hang':
             threading.Event().wait()
+        if question == 'fault' or self.lost:
+            self.lost = True
+            raise RuntimeError('CUDA error: an illegal memory access was encountered')
         if question == 'bug':
             raise RuntimeError('a defect')
         if question == 'memory':
@@ -56,6 +61,10 @@ class ScriptedEngine:
             yield TextDelta(request_id, time.monotonic() - start, 1, 'and ')
             time.sleep(0.01)
         yield _answer(request_id, '', ErrorCode.CANCELED)
+
+    def device_lost(self) -> bool:
+        """Whether the script has broken it."""
+        return self.lost
 
     def draw(self, image: np.ndarray, kind: str, **options: Any) -> Iterator[Event]:
         """Not scripted."""
