@@ -28,11 +28,12 @@ from cooper_ros.training.vae_task import DEPTH
 RGB = np.arange(24 * 32 * 3, dtype=np.uint8).reshape(24, 32, 3)
 
 
-def engine(canonical_focal: float, range_m: tuple[float, float] | None = (0.2, 8.0)
-           ) -> CooperEngine:
+def engine(canonical_focal: float, range_m: tuple[float, float] | None = (0.2, 8.0),
+           power: float = 1.0) -> CooperEngine:
     """A tiny model that draws for such a lens."""
     made = tiny_engine(config=CooperConfig(depth_edges='picture'), depth_range_m=range_m)
-    drawing = replace(made.parts.card.drawing, canonical_focal=canonical_focal)
+    drawing = replace(made.parts.card.drawing, canonical_focal=canonical_focal,
+                      focal_power=power)
     made.parts = replace(made.parts, card=replace(made.parts.card, drawing=drawing))
     return made
 
@@ -44,6 +45,14 @@ def test_a_longer_lens_makes_everything_farther_and_leaves_the_picture_of_it() -
     np.testing.assert_allclose(longer.metres, own.metres * 1.5, rtol=1e-6)
     assert np.array_equal(own.relative, longer.relative)
     assert np.array_equal(own.colour, longer.colour)  # what the network is shown
+
+
+@pytest.mark.parametrize(('power', 'ratio'), [(1.0, 4.0), (0.5, 2.0), (0.0, 1.0)])
+def test_metres_follow_the_lens_as_far_as_the_model_leaves_it_to_them(power: float, ratio: float
+                                                                      ) -> None:
+    eyes = engine(0.5, power=power)
+    near, far = (eyes.estimate_depth(RGB, focal=focal).metres for focal in (0.5, 2.0))
+    np.testing.assert_allclose(far, near * ratio, rtol=1e-6)
 
 
 @pytest.mark.parametrize(('canonical', 'focal'), [(0.8, 0.0), (0.0, 1.2)])
@@ -86,6 +95,12 @@ def test_impossible_lenses_are_refused(wrong: float) -> None:
         engine(0.8).estimate_depth(RGB, focal=wrong)
 
 
+@pytest.mark.parametrize('wrong', [-0.1, 1.1, float('nan')])
+def test_a_card_with_an_impossible_power_is_refused(wrong: float) -> None:
+    with pytest.raises(BadCheckpoint, match='focal_power is out of range.*0 .. 1'):
+        ModelCard.from_json({'drawing': {'focal_power': wrong}})
+
+
 @pytest.mark.parametrize('wrong', [-1.0, 1e-9, 101.0, float('nan')])
 def test_a_card_with_an_impossible_lens_is_refused(wrong: float) -> None:
     with pytest.raises(BadCheckpoint, match='canonical_focal is no focal length.*100, or 0'):
@@ -94,8 +109,10 @@ def test_a_card_with_an_impossible_lens_is_refused(wrong: float) -> None:
 
 
 def test_training_on_one_lens_tells_the_exported_model() -> None:
-    shipped = card((128, 128, 16), (112, 112, 14), 2, 0.816)
-    assert ModelCard.from_json(shipped.to_json()).drawing.canonical_focal == 0.816
+    for trained, power in ((0.9, 1.0), (0.0, 0.5)):
+        shipped = ModelCard.from_json(card((128, 128, 16), (112, 112, 14), 2, trained).to_json())
+        assert shipped.drawing.canonical_focal == (trained or 0.816)
+        assert shipped.drawing.focal_power == power
     with pytest.raises(BadOption, match='canonical_focal is too small; got -1'):
         DataSettings(canonical_focal=-1)
 

@@ -26,7 +26,7 @@ class MapMaker:
         range_m: (near, far) metres of relative depth 0 and 1, or None when nobody knows them.
         palette: the checkpoint's classes; empty when its colours have no names.
         edges: where edges of depth in metres lie: as ``drawn``, or as in the ``picture``.
-        lens: focal length of the camera, in those of the lens that depth is drawn for.
+        lens: what metres are multiplied with, for a lens other than the one depth is drawn for.
     """
 
     pictures: PictureReader

@@ -35,9 +35,9 @@ def map_maker(pictures: PictureReader, config: CooperConfig, card: ModelCard) ->
     """How drawn maps are decoded and named."""
     edges, theirs = config.depth_edges, card.drawing
     known = config.focal and theirs.canonical_focal
+    lens = (config.focal / theirs.canonical_focal) ** theirs.focal_power if known else 1.0
     return MapMaker(pictures, depth_range(config, card), card.palette,
-                    theirs.depth_edges if edges == 'checkpoint' else edges,
-                    config.focal / theirs.canonical_focal if known else 1.0)
+                    theirs.depth_edges if edges == 'checkpoint' else edges, lens)
 
 
 def depth_range(config: CooperConfig, card: ModelCard) -> tuple[float, float] | None:

@@ -47,7 +47,9 @@ class Drawing:
     """How this model draws best; defaults are those of the published benchmark runs.
 
     ``canonical_focal`` is the lens it draws depth for, whatever lens the picture came through:
-    focal length in longest sides of the picture; 0 when it draws metres as they are.
+    focal length in longest sides of the picture; 0 when nobody knows. ``focal_power`` says how
+    metres follow another lens: 1 in proportion, as for a model trained on one lens alone; less for
+    one that draws between what a picture shows and what is usual.
     """
 
     flow_points: int = 50
@@ -60,6 +62,7 @@ class Drawing:
     cfg_renorm_min: float = 0.0
     depth_edges: str = DRAWN
     canonical_focal: float = 0.0
+    focal_power: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -219,4 +222,7 @@ def _drawing(values: Any) -> Drawing:
     if focal and not 1 / LONGEST_LENS <= focal <= LONGEST_LENS:
         raise BadCheckpoint(f'{CARD_FILE} entry canonical_focal is no focal length', value=focal,
                             limit=f'{1 / LONGEST_LENS:g} .. {LONGEST_LENS:g}, or 0')
+    if not 0 <= drawing.focal_power <= 1:
+        raise BadCheckpoint(f'{CARD_FILE} entry focal_power is out of range',
+                            value=drawing.focal_power, limit='0 .. 1')
     return drawing
