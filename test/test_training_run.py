@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ from cooper_ros.model.packing import TextItem
 from cooper_ros.model.training_forward import forward_train
 from cooper_ros.runtime.deferred import is_drawing
 from cooper_ros.runtime.torch_runtime import TorchRuntime
+from cooper_ros.training import logs
 from cooper_ros.training.logs import RunLog
 from cooper_ros.training.mixed_task import MixedTask
 from cooper_ros.training.placing import place, place_code
@@ -307,6 +309,16 @@ def test_a_full_disk_keeps_the_last_checkpoint(data: dict[str, Any], tmp_path: P
         trainer.save()
     assert (tmp_path / 'checkpoint.pt').read_bytes() == before
     assert [path.name for path in tmp_path.glob('checkpoint*')] == ['checkpoint.pt']
+
+
+def test_a_run_without_a_bar_logs_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                               ) -> None:
+    monkeypatch.setattr(logs, 'tqdm', functools.partial(logs.tqdm, disable=True))
+    with RunLog(tmp_path, 0, 3, every=2) as log:
+        for step in range(1, 4):
+            log.step(step, {'loss': float(step)}, 2)
+    lines = [json.loads(line) for line in (tmp_path / 'log.jsonl').read_text().splitlines()]
+    assert [(line['step'], line['loss']) for line in lines] == [(2, 1.5), (3, 3.0)]
 
 
 def test_a_full_disk_costs_no_line_of_the_log(tmp_path: Path) -> None:

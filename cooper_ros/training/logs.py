@@ -33,6 +33,7 @@ class RunLog:
                  curves: Curves = NoCurves()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.every, self._steps = folder, every, steps
+        self._start, self._began = start, time.monotonic()
         self._kept = _kept_sums(folder / SUMS_NAME)
         self._sums, self._counts = (dict(kept) for kept in self._kept.get(start, ({}, {})))
         self._keep_until(start)
@@ -63,8 +64,8 @@ class RunLog:
             self._counts[name] = self._counts.get(name, 0) + 1
         if step % self.every == 0 or step == self._steps:
             means = {name: total / self._counts[name] for name, total in self._sums.items()}
-            bar = self._bar.format_dict  # its own rate is empty until it first draws itself
-            rate = (bar['n'] - bar['initial']) / max(bar['elapsed'], 1e-9)
+            # the bar's own rate is empty until it first draws itself, and where it is disabled
+            rate = (step - self._start) / max(time.monotonic() - self._began, 1e-9)
             self._bar.set_postfix({'loss': f"{means['loss']:.4f}",
                                    'samples/s': f'{rate * samples:.1f}'}, refresh=False)
             self.line(step, means)

@@ -181,8 +181,9 @@ def _configured(flavour: Flavour, builder: Any, spec: GraphSpec, arch: str, limi
     if flavour.ahead_of_time:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(module.ComputeCapability, arch), 0)
-        # else TensorRT for RTX may allocate in a run, which no CUDA graph can record
-        config.set_flag(module.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        if not options.weight_streaming:  # streamed weights need room of their own, in a run
+            # else TensorRT for RTX may allocate in a run, which no CUDA graph can record
+            config.set_flag(module.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if options.workspace_mib:
         config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE,
                                      options.workspace_mib * MIB)
