@@ -14,20 +14,19 @@ import pytest
 import torch
 from model_folder import write_model_folder
 from support.tiny import tiny_runtime
-from test_runtime_choice import ARCH, lines, put_engines, put_graphs
+from test_runtime_choice import ARCH, lines, pretend_gpu, put_engines, put_graphs
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import EngineMismatch, OutOfMemory
 from cooper_ros.runtime import choice, opening
 from cooper_ros.runtime.engines import find, flavour, runner
-from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE, EngineCache
+from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE
 from cooper_ros.runtime.engines.find import Found, find_plan, request_of
 from cooper_ros.runtime.engines.key import BuildOptions
 from cooper_ros.runtime.engines.plan import FINGERPRINTS, Job, Plan
 from cooper_ros.runtime.graphs.runtime import GraphRuntime
 from cooper_ros.runtime.graphs.spec import CONTEXT, Limits
 from cooper_ros.runtime.notice import Notice
-from cooper_ros.runtime.onnx_runtime import load_onnx_runtime
 from cooper_ros.runtime.opening import open_runtime
 from cooper_ros.runtime.place import Place
 from cooper_ros.runtime.prepare import Request, command_of, prepare
@@ -51,13 +50,7 @@ def config(model: Path, tmp_path: Path) -> CooperConfig:
 
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(plan: Plan, cache: EngineCache, *, rebuild: str) -> GraphRuntime:
-        for name, spec in plan.bundle.specs().items():
-            cache.load(plan.key(name, ARCH), spec.interface('fp32'))
-        return load_onnx_runtime(plan.bundle, threads=1)
-
-    monkeypatch.setattr(find, 'gpu_architecture', lambda: ARCH)
-    monkeypatch.setattr(runner, 'load_tensorrt_runtime', load)
+    pretend_gpu(monkeypatch)
 
 
 @pytest.fixture

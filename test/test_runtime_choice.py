@@ -80,8 +80,7 @@ def put_engines(config: CooperConfig, **changes: Any) -> Plan:
     return plan
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU as far as keys go; engines are proved, then run by onnxruntime."""
     def load(plan: Plan, cache: EngineCache, *, rebuild: str) -> GraphRuntime:
         for name, spec in plan.bundle.specs().items():
@@ -90,6 +89,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(find, 'gpu_architecture', lambda: ARCH)
     monkeypatch.setattr(runner, 'load_tensorrt_runtime', load)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_gpu(monkeypatch)
 
 
 def lines(config: CooperConfig) -> list[str]:

@@ -234,9 +234,8 @@ def measure_segmentation(engine: CooperEngine, place: Path, *, palette: bool = F
     Raises:
         BadData: nothing could be measured, or ``palette`` with a model that has none.
     """
-    if palette and not engine.parts.card.palette:
-        raise BadData('this model has no palette', value=engine.parts.card.name or 'model',
-                      remedy='compare regions instead')
+    if palette:
+        _check_palette(engine)
     rows, skipped = [], Skipped() if skipped is None else skipped
     counts, most = np.zeros((2, UNLABELED)), engine.config.max_image_pixels
     for pair in _pairs(place, SEGMENTATION, limit, skipped):
@@ -244,8 +243,7 @@ def measure_segmentation(engine: CooperEngine, place: Path, *, palette: bool = F
             rgb, truth = read_rgb(pair.rgb, most), read_ids(pair.target, most)
             check_shapes(rgb, truth)
             drawn = engine.segment(rgb, seed=seed)
-            labels = cv2.resize(drawn.labels, truth.shape[::-1], interpolation=cv2.INTER_NEAREST)
-            counted = ~np.isin(truth, np.array(ignore, np.int64))
+            labels, counted = _on_truth(drawn, truth, ignore)
             rows.append(segment_row(pair.name, labels, truth, counted))
         except (BadData, BadImage) as error:
             skipped.add(pair.name, error)
@@ -257,6 +255,19 @@ def measure_segmentation(engine: CooperEngine, place: Path, *, palette: bool = F
     skipped.check(rows)
     inside, union = counts[:, counts[1] > 0]
     return rows, float((inside / union).mean()) if palette else None
+
+
+def _check_palette(engine: CooperEngine) -> None:
+    if not engine.parts.card.palette:
+        raise BadData('this model has no palette', value=engine.parts.card.name or 'model',
+                      remedy='compare regions instead')
+
+
+def _on_truth(drawn: SegmentationMap, truth: np.ndarray, ignore: Sequence[int]
+              ) -> tuple[np.ndarray, np.ndarray]:
+    """Drawn ids at the size of the truth ``[H, W]``, and which pixels count."""
+    labels = cv2.resize(drawn.labels, truth.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    return labels, ~np.isin(truth, np.array(ignore, np.int64))
 
 
 def class_counts(labels: np.ndarray, truth: np.ndarray) -> np.ndarray:

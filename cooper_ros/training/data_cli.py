@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+if TYPE_CHECKING:  # commands start fast
+    from cooper_ros.training.flags import FlagOptions
+    from cooper_ros.training.questions import Questions
 
 HELP = """Data sets: are they complete and readable, and which questions do maps help with?
 
@@ -86,10 +90,7 @@ def flags(model: ModelFlag,
 
     Example: `cooper data flags --model models/cooper-nano --out runs/flags.jsonl --frames 100`
     """
-    from cooper_ros.config import CooperConfig
-    from cooper_ros.engine.engine import CooperEngine
-    from cooper_ros.runtime.engines.plan import FINGERPRINTS, default_cache, model_fingerprint
-    from cooper_ros.training.flags import FlagOptions, write_flags
+    from cooper_ros.training.flags import FlagOptions
     if questions is not None:
         from cooper_ros.training.datasets.cooper_set import RlSet
         rows = RlSet(questions, images)
@@ -98,10 +99,16 @@ def flags(model: ModelFlag,
         from cooper_ros.training.questions import SceneQuestions
         rows = SceneQuestions(frame_store(data, 'train', seed, frames, per_category),
                               f'train/{seed}')
+    _flag(model, rows, out, FlagOptions(with_mode, without_mode, tries, margin=margin), limit)
+
+
+def _flag(model: str, rows: Questions, out: Path, options: FlagOptions, limit: int) -> None:
+    from cooper_ros.config import CooperConfig
+    from cooper_ros.engine.engine import CooperEngine
+    from cooper_ros.runtime.engines.plan import FINGERPRINTS, default_cache, model_fingerprint
+    from cooper_ros.training.flags import write_flags
     config = CooperConfig(time_budget_s=0.0, runtime='torch')
     engine = CooperEngine.from_pretrained(model, config)
-    counts = write_flags(engine, rows, out, FlagOptions(with_mode, without_mode, tries,
-                                                        margin=margin), limit=limit,
-                         model=model_fingerprint([Path(model)],
-                                                 default_cache() / FINGERPRINTS)[:16])
+    known_as = model_fingerprint([Path(model)], default_cache() / FINGERPRINTS)[:16]
+    counts = write_flags(engine, rows, out, options, limit=limit, model=known_as)
     print(f'{out}: ' + ', '.join(f'{count} {flag}' for flag, count in sorted(counts.items())))
