@@ -80,6 +80,14 @@ class Listener:
             pytest.fail(f'{len(self.pictures)} pictures, {self.questions}, '
                         f'{process.communicate()}')
 
+    def close(self) -> None:
+        """Leave at once: left to the garbage collector, the next test's player hears this one."""
+        self.executor.shutdown()
+        self.node.destroy_node()
+
+
+Listen = Callable[..., Listener]
+
 
 @pytest.fixture
 def context() -> Iterator[Context]:
@@ -87,6 +95,14 @@ def context() -> Iterator[Context]:
     rclpy.init(context=context)
     yield context
     context.try_shutdown()
+
+
+@pytest.fixture
+def listen(context: Context) -> Iterator[Listen]:
+    listeners: list[Listener] = []
+    yield lambda *words: listeners.append(Listener(context, *words)) or listeners[-1]
+    for listener in listeners:
+        listener.close()
 
 
 @pytest.fixture
@@ -108,11 +124,11 @@ def start(*words: str | Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize('kind', ['ros2', 'ros1'])
-def test_pictures_and_clock_arrive_in_bag_time(tmp_path: Path, context: Context,
+def test_pictures_and_clock_arrive_in_bag_time(tmp_path: Path, listen: Listen,
                                                player: Player, kind: str) -> None:
     bag = (write_ros1(tmp_path / 'one.bag', 6) if kind == 'ros1'
            else write_ros2(tmp_path / 'in', camera(6)))
-    listener = Listener(context, '/camera/image_raw')
+    listener = listen('/camera/image_raw')
     process = player(bag)
     listener.until(process, lambda: len(listener.pictures) == 6)
     said = process.communicate(timeout=PATIENCE_S)
@@ -125,12 +141,12 @@ def test_pictures_and_clock_arrive_in_bag_time(tmp_path: Path, context: Context,
     assert listener.clock[-1] <= START_NS + 5 * PERIOD_NS
 
 
-def test_a_silence_of_hours_is_skipped_and_said(tmp_path: Path, context: Context,
+def test_a_silence_of_hours_is_skipped_and_said(tmp_path: Path, listen: Listen,
                                                 player: Player) -> None:
     first, (topic, kind, _, message) = camera(2)
     late = START_NS + 79 * 3600 * 10**9
     bag = write_ros2(tmp_path / 'in', [first, (topic, kind, late, message)])
-    listener = Listener(context, topic)
+    listener = listen(topic)
     process = player(bag)
     listener.until(process, lambda: len(listener.pictures) == 2)
     said = ''.join(process.communicate(timeout=PATIENCE_S))
@@ -139,10 +155,10 @@ def test_a_silence_of_hours_is_skipped_and_said(tmp_path: Path, context: Context
 
 
 def test_questions_are_asked_and_the_player_waits_for_answers(tmp_path: Path,
-                                                              context: Context,
+                                                              listen: Listen,
                                                               player: Player) -> None:
     bag = write_ros2(tmp_path / 'in', camera(4))
-    listener = Listener(context, '/camera/image_raw')
+    listener = listen('/camera/image_raw')
     process = player(bag, '-q', 'Way free?')
     listener.until(process, lambda: listener.questions == ['Way free?'] * 2)
     assert process.poll() is None
@@ -173,9 +189,9 @@ def recorded_beside_a_node(folder: Path, node: str) -> Path:
 
 @pytest.mark.parametrize('node', ['/cooper', '/robot1/cooper'])
 def test_what_is_said_live_is_not_published_from_the_recording(
-        tmp_path: Path, context: Context, player: Player, node: str) -> None:
+        tmp_path: Path, listen: Listen, player: Player, node: str) -> None:
     bag = recorded_beside_a_node(tmp_path / 'in', node)
-    listener = Listener(context, '/camera/image_raw', node)
+    listener = listen('/camera/image_raw', node)
     where = () if node == '/cooper' else ('--question-topic', f'{node}/question')
     process = player(bag, '-q', 'Way free?', '--topic', '/camera/image_raw', *where)
     listener.until(process, lambda: len(listener.questions) == 2 and len(listener.pictures) == 4)
@@ -189,9 +205,9 @@ def test_what_is_said_live_is_not_published_from_the_recording(
 
 
 def test_recorded_questions_are_asked_where_their_topic_is_named(
-        tmp_path: Path, context: Context, player: Player) -> None:
+        tmp_path: Path, listen: Listen, player: Player) -> None:
     bag = recorded_beside_a_node(tmp_path / 'in', '/cooper')
-    listener = Listener(context, '/camera/image_raw')
+    listener = listen('/camera/image_raw')
     process = player(bag, '--question-topic', 'cooper/question')
     listener.until(process, lambda: len(listener.questions) == 2 and len(listener.pictures) == 4)
     assert process.poll() is None  # waits for their answers
@@ -258,4 +274,5 @@ def test_reliable_pictures_do_not_cost_the_lens(context: Context) -> None:
                                   p=[40., 0., 16., 0., 0., 40., 12., 0., 0., 0., 1., 0.]))
         executor.spin_once(timeout_sec=0.1)
     executor.shutdown()
+    node.destroy_node()
     assert camera.info is not None and camera.qos_conflicts == 0

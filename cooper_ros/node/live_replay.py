@@ -32,7 +32,7 @@ CLOCK_PERIOD_NS = 10_000_000
 WAIT_FOR_ANSWERS_S = 120.0  # for each one
 LONGEST_GAP_S = 60.0  # longer silences of a recording are left out
 ARRIVAL_S = 2.0  # at most, for a picture to reach those who asked for reliable delivery
-SETTLE_S = 3.0  # a listener may be seen one announcement period of DDS before it sees us
+SETTLE_S = 3.5  # a listener may be seen one announcement period (3 s) of DDS before it sees us
 
 
 def play(live: Live) -> int:
@@ -98,7 +98,8 @@ class _Player:
     def _somebody_listens(self) -> bool:
         pictures = any(one.get_subscription_count() for one in self.publishers.values())
         asks = self.live.questions or self.asking in self.publishers
-        return pictures and (not asks or self.ask.get_subscription_count() > 0)
+        asker = self.publishers.get(self.asking, self.ask)
+        return pictures and (not asks or asker.get_subscription_count() > 0)
 
     def _play_once(self) -> None:
         picker, index = Picker(self.live.plan), -1
