@@ -209,10 +209,13 @@ def test_doctor_finds_what_is_there_and_what_is_not(model: Path, tmp_path: Path)
     assert good['model'].state == OK and good['torch'].state == OK
     bad = {row.what: row for row in examine(CooperConfig(model_path=str(tmp_path / 'none')))}
     assert bad['model'].state == MISSING and 'is no folder' in bad['model'].detail
-    (tmp_path / 'half').mkdir()
-    (tmp_path / 'half' / 'llm_config.json').write_text('{}')
-    half = {row.what: row for row in examine(CooperConfig(model_path=str(tmp_path / 'half')))}
-    assert 'prompts.yaml' in half['model'].detail and 'vit_config.json' in half['model'].detail
+    half = Path(shutil.copytree(model, tmp_path / 'half'))
+    (half / 'prompts.yaml').unlink()
+    sizes = json.loads((half / 'vit_config.json').read_text())
+    (half / 'vit_config.json').write_text(json.dumps({**sizes, 'intermediate_size': 7}))
+    found = {row.what: row for row in examine(CooperConfig(model_path=str(half)))}
+    assert 'vit_model' in found['model'].detail and found['model'].state == MISSING
+    assert found['prompts'].state == MISSING and 'import-prompts' in found['prompts'].next
     result = runner.invoke(app, ['doctor', '--model', str(tmp_path / 'none')])
     assert result.exit_code == 1 and 'missing' in result.output
     assert runner.invoke(app, ['doctor', '--model', str(model)]).exit_code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import queue
 import signal
@@ -23,6 +24,8 @@ from cooper_ros.errors import (
     ErrorCode,
     NotReady,
 )
+from cooper_ros.node import process
+from cooper_ros.node.messages import Job
 from cooper_ros.node.requests import Request
 from cooper_ros.node.supervisor import FAILED, READY, Supervisor
 from cooper_ros.node.worker import merge_text
@@ -145,6 +148,32 @@ def test_a_worker_that_ignores_its_cancel_is_killed(caller: Caller) -> None:
     assert 'does not stop' in caller.end().error_msg
     caller.ask('and now?')
     assert caller.end().error_code == 0
+
+
+def test_a_frozen_worker_does_not_hold_those_who_write_to_it(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, 'SILENCE_S', 1.0)
+    _, wake = multiprocessing.Pipe()
+    large = Job('one', 'ask', np.zeros((2000, 2000, 3), np.uint8), 'what colour?', {})
+    with process.EngineProcess(FACTORY, CooperConfig(model_path=str(tmp_path)), wake) as worker:
+        os.kill(worker.pid, signal.SIGSTOP)
+        with pytest.raises(EngineLost, match='hangs'):
+            worker.send(large)
+        pid = worker.pid
+    eventually(lambda: gone(pid))
+
+
+def test_what_cannot_be_killed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a driver hangs in the kernel."""
+    monkeypatch.setattr(process, 'KILL_S', 0.0)
+    _, wake = multiprocessing.Pipe()
+    worker = process.EngineProcess(FACTORY, CooperConfig(model_path=str(tmp_path)), wake)
+    spared = worker._process
+    monkeypatch.setattr(spared, 'kill', lambda: None)
+    with pytest.raises(EngineLost, match=f'cannot be killed.*{worker.pid}'):
+        worker.__exit__(EngineLost, None, None)
+    os.kill(spared.pid, signal.SIGKILL)
+    spared.join()
 
 
 def test_a_worker_past_its_deadline_is_killed(caller: Caller) -> None:

@@ -18,7 +18,6 @@ from cooper_ros.config import CooperConfig
 
 OK, NOTE, MISSING = 'ok', 'note', 'missing'
 _COLOURS = {OK: 'green', NOTE: 'yellow', MISSING: 'red'}
-_MODEL_FILES = ('llm_config.json', 'vit_config.json', 'ae.safetensors', 'prompts.yaml')
 
 
 @dataclass(frozen=True)
@@ -156,19 +155,22 @@ def _ros(config: CooperConfig) -> Iterator[Finding]:
 
 
 def _model(config: CooperConfig) -> Iterator[Finding]:
-    folder, base = Path(config.model_path), Path(config.base_path or config.model_path)
-    if not folder.is_dir():
-        yield Finding('model', MISSING, f'{folder} is no folder',
+    """As strict as loading, so that what is fine here loads."""
+    from cooper_ros.engine.prompts import FILE_NAME, load_prompts
+    from cooper_ros.errors import CooperError
+    from cooper_ros.runtime.checkpoint import check_model_folder
+    if not Path(config.model_path).is_dir():
+        yield Finding('model', MISSING, f'{config.model_path} is no folder',
                       'give --model, or run `make demo` once')
         return
-    missing = [name for name in _MODEL_FILES
-               if not (folder / name).exists() and not (base / name).exists()]
-    weights = [file for pattern in ('ema*.safetensors', 'model*.safetensors')
-               for file in folder.glob(pattern)]
-    missing += [] if weights else ['ema.safetensors or model.safetensors']
-    size = sum(file.stat().st_size for file in weights) / 2**20
-    remedy = ('cooper import-prompts FILE --model ' + str(folder)
-              if missing == ['prompts.yaml'] else 'download the folder again' if missing else '')
-    yield Finding('model', MISSING if missing else OK,
-                  f'{folder} lacks {", ".join(missing)}' if missing else
-                  f'{folder}, {size:,.0f} MiB of weights', remedy)
+    try:
+        size = check_model_folder(config.model_path, config.base_path or None)
+        yield Finding('model', OK, f'{config.model_path}, {size / 2**20:,.0f} MiB of weights')
+    except CooperError as error:
+        yield Finding('model', MISSING, str(error), error.remedy)
+    try:
+        load_prompts(config.model_path)
+        yield Finding('prompts', OK, FILE_NAME)
+    except CooperError as error:
+        yield Finding('prompts', MISSING, str(error),
+                      f'cooper import-prompts FILE --model {config.model_path}')

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import socket
+import struct
 import time
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -14,6 +17,7 @@ from cooper_ros.node.messages import DEVICE_LOST, Beat, Stop
 
 SILENCE_S = 60.0  # heartbeats come from their own thread: only a stuck interpreter stays silent
 FAREWELL_S = 2.0
+KILL_S = 20.0  # a driver that hangs in the kernel keeps even a killed process
 
 
 class EngineProcess:
@@ -22,6 +26,7 @@ class EngineProcess:
     def __init__(self, factory: str, config: CooperConfig, wake: Connection) -> None:
         context = multiprocessing.get_context('spawn')  # CUDA and threads do not survive a fork
         self._pipe, theirs = context.Pipe()
+        _limit_waits(self._pipe, SILENCE_S)
         self._wake = wake
         self._process = context.Process(target=worker.run, args=(theirs, factory, config),
                                         name='cooper_engine', daemon=True)
@@ -38,12 +43,12 @@ class EngineProcess:
         """Send to the worker.
 
         Raises:
-            EngineLost: it is gone.
+            EngineLost: it is gone, or takes nothing in.
         """
         try:
             self._pipe.send(message)
         except OSError as error:
-            raise self._lost() from error
+            raise self._lost(error) from error
 
     def receive(self, timeout_s: float) -> Any:
         """The next message, or None after ``timeout_s`` or a wake-up.
@@ -59,18 +64,20 @@ class EngineProcess:
         if self._process.sentinel in ready:
             raise self._lost()
         if time.monotonic() - self._heard > SILENCE_S:
-            raise EngineLost('the worker process hangs', value=f'silent for {SILENCE_S:g} s')
+            raise _hangs()
         return None
 
     def _read(self) -> Any:
         try:
             message = self._pipe.recv()
         except (EOFError, OSError) as error:
-            raise self._lost() from error
+            raise self._lost(error) from error
         self._heard = time.monotonic()
         return None if isinstance(message, Beat) else message
 
-    def _lost(self) -> EngineLost:
+    def _lost(self, error: Exception | None = None) -> EngineLost:
+        if isinstance(error, BlockingIOError):  # the pipe waited for as long as it may
+            return _hangs()
         self._process.join(FAREWELL_S)
         code = self._process.exitcode
         why = ', the GPU has failed (see the log)' if code == DEVICE_LOST else ''
@@ -82,13 +89,37 @@ class EngineProcess:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Ask it to leave, then make it."""
+        """Ask it to leave, then make it.
+
+        Raises:
+            EngineLost: it cannot even be killed, and still holds the device.
+        """
+        if exc[0] is None:
+            self._ask_to_leave()
+        self._process.kill()
+        self._process.join(KILL_S)
+        self._pipe.close()
+        if self._process.exitcode is None:
+            raise EngineLost('the worker process cannot be killed', value=f'process {self.pid}',
+                             limit=f'{KILL_S:g} s', remedy='the GPU driver holds it; restart '
+                             'the machine if it does not go away')
+        self._process.close()
+
+    def _ask_to_leave(self) -> None:
         try:
             self._pipe.send(Stop())
-            self._process.join(FAREWELL_S if exc[0] is None else 0)
+            self._process.join(FAREWELL_S)
         except OSError:
-            pass  # it is gone already
-        self._process.kill()
-        self._process.join()
-        self._pipe.close()
-        self._process.close()
+            pass  # it is gone already, or hangs
+
+
+def _hangs() -> EngineLost:
+    return EngineLost('the worker process hangs', value=f'silent for {SILENCE_S:g} s')
+
+
+def _limit_waits(pipe: Connection, seconds: float) -> None:
+    """Make reads and writes that get stuck in the middle of a message fail after a while."""
+    limit = struct.pack('ll', int(seconds), 0)
+    with socket.socket(fileno=os.dup(pipe.fileno())) as same:
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)

@@ -88,25 +88,32 @@ def read_model_folder(path: str | Path, base: str | Path | None = None, *,
     Raises:
         BadCheckpoint: a file, key or shape is missing, extra or wrong; named in the message.
     """
-    folders = [Path(path)] + ([Path(base)] if base else [])
-    for folder in folders:
-        if not folder.is_dir():
-            raise BadCheckpoint('there is no such model folder', value=str(folder),
-                                limit='a folder', remedy='check model_path and base_path')
-    tokenizer, specials = _vocabulary(folders, specials)
-    card = read_card(folders[0])
-    weights = with_scales(network_weights(folders[0]), card.quantization)
-    vae_files = vae_weights(folders)
-    config = _model_config(folders, weights, vae_files)
-    _check_ids(tokenizer, specials, config.llm.vocab_size)
-    numbers = NumbersOnDisk(dtype) if hollow and card.quantization is None else None
+    found = _find(path, base, specials)
+    numbers = NumbersOnDisk(dtype) if hollow and found.card.quantization is None else None
     place = _Place(device, dtype, defer_drawing, numbers)
-    network = place.loaded(lambda: Cooper(config), weights, is_talking)
-    vae = place.loaded(lambda: AutoEncoder(config.vae), vae_files, lambda key: False)
-    later = [(network, weights.part(is_drawing)), (vae, vae_files)]
-    return LoadedModel(network, vae, config, specials,
-                       len(tokenizer) if tokenizer else config.llm.vocab_size, tokenizer, card,
+    network = place.loaded(lambda: Cooper(found.config), found.weights, is_talking)
+    vae = place.loaded(lambda: AutoEncoder(found.config.vae), found.vae, lambda key: False)
+    later = [(network, found.weights.part(is_drawing)), (vae, found.vae)]
+    return LoadedModel(network, vae, found.config, found.specials, found.vocabulary,
+                       found.tokenizer, found.card,
                        DeferredWeights(later, device, dtype) if defer_drawing else None, numbers)
+
+
+def check_model_folder(path: str | Path, base: str | Path | None = None) -> int:
+    """Check everything :func:`read_model_folder` checks, without reading weights.
+
+    Returns:
+        bytes of the weight files.
+
+    Raises:
+        BadCheckpoint: as :func:`read_model_folder`.
+    """
+    found = _find(path, base, None)
+    place = _Place('cpu', None, defer=True)
+    place.loaded(lambda: Cooper(found.config), found.weights, lambda key: False)
+    place.loaded(lambda: AutoEncoder(found.config.vae), found.vae, lambda key: False)
+    return sum(file.stat().st_size
+               for file in {*found.weights.files.values(), *found.vae.files.values()})
 
 
 def read_model_config(path: str | Path, base: str | Path | None = None) -> ModelConfig:
@@ -164,6 +171,37 @@ def _write(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a model folder holds, looked at but not read."""
+
+    tokenizer: PreTrainedTokenizerBase | None
+    specials: SpecialTokens
+    card: ModelCard
+    weights: Weights
+    vae: Weights
+    config: ModelConfig
+
+    @property
+    def vocabulary(self) -> int:
+        return len(self.tokenizer) if self.tokenizer else self.config.llm.vocab_size
+
+
+def _find(path: str | Path, base: str | Path | None, specials: SpecialTokens | None) -> _Found:
+    folders = [Path(path)] + ([Path(base)] if base else [])
+    for folder in folders:
+        if not folder.is_dir():
+            raise BadCheckpoint('there is no such model folder', value=str(folder),
+                                limit='a folder', remedy='check model_path and base_path')
+    tokenizer, specials = _vocabulary(folders, specials)
+    card = read_card(folders[0])
+    weights = with_scales(network_weights(folders[0]), card.quantization)
+    vae = vae_weights(folders)
+    config = _model_config(folders, weights, vae)
+    _check_ids(tokenizer, specials, config.llm.vocab_size)
+    return _Found(tokenizer, specials, card, weights, vae, config)
 
 
 def _vocabulary(folders: list[Path], specials: SpecialTokens | None

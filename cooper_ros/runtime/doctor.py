@@ -293,7 +293,16 @@ def free_memory() -> tuple[tuple[int, int] | None, int]:
     """Compute capability and free bytes of the device a checkpoint would run on."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_capability(), torch.cuda.mem_get_info()[0]
-    return None, os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return None, _available()
+
+
+def _available() -> int:
+    """Bytes of host memory that can be had; most of what is not free are files kept in case."""
+    try:
+        said = Path('/proc/meminfo').read_text(encoding='ascii')
+        return int(said.split('MemAvailable:')[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
 
 
 def _run(command: list[str]) -> str:
