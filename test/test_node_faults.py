@@ -293,4 +293,7 @@ def test_a_publisher_that_does_not_fit_is_reported(start: Start, client: Client)
     node = start(image_reliable=True)
     client.node.create_publisher(Image, '/image', QoSProfile(
         depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+    reports = client.listen(DiagnosticArray, '/diagnostics')
     client.until(lambda: 'quality of service that does not fit' in node.log.read_text())
+    client.until(lambda: reports and 'unfitting' in reports[-1].status[1].message)
+    assert reports[-1].status[1].message.startswith('no image yet: a publisher')

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from support.preparing import CHOICE
 from test_node_supervisor import Caller, eventually
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import Answer
-from cooper_ros.node.diagnostics import OK, WARN, Diagnostics
+from cooper_ros.node.diagnostics import OK, STALE, WARN, Diagnostics
 from cooper_ros.node.supervisor import PREPARING, READY, Supervisor
 
 FACTORY = 'support.preparing:PreparingEngine'
@@ -54,3 +57,19 @@ def test_it_says_preparing_while_requests_wait(tmp_path: Path) -> None:
     assert said[:2] == ['runtime onnx chosen', 'preparing onnx: graph flow']
     supervisor.stop()
     supervisor.join(60)
+
+
+@pytest.mark.parametrize('age, limit, quiet, error, said', [
+    (None, 0.0, 99.0, '',
+     (STALE, 'no image yet: a publisher offers an unfitting quality of service')),
+    (9.0, 1.0, 9.0, '', (STALE, 'newest image is 9.0 s old')),
+    (0.1, 1.0, 0.1, 'zero focal length', (WARN, 'zero focal length')),
+    (0.1, 1.0, 0.1, '', (OK, 'receiving')),
+    (1e9, 0.0, 7.2, '', (OK, 'no image for 7 s'))])
+def test_a_camera_is_what_it_does_now(age: float | None, limit: float, quiet: float, error: str,
+                                      said: tuple[bytes, str]) -> None:
+    """A publisher that did not fit is no warning while another one serves."""
+    config = CooperConfig(max_image_age_s=limit, diagnostics_rate_hz=0.0)
+    camera = SimpleNamespace(last_arrival=time.monotonic() - quiet, qos_conflicts=1,
+                             info_error=error)
+    assert Diagnostics(Silent(), Desk(None), lambda: config)._sight(camera, age) == said

@@ -18,6 +18,7 @@ from cooper_ros.node.supervisor import FAILED, LOADING, READY, Status
 
 OK, WARN = DiagnosticStatus.OK, DiagnosticStatus.WARN
 ERROR, STALE = DiagnosticStatus.ERROR, DiagnosticStatus.STALE
+QUIET_S = 3.0  # the picture before may still be used, where the settings allow it
 _LEVELS = {READY: OK, LOADING: WARN, FAILED: ERROR}
 
 
@@ -79,22 +80,26 @@ class Diagnostics:
                             | {'queue_size': str(limit)} | self.last)
 
     def _camera(self, camera: Camera) -> DiagnosticStatus:
-        age, limit = camera.age_s(), self._config().max_image_age_s
-        level, text = OK, 'receiving'
-        if age is None:
-            level, text = STALE, 'no image yet'
-        elif limit and age > limit:
-            level, text = STALE, f'newest image is {age:.1f} s old'
-        elif camera.info_error:
-            level, text = WARN, camera.info_error
-        elif camera.qos_conflicts:
-            level, text = WARN, 'a publisher offers an unfitting quality of service'
+        age = camera.age_s()
+        level, text = self._sight(camera, age)
         values = {'images': str(camera.received), 'held': str(camera.held()),
                   'rate_hz': f'{self._rate(camera):.2f}',
                   'age_s': 'none' if age is None else f'{age:.3f}',
                   'camera_info': 'yes' if camera.info else 'no',
                   'qos_conflicts': str(camera.qos_conflicts)}
         return self._status(f'camera {camera.name}'.rstrip(), level, text, values)
+
+    def _sight(self, camera: Camera, age: float | None) -> tuple[bytes, str]:
+        """Level and text; a publisher that does not fit matters while no other one serves."""
+        limit, quiet = self._config().max_image_age_s, time.monotonic() - camera.last_arrival
+        if age is None:
+            return STALE, 'no image yet' + (': a publisher offers an unfitting quality of service'
+                                            if camera.qos_conflicts else '')
+        if limit and age > limit:
+            return STALE, f'newest image is {age:.1f} s old'
+        if camera.info_error:
+            return WARN, camera.info_error
+        return OK, 'receiving' if quiet < QUIET_S else f'no image for {quiet:.0f} s'
 
     def _rate(self, camera: Camera) -> float:
         now = time.monotonic()
