@@ -54,7 +54,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument('bag', description='mcap, sqlite3 or ROS 1 bag; file or folder'),
         DeclareLaunchArgument('player', default_value='cooper', choices=PLAYERS,
                               description='cooper: `cooper replay --live`, which also asks and '
-                              'reads ROS 1; ros2: `ros2 bag play`'),
+                              'reads ROS 1; ros2: `ros2 bag play`, for recordings without '
+                              '/clock (Humble cannot leave it out)'),
         DeclareLaunchArgument('speed', default_value='1.0', description='times real time'),
         DeclareLaunchArgument('question', default_value='', description='asked about the '
                               'pictures, player cooper only; empty: nothing is asked '
