@@ -117,8 +117,8 @@ class CooperConfig:
                                 unit='m', low=-1.0, high=1000.0)
     focal: float = option(0.0, 'depth', 'focal length of the camera over the longest side of its '
                           'pictures, for models that draw depth for one lens, where no '
-                          'CameraInfo says it; 0: the lens of the model', low=0.0,
-                          high=LONGEST_LENS)
+                          'CameraInfo says it; 0: not known, and then a node gives no '
+                          'metres with such models', low=0.0, high=LONGEST_LENS)
 
     # limits: what one request may cost
     time_budget_s: float = option(120.0, 'limits', 'seconds one request may take; 0 for no limit',
@@ -132,7 +132,8 @@ class CooperConfig:
 
     # camera: what the node listens to
     image_transport: str = option('both', 'camera', 'subscribe to raw images, compressed ones or '
-                                  'both', choices=TRANSPORTS, read_only=True)
+                                  'both: compressed while nobody publishes raw',
+                                  choices=TRANSPORTS, read_only=True)
     image_reliable: bool = option(False, 'camera', 'ask for reliable delivery instead of best '
                                   'effort', read_only=True)
     buffer_images: int = option(30, 'camera', 'past images kept for questions about a stamp',

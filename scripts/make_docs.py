@@ -23,13 +23,14 @@ map topics (`/cooper/front/relative_depth`).
 MEANING = {
     '/image': 'the camera; best effort unless `image_reliable`',
     '/image/compressed': 'the same as JPEG or PNG; follows a remap of `image`',
-    '/camera_info': 'intrinsics: they scale metres, and are republished scaled to the maps',
+    '/camera_info': 'intrinsics: they scale metres, and are republished scaled to the maps; '
+                    'those of other pictures are not believed',
     '/cooper/question': 'plain text question about the newest image',
-    '/cooper/answer_text': 'plain text answer, or an error text that starts with its code',
+    '/cooper/answer_text': 'the answer as it is said, or an error text that starts with its code',
     '/cooper/answer': 'every answer, stamped like the image it is about',
     '/cooper/relative_depth': '32FC1 in 0..1, 0 near, 1 far, linear along optical Z; never metres',
     '/cooper/relative_depth/colored': 'rgb8 view: red near, violet far',
-    '/cooper/depth/image': '32FC1 metres along optical Z (REP-118); silent while no scale known',
+    '/cooper/depth/image': '32FC1 metres along optical Z (REP-118); silent while scale or lens are unknown',
     '/cooper/depth/camera_info': 'intrinsics of `depth/image`',
     '/cooper/segmentation/mask': 'mono8 ids of the legend, 255 where no label fits',
     '/cooper/segmentation/legend': 'what the ids mean; latched',

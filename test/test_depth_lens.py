@@ -61,6 +61,25 @@ def test_metres_stay_where_the_camera_or_the_model_says_nothing(canonical: float
     plain = engine(0.0).estimate_depth(RGB)
     found = engine(canonical).estimate_depth(RGB, focal=focal)
     assert np.array_equal(found.metres, plain.metres) and found.range_m == (0.2, 8.0)
+    assert plain.lens_known and found.lens_known == (canonical == 0)
+    assert (found.vouched_metres is None) == (canonical > 0)  # a guess is no promise
+
+
+@pytest.mark.parametrize(('ends', 'found'), [
+    ((1.0, 10.0), (1.0, 10.0)), ((1.0, -1.0), (1.0, 8.0)), ((-1.0, 10.0), (0.2, 10.0))])
+def test_a_range_that_is_given_holds_for_every_lens(ends: tuple[float, float],
+                                                    found: tuple[float, float]) -> None:
+    eyes = engine(0.8)
+    for focal in (0.0, 0.8, 0.3):
+        depth = eyes.estimate_depth(RGB, focal=focal, depth_min_m=ends[0], depth_max_m=ends[1])
+        assert depth.range_m == pytest.approx(found) and depth.lens_known
+
+
+def test_one_end_of_a_range_must_fit_the_other() -> None:
+    with pytest.raises(BadOption, match='range of depth is empty; got 9 .. 8 m.*give both ends'):
+        engine(0.8).estimate_depth(RGB, depth_min_m=9.0)
+    alone = engine(0.8, None).estimate_depth(RGB, depth_min_m=1.0)
+    assert alone.metres is None  # nobody says where the far end is
 
 
 def test_a_lens_makes_no_metres_where_there_is_no_scale() -> None:

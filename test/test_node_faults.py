@@ -230,6 +230,8 @@ def test_a_missing_model_folder_fails_configure_and_names_it(start: Start, clien
     assert client.state() == 'unconfigured'
     assert f'BAD_CHECKPOINT: there is no such model folder; got {tmp_path / "nowhere"}' in (
         node.log.read_text())
+    answer = client.call(SpatialQuery, '/cooper/query', question='what colour?')
+    assert answer.error_code == ErrorCode.NOT_READY and 'no such model folder' in answer.error_msg
     (tmp_path / 'nowhere').mkdir()
     assert client.change_state(Transition.TRANSITION_CONFIGURE)
 

@@ -13,8 +13,8 @@ from test_node_supervisor import Caller, eventually
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import Answer
-from cooper_ros.node.diagnostics import OK, STALE, WARN, Diagnostics
-from cooper_ros.node.supervisor import PREPARING, READY, Supervisor
+from cooper_ros.node.diagnostics import ERROR, OK, STALE, WARN, Diagnostics
+from cooper_ros.node.supervisor import PREPARING, READY, Status, Supervisor
 
 FACTORY = 'support.preparing:PreparingEngine'
 
@@ -22,7 +22,7 @@ FACTORY = 'support.preparing:PreparingEngine'
 class Desk:
     """As much of the desk as diagnostics look at."""
 
-    active, cameras = True, {}
+    active, cameras, refusal = True, {}, ''
 
     def __init__(self, supervisor: Supervisor) -> None:
         self.supervisor = supervisor
@@ -65,11 +65,27 @@ def test_it_says_preparing_while_requests_wait(tmp_path: Path) -> None:
     (9.0, 1.0, 9.0, '', (STALE, 'newest image is 9.0 s old')),
     (0.1, 1.0, 0.1, 'zero focal length', (WARN, 'zero focal length')),
     (0.1, 1.0, 0.1, '', (OK, 'receiving')),
-    (1e9, 0.0, 7.2, '', (OK, 'no image for 7 s'))])
+    (1e9, 0.0, 7.2, '', (OK, 'no image for 7 s')),
+    (0.1, 1.0, 0.1, 'ahead', (WARN, 'stamps lie 99.0 s in the future; set the clocks'))])
 def test_a_camera_is_what_it_does_now(age: float | None, limit: float, quiet: float, error: str,
                                       said: tuple[bytes, str]) -> None:
     """A publisher that did not fit is no warning while another one serves."""
     config = CooperConfig(max_image_age_s=limit, diagnostics_rate_hz=0.0)
+    ahead = 99.0 if error == 'ahead' else 0.0
     camera = SimpleNamespace(last_arrival=time.monotonic() - quiet, qos_conflicts=1,
-                             info_error=error)
+                             lens_trouble=lambda: error, ahead_s=lambda: ahead)
     assert Diagnostics(Silent(), Desk(None), lambda: config)._sight(camera, age) == said
+
+
+def test_a_silent_worker_is_no_good_sign() -> None:
+    status = Status(READY, 0, 0, True, 0, 0, 1, 1.0, '', silent_s=12.3)
+    desk = Desk(SimpleNamespace(status=lambda: status))
+    shown = Diagnostics(Silent(), desk, lambda: CooperConfig(diagnostics_rate_hz=0.0))._engine()
+    assert (shown.level, shown.message) == (WARN, 'the worker has been silent for 12 s')
+
+
+def test_what_kept_the_node_from_being_configured_is_an_error() -> None:
+    desk = Desk(None)
+    desk.refusal = 'the node could not be configured: no folder'
+    shown = Diagnostics(Silent(), desk, lambda: CooperConfig(diagnostics_rate_hz=0.0))._engine()
+    assert (shown.level, shown.message) == (ERROR, desk.refusal)

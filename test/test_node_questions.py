@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -93,8 +94,9 @@ def array_of(message: Image) -> np.ndarray:
 
 def test_action_gives_the_answer_with_the_maps_it_was_reasoned_from(robot: Client) -> None:
     shown = show(robot, 180)
-    handle = robot.send(mode='maps', map_feedback=True, seed=3)
-    status, result = robot.result(handle)
+    with lens_known(robot):
+        handle = robot.send(mode='maps', map_feedback=True, seed=3)
+        status, result = robot.result(handle)
     assert (status, result.error_code, result.complete) == (SUCCEEDED, ErrorCode.NONE, True)
     assert result.header == shown.header and result.answer and result.request_id
     assert 0 < result.confidence <= 1 and result.timings.flow_steps == 2 * 3
@@ -110,6 +112,14 @@ def test_action_gives_the_answer_with_the_maps_it_was_reasoned_from(robot: Clien
     robot.until(lambda: [item.kind for item in handle.feedback].count(finished) == 2
                 and any(item.text for item in handle.feedback))
     check_feedback(handle.feedback, result)
+
+
+@contextmanager
+def lens_known(robot: Client) -> Iterator[None]:
+    """Say, where no camera info does, what lens the pictures come through."""
+    assert robot.set_parameter('focal', LENS).successful
+    yield
+    assert robot.set_parameter('focal', 0.0).successful
 
 
 def check_feedback(feedback: list[SpatialReason.Feedback], result: SpatialReason.Result) -> None:
@@ -218,6 +228,11 @@ def test_services_query_depth_and_segmentation(robot: Client) -> None:
     assert query.error_code == 0 and query.complete and query.answer
     assert query.header == shown.header and query.timings.flow_steps == 0
     depth = robot.call(EstimateDepth, '/cooper/estimate_depth', require_metres=True)
+    assert depth.error_code == ErrorCode.NO_SCALE and not depth.depth.data
+    assert 'without the lens; got no camera_info' in depth.error_msg
+    assert array_of(depth.relative_depth).max() <= 1
+    with lens_known(robot):
+        depth = robot.call(EstimateDepth, '/cooper/estimate_depth', require_metres=True)
     assert depth.error_code == 0 and array_of(depth.depth).min() >= 0.5 and depth.elapsed_s > 0
     segments = robot.call(Segment, '/cooper/segment')
     assert segments.error_code == 0 and segments.segmentation.encoding == 'mono8'

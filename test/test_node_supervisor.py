@@ -24,7 +24,7 @@ from cooper_ros.errors import (
     ErrorCode,
     NotReady,
 )
-from cooper_ros.node import process
+from cooper_ros.node import process, supervisor
 from cooper_ros.node.messages import Job
 from cooper_ros.node.requests import Request
 from cooper_ros.node.supervisor import FAILED, READY, Supervisor
@@ -174,6 +174,21 @@ def test_what_cannot_be_killed_is_said(tmp_path: Path, monkeypatch: pytest.Monke
         worker.__exit__(EngineLost, None, None)
     os.kill(spared.pid, signal.SIGKILL)
     spared.join()
+
+
+def test_who_asked_does_not_wait_for_a_worker_that_hangs(
+        caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, 'REPLY_S', 0.0)
+    eventually(lambda: caller.supervisor.status().state == READY)
+    caller.ask('hang', budget_s=0.1)
+    end = caller.end()
+    assert end.error_code == ErrorCode.DEADLINE and 'did not stop when' in end.error_msg
+    request = caller.ask('hang')  # waits until the hanging worker was replaced
+    caller.text()
+    caller.supervisor.cancel(request, Canceled('no longer needed'))
+    assert caller.end().error_code == ErrorCode.CANCELED
+    caller.ask('and now?')
+    assert caller.end().error_code == 0
 
 
 def test_a_worker_past_its_deadline_is_killed(caller: Caller) -> None:

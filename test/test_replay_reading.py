@@ -150,6 +150,17 @@ def test_raw_is_preferred_and_depth_left_out(tmp_path: Path) -> None:
         assert bag.camera_info(topic).k[0] == 40.0
 
 
+def test_views_of_our_own_are_not_asked_about(tmp_path: Path) -> None:
+    folder = write_ros2(tmp_path / 'bag', camera(1, '/left/image') + camera(
+        2, '/robot1/cooper/overlay'))
+    with Bag(folder) as bag:
+        assert bag.choose_topic().name == '/left/image'
+        assert bag.choose_topic('/robot1/cooper/overlay').count == 2
+    only = write_ros2(tmp_path / 'only', camera(2, '/cooper/overlay'))
+    with Bag(only) as bag:
+        assert bag.choose_topic().name == '/cooper/overlay'
+
+
 def test_several_cameras_are_listed(tmp_path: Path) -> None:
     folder = write_ros2(tmp_path / 'bag', camera(1, '/left/image') + camera(2, '/right/image'))
     with Bag(folder) as bag, pytest.raises(BadBag) as caught:

@@ -13,6 +13,7 @@ import yaml
 
 from cooper_ros.config import CooperConfig, options
 from cooper_ros.errors import BadOption
+from cooper_ros.runtime.shipped import shipped_model
 
 COMMON = ('model_path', 'device', 'dtype', 'load_drawing', 'threads', 'seed')
 _SHORT = {'model_path': 'model'}
@@ -114,4 +115,5 @@ def _settings(values: dict[str, Any], defaults: Mapping[str, Any]) -> CooperConf
         chosen |= settings_from_file(file)
     chosen |= dict(parse_setting(pair) for pair in pairs)
     chosen |= {name: value for name, value in values.items() if value is not None}
-    return CooperConfig.from_mapping(chosen)
+    config = CooperConfig.from_mapping(chosen)
+    return config.replaced(model_path=shipped_model(config.model_path))

@@ -72,6 +72,19 @@ def short_answer(turn: str) -> str:
     return _clean(text if boxed is None else boxed)
 
 
+def spoken(text: str) -> str:
+    r"""An answer as it is said aloud: what stands in boxes, without them.
+
+    >>> spoken(r'It is $\boxed{2}$ m.')
+    'It is 2 m.'
+    """
+    while (start := text.rfind(_BOX)) >= 0:
+        inside = _last_box(text) or ''
+        before, after = text[:start], text[start + len(_BOX) + len(inside) + 1:]
+        text = before.removesuffix('$') + inside + after.removeprefix('$')
+    return text.strip()
+
+
 def _strip_tags(text: str) -> str:
     return _TAGS.sub('', text).strip()
 

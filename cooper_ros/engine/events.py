@@ -22,6 +22,8 @@ class DepthMap:
         metres: float32 ``[H, W]`` along optical Z (REP-118), or None while no scale is known.
         range_m: the (near, far) metres that relative 0 and 1 stand for, or None.
         colour: uint8 ``[H, W, 3]`` Spectral view, red near, violet far; what the model is shown.
+        lens_known: False where metres hold for the lens that the checkpoint draws for, and nobody
+            said that the picture came through such a one.
     """
 
     relative: np.ndarray
@@ -29,6 +31,12 @@ class DepthMap:
     range_m: tuple[float, float] | None
     colour: np.ndarray
     kind: str = DEPTH
+    lens_known: bool = True
+
+    @property
+    def vouched_metres(self) -> np.ndarray | None:
+        """Metres for a topic that promises them: None while scale or lens are unknown."""
+        return self.metres if self.lens_known else None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class MapMaker:
         palette: the checkpoint's classes; empty when its colours have no names.
         edges: where edges of depth in metres lie: as ``drawn``, or as in the ``picture``.
         lens: what metres are multiplied with, for a lens other than the one depth is drawn for.
+        lens_known: False while that is a guess.
     """
 
     pictures: PictureReader
@@ -34,6 +35,7 @@ class MapMaker:
     palette: Sequence[Label]
     edges: str = DRAWN
     lens: float = 1.0
+    lens_known: bool = True
 
     @property
     def token_size(self) -> int:
@@ -68,7 +70,7 @@ class MapMaker:
             relative = depth.relative_from_metres(metres, *self.range_m)
         near, far = (limit * self.lens for limit in self.range_m)
         return DepthMap(relative, metres * np.float32(self.lens), (near, far),
-                        colourise(relative))
+                        colourise(relative), lens_known=self.lens_known)
 
     def _segmentation(self, rgb: np.ndarray) -> SegmentationMap:
         if self.palette:

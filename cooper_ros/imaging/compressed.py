@@ -50,6 +50,14 @@ def decode_compressed(format: str, data: Buffer, max_pixels: int = MAX_PIXELS) -
     return _picture(_load(format, data, max_pixels, FORMATS))
 
 
+def compressed_size(data: Buffer) -> tuple[int, int]:
+    """Width and height as the file header says, (0, 0) where there is no picture."""
+    try:
+        return Image.open(io.BytesIO(bytes_of(data)), formats=FORMATS).size
+    except Exception:  # as for _load; whoever decodes it will say what is wrong
+        return 0, 0
+
+
 def decode_compressed_depth(format: str, data: Buffer,
                             max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode a ``compressedDepth`` message (compressed_depth_image_transport, PNG kind).

@@ -9,6 +9,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
+ASPECT_TOLERANCE = 0.02  # sides are whole pixels, and drivers round
 Region = tuple[int, int, int, int]  # left, top, width, height
 
 
@@ -37,6 +38,17 @@ def scaled_matrices(info: Any, shape: Sequence[int]) -> tuple[np.ndarray, np.nda
         matrix[0] *= x
         matrix[1] *= y
     return k.ravel(), p.ravel()
+
+
+def misfit_of(info: Any, size: tuple[int, int]) -> str:
+    """What in a calibration contradicts a picture of ``(width, height)``; empty where it is one
+    of its pictures, resized or not."""
+    width, height = region_of(info)[2:]
+    across, down = width * size[1], height * size[0]
+    if abs(across - down) <= ASPECT_TOLERANCE * max(across, down):
+        return ''
+    return (f'camera_info is about pictures of {width}x{height}, '
+            f'the picture has {size[0]}x{size[1]}')
 
 
 def focal_of(info: Any, topic: str) -> float:

@@ -7,15 +7,17 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any, Callable
 
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.timer import Timer
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadCameraInfo, NoImage, StaleImage
-from cooper_ros.imaging.lens import focal_of
-from cooper_ros.node.conversions import check_camera_info, nanoseconds_of
+from cooper_ros.imaging.lens import focal_of, misfit_of
+from cooper_ros.node.conversions import check_camera_info, nanoseconds_of, size_of
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -23,6 +25,8 @@ except ImportError:  # Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
 NANO = 1_000_000_000
+AHEAD_S = 1.0  # stamps this far in the future say nothing about age
+LOOK_S = 1.0  # how often a camera looks whether raw images are published
 
 
 @dataclass(frozen=True)
@@ -78,28 +82,46 @@ class Camera:
         self.received = 0
         self.last_arrival = 0.0
         self.qos_conflicts = 0
-        self._subscriptions = self._subscribe(config())
+        self._prefix = f'{name}/' if name else ''
+        self._topic = node.resolve_topic_name(f'{self._prefix}image')
+        self._subscriptions: dict[type, Any] = {}
+        self._timer: Timer | None = None
+        self._subscribe(config().image_transport)
 
-    def _subscribe(self, config: CooperConfig) -> list[Any]:
-        prefix = f'{self.name}/' if self.name else ''
-        base = self._topic = self._node.resolve_topic_name(f'{prefix}image')
-        wanted: list[tuple[type, str, Callable[[Any], None]]] = [
-            (CameraInfo, f'{prefix}camera_info', self._on_info)]
-        if config.image_transport != 'compressed':
-            wanted.append((Image, base, self._on_image))
-        if config.image_transport != 'raw':
-            wanted.append((CompressedImage, self._compressed(prefix, base), self._on_image))
-        return [self._node.create_subscription(
-            kind, topic, callback, _quality(config, kind),
+    def _subscribe(self, transport: str) -> None:
+        self._listen(CameraInfo, f'{self._prefix}camera_info', self._on_info)
+        if transport != 'compressed':
+            self._listen(Image, self._topic, self._on_image)
+        if transport == 'compressed':
+            self._listen(CompressedImage, self._compressed(), self._on_image)
+        if transport == 'both':
+            self._look()
+            self._timer = self._node.create_timer(
+                LOOK_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _listen(self, kind: type, topic: str, callback: Callable[[Any], None]) -> None:
+        self._subscriptions[kind] = self._node.create_subscription(
+            kind, topic, callback, _quality(self._config(), kind),
             event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._conflict(topic)))
-            for kind, topic, callback in wanted]
 
-    def _compressed(self, prefix: str, base: str) -> str:
+    def _look(self) -> None:
+        """Listen to compressed images while nobody publishes raw ones.
+
+        Who publishes both encodes pictures only for listeners; nobody needs them twice.
+        """
+        raw, listens = self._node.count_publishers(self._topic), CompressedImage in (
+            self._subscriptions)
+        if raw and listens:
+            self._node.destroy_subscription(self._subscriptions.pop(CompressedImage))
+        elif not raw and not listens:
+            self._listen(CompressedImage, self._compressed(), self._on_image)
+
+    def _compressed(self) -> str:
         """``<image>/compressed`` follows a remap of ``image``, unless it is remapped itself."""
-        own = f'{prefix}image/compressed'
+        own = f'{self._prefix}image/compressed'
         plain = self._node.resolve_topic_name(own, only_expand=True)
         found = self._node.resolve_topic_name(own)
-        return found if found != plain else f'{base}/compressed'
+        return found if found != plain else f'{self._topic}/compressed'
 
     def _conflict(self, topic: str) -> Callable[[Any], None]:
         def report(event: Any) -> None:
@@ -116,11 +138,11 @@ class Camera:
         stamp = stamp if stamp > 0 else now
         self.received += 1
         self.last_arrival = time.monotonic()
-        if self._frames and self._frames[-1].stamp_ns == stamp:  # the same image, other transport
-            if isinstance(message, CompressedImage):
-                return
-            self._frames.pop()
-        self._frames.append(Frame(message.header, stamp, message))
+        held = [number for number, one in enumerate(self._frames) if one.stamp_ns == stamp]
+        if not held:
+            self._frames.append(Frame(message.header, stamp, message))
+        elif isinstance(message, Image):  # the same image by both transports: as it was taken
+            self._frames[held[-1]] = Frame(message.header, stamp, message)
         while len(self._frames) > self._config().buffer_images:
             self._frames.popleft()
 
@@ -133,16 +155,38 @@ class Camera:
             self._node.get_logger().warning(f'{self.name or "camera"}: {error}; no metric depth',
                                             throttle_duration_sec=10.0)
 
-    def calibration(self) -> Calibration:
-        """What is known of its lens now."""
-        focal = self._config().focal if self.info is None else focal_of(self.info, self._topic)
-        return Calibration(self.info, self.info_error, focal)
+    def calibration(self, frame: Frame) -> Calibration:
+        """What is known now of the lens a picture came through."""
+        info, error = self.info, self.info_error
+        if info is not None and (misfit := misfit_of(info, size_of(frame.message))):
+            info, error = None, misfit
+            self._node.get_logger().warning(f'{self.name or "camera"}: {misfit}; no metric depth',
+                                            throttle_duration_sec=10.0)
+        focal = self._config().focal if info is None else focal_of(info, self._topic)
+        return Calibration(info, error, focal)
+
+    def lens_trouble(self) -> str:
+        """What is wrong with the camera info, empty while nothing is."""
+        if self.info is None or not self._frames:
+            return self.info_error
+        return misfit_of(self.info, size_of(self._frames[-1].message))
 
     def age_s(self) -> float | None:
-        """Age of the newest image by the node's clock, None without one."""
+        """Age of the newest image by the node's clock, None without one.
+
+        Where its stamp lies in the future, it is the time since it came: such a stamp would look
+        fresh long after the camera died.
+        """
         if not self._frames:
             return None
-        return (self._node.get_clock().now().nanoseconds - self._frames[-1].stamp_ns) / NANO
+        if self.ahead_s() > AHEAD_S:
+            return time.monotonic() - self.last_arrival
+        return -self.ahead_s()
+
+    def ahead_s(self) -> float:
+        """Seconds by which the stamp of the newest image lies in the future."""
+        now = self._node.get_clock().now().nanoseconds
+        return (self._frames[-1].stamp_ns - now) / NANO if self._frames else 0.0
 
     def held(self) -> int:
         """Images in the buffer."""
@@ -193,9 +237,11 @@ class Camera:
 
     def destroy(self) -> None:
         """Unsubscribe."""
-        for subscription in self._subscriptions:
+        if self._timer is not None:
+            self._node.destroy_timer(self._timer)
+        for subscription in self._subscriptions.values():
             self._node.destroy_subscription(subscription)
-        self._subscriptions = []
+        self._subscriptions = {}
 
 
 def _quality(config: CooperConfig, kind: type) -> QoSProfile:

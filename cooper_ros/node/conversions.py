@@ -28,7 +28,7 @@ from cooper_ros.imaging.buffers import (
     encode_mono8,
     encode_rgb8,
 )
-from cooper_ros.imaging.compressed import decode_compressed
+from cooper_ros.imaging.compressed import compressed_size, decode_compressed
 from cooper_ros.imaging.lens import focal_of, scaled_matrices
 
 try:
@@ -60,6 +60,13 @@ def picture_of(message: Image | CompressedImage, max_pixels: int) -> np.ndarray:
             pass  # ours says in the product's words what is wrong
     return decode_image(message.encoding, message.height, message.width, message.step,
                         message.is_bigendian, message.data, max_pixels)
+
+
+def size_of(message: Image | CompressedImage) -> tuple[int, int]:
+    """Width and height of a camera message, (0, 0) where it is no picture."""
+    if isinstance(message, CompressedImage):
+        return compressed_size(message.data)
+    return message.width, message.height
 
 
 def _plain(message: Image, max_pixels: int) -> bool:

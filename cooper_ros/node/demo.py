@@ -18,6 +18,7 @@ from typing import Sequence
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadCheckpoint, CooperError, EngineLost
+from cooper_ros.runtime.shipped import shipped_model
 
 PACKAGE = 'cooper_ros.node'
 FAREWELL_S = 10.0  # for a child to end by itself; then it is killed
@@ -99,7 +100,8 @@ def compute() -> dict[str, str]:
 
 def node_words(model: Path) -> list[str]:
     """Return the arguments of the node."""
-    settings = {'model_path': str(model.resolve()), **compute(), 'max_image_age_s': '0.0'}
+    folder = Path(shipped_model(str(model))).resolve()
+    settings = {'model_path': str(folder), **compute(), 'max_image_age_s': '0.0'}
     return ['--ros-args', '-r', 'image:=/camera/image_raw', '-r',
             'camera_info:=/camera/camera_info',
             *(word for name, value in settings.items() for word in ('-p', f'{name}:={value}'))]

@@ -105,6 +105,7 @@ class Desk:
         self.cameras: Mapping[str, Camera] = {}
         self.supervisor: Supervisor | None = None
         self.active = False
+        self.refusal = ''  # why there is nothing to activate
 
     def check_open(self) -> None:
         """Raise what would refuse any request now.
@@ -113,7 +114,8 @@ class Desk:
             CooperError: not active, no engine, or too many requests wait.
         """
         if not self.active or self.supervisor is None:
-            raise NotReady('the node is not active', remedy='configure and activate it')
+            raise NotReady(self.refusal or 'the node is not active',
+                           remedy='configure and activate it')
         self.supervisor.check_room(self._config().queue_size)
 
     def take_in(self, wish: Wish, listener: Listener) -> Ticket:
@@ -129,7 +131,7 @@ class Desk:
         if wish.kind == ASK:
             question = clean_question(question, config.max_question_chars)
         frame, camera = self._frame(wish)
-        lens = Calibration(focal=config.focal) if camera is None else camera.calibration()
+        lens = Calibration(focal=config.focal) if camera is None else camera.calibration(frame)
         config = config.replaced(focal=lens.focal)
         ticket = self._ticket(wish.kind, question, config, frame, camera, lens, listener)
         self.supervisor.submit(ticket.request, config.queue_size)

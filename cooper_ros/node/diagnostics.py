@@ -12,12 +12,13 @@ from rclpy.timer import Timer
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import Answer, Failure
-from cooper_ros.node.cameras import Camera
+from cooper_ros.node.cameras import AHEAD_S, Camera
 from cooper_ros.node.desk import Desk, Ticket
 from cooper_ros.node.supervisor import FAILED, LOADING, READY, Status
 
 OK, WARN = DiagnosticStatus.OK, DiagnosticStatus.WARN
 ERROR, STALE = DiagnosticStatus.ERROR, DiagnosticStatus.STALE
+SILENT_S = 5.0  # heartbeats come once a second
 QUIET_S = 3.0  # the picture before may still be used, where the settings allow it
 _LEVELS = {READY: OK, LOADING: WARN, FAILED: ERROR}
 
@@ -66,7 +67,8 @@ class Diagnostics:
 
     def _engine(self) -> DiagnosticStatus:
         if self._desk.supervisor is None:
-            return self._status('engine', WARN, 'not configured', {})
+            wrong = self._desk.refusal
+            return self._status('engine', ERROR if wrong else WARN, wrong or 'not configured', {})
         status = self._desk.supervisor.status()
         limit = self._config().queue_size
         doing = status.notice.preparing
@@ -76,6 +78,8 @@ class Diagnostics:
         level = _LEVELS.get(status.state, WARN)
         if level == OK and status.waiting >= max(limit, 1):
             level, text = WARN, 'queue full'
+        if level == OK and status.silent_s > SILENT_S:
+            level, text = WARN, f'the worker has been silent for {status.silent_s:.0f} s'
         return self._status('engine', level, status.error or text, _engine_values(status)
                             | {'queue_size': str(limit)} | self.last)
 
@@ -97,8 +101,10 @@ class Diagnostics:
                                             if camera.qos_conflicts else '')
         if limit and age > limit:
             return STALE, f'newest image is {age:.1f} s old'
-        if camera.info_error:
-            return WARN, camera.info_error
+        if (ahead := camera.ahead_s()) > AHEAD_S:
+            return WARN, f'stamps lie {ahead:.1f} s in the future; set the clocks'
+        if trouble := camera.lens_trouble():
+            return WARN, trouble
         return OK, 'receiving' if quiet < QUIET_S else f'no image for {quiet:.0f} s'
 
     def _rate(self, camera: Camera) -> float:

@@ -7,7 +7,6 @@ leaves the matter to the parameter file, so a value never stands in two places.
 from __future__ import annotations
 
 import os
-import re
 from typing import Any, Mapping, Sequence
 
 from launch import LaunchContext
@@ -17,9 +16,10 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
+from cooper_ros.node.camera_names import CAMERA_NAME
+
 PACKAGE = 'cooper_ros'
 NODE_NAME = 'cooper'
-CAMERA_NAME = re.compile(r'[A-Za-z][A-Za-z0-9_]*\Z')
 SWITCH = ('true', 'false')
 OVERRIDES = {
     'model_path': 'model folder',

@@ -19,6 +19,7 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import Answer, Event, Failure, MapFinished
 from cooper_ros.errors import BadCheckpoint, CooperError, NotReady
 from cooper_ros.node.action_server import ReasonServer
+from cooper_ros.node.camera_names import check_camera_names
 from cooper_ros.node.cameras import Camera
 from cooper_ros.node.desk import Desk, Ticket
 from cooper_ros.node.diagnostics import Diagnostics
@@ -31,6 +32,7 @@ from cooper_ros.node.supervisor import Supervisor
 from cooper_ros.node.topics import LiveMaps, QuestionTopic
 from cooper_ros.node.transitions import answer_wrong_transitions
 from cooper_ros.node.worker import DEFAULT_FACTORY
+from cooper_ros.runtime.shipped import shipped_model
 
 _EXIT_S = 5.0
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -82,7 +84,7 @@ class CooperNode(LifecycleNode):
     # transitions
 
     def autostart(self) -> None:
-        """Configure and activate without being told; a failure is in the log."""
+        """Configure and activate without being told; a failure is in /diagnostics and the log."""
         if self.trigger_configure() == SUCCESS:
             self.trigger_activate()
 
@@ -93,15 +95,22 @@ class CooperNode(LifecycleNode):
             return super().on_configure(state)
         except CooperError as error:
             self.get_logger().error(f'not configured: {error}')
-        except Exception:  # rclpy would drop it without a word
+            reason = str(error)
+        except Exception as error:  # rclpy would drop it without a word
             self.get_logger().error(f'not configured: {traceback.format_exc()}')
+            reason = repr(error)
         self._take_apart()
+        self._desk.refusal = f'the node could not be configured: {reason}'
         return FAILURE
 
     def _put_together(self) -> None:
-        _check_folder(self.config().model_path)
-        self._desk.supervisor = Supervisor(self._factory, self.config(), self._say, self._former)
+        self._desk.refusal = ''
+        config = self.config()
+        config = config.replaced(model_path=shipped_model(config.model_path))
+        _check_folder(config.model_path)
         names = self.get_parameter(CAMERAS).value or ['']
+        check_camera_names(names)
+        self._desk.supervisor = Supervisor(self._factory, config, self._say, self._former)
         self._desk.cameras = {name: Camera(self, name, self.config) for name in names}
         for camera in self._desk.cameras.values():
             self._outputs[camera.name] = MapOutputs(self, camera)

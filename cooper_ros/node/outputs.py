@@ -15,6 +15,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
 
 from cooper_interfaces.msg import Legend, SpatialAnswer
+from cooper_ros.engine.answers import spoken
 from cooper_ros.engine.events import Answer, DepthMap, Failure, Map, SegmentationMap
 from cooper_ros.imaging.views import overlay
 from cooper_ros.node.cameras import Calibration, Camera
@@ -97,9 +98,9 @@ def metric_depth(drawn: DepthMap, lens: Calibration) -> np.ndarray | None:
     """Metres of a map, or None while no scale is known.
 
     A camera whose info is broken gets none, unless its focal length is given: a scale learnt for
-    a lens says nothing about it.
+    a lens says nothing about it. Nor does one whose lens is needed and not known.
     """
-    return drawn.metres if lens.has_scale else None
+    return drawn.vouched_metres if lens.has_scale else None
 
 
 class AnswerOutputs:
@@ -115,8 +116,8 @@ class AnswerOutputs:
         self._full.publish(message)
 
     def publish_text(self, message: SpatialAnswer) -> None:
-        """Publish the words alone; an error as its message, which begins with its code."""
-        text = message.answer if message.complete else message.error_msg
+        """Publish the words to say; an error as its message, which begins with its code."""
+        text = spoken(message.answer) if message.complete else message.error_msg
         self._text.publish(String(data=text))
 
     def destroy(self) -> None:

@@ -39,6 +39,11 @@ class EngineProcess:
         """Process id of the worker."""
         return self._process.pid or 0
 
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the worker was heard; it beats once a second."""
+        return time.monotonic() - self._heard
+
     def send(self, message: object) -> None:
         """Send to the worker.
 
@@ -63,7 +68,7 @@ class EngineProcess:
             return self._read()
         if self._process.sentinel in ready:
             raise self._lost()
-        if time.monotonic() - self._heard > SILENCE_S:
+        if self.silent_s > SILENCE_S:
             raise _hangs()
         return None
 

@@ -86,8 +86,10 @@ class Services:
 
 
 def _no_scale(ticket: Ticket) -> NoScale:
-    if ticket.lens.has_scale:
-        return NoScale('no scale is known for this model',
-                       remedy='set depth_min_m and depth_max_m')
-    return NoScale('no scale is known behind this lens', value=ticket.lens.error,
-                   remedy='calibrate the camera, or set focal')
+    if ticket.lens.error:
+        return NoScale('no scale is known behind this lens', value=ticket.lens.error,
+                       remedy='calibrate the camera, or set focal')
+    if not ticket.lens.focal:
+        return NoScale('no scale is known without the lens', value='no camera_info', remedy=
+                       'publish camera_info, or set focal; else depth_min_m and depth_max_m')
+    return NoScale('no scale is known for this model', remedy='set depth_min_m and depth_max_m')

@@ -17,7 +17,14 @@ from typing import Callable
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import Answer, Event, Failure, Loading
 from cooper_ros.engine.notices import Notice
-from cooper_ros.errors import CooperError, EngineLost, ErrorCode, NotReady, as_cooper_error
+from cooper_ros.errors import (
+    CooperError,
+    DeadlineExceeded,
+    EngineLost,
+    ErrorCode,
+    NotReady,
+    as_cooper_error,
+)
 from cooper_ros.node.messages import Cancel, Loaded, LoadFailed
 from cooper_ros.node.process import EngineProcess
 from cooper_ros.node.requests import Request, RequestQueue
@@ -27,6 +34,7 @@ PREPARING = 'preparing'  # loading, while graphs or engines are made
 WINDOW_S = 60.0
 LOOK_S = 1.0  # how often an idle supervisor looks at the heartbeat
 GRACE_S = 120.0  # one flow step of a large network on a slow machine; then the worker hangs
+REPLY_S = 10.0  # a caller hears of its end that long after its time or its cancel, whatever holds
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Status:
     load_s: float
     error: str
     notice: Notice = Notice()
+    silent_s: float = 0.0  # since the worker's last heartbeat, as far as one is expected
 
 
 class Supervisor:
@@ -68,6 +77,7 @@ class Supervisor:
         self._restarts = self._served = self._pid = 0
         self._load_s = 0.0
         self._notice = Notice()
+        self._process: EngineProcess | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name='engine_supervisor', daemon=True)
         self._thread.start()
@@ -77,9 +87,11 @@ class Supervisor:
     def status(self) -> Status:
         """How things are."""
         preparing = self._state == LOADING and self._notice.preparing
+        process = self._process
         return Status(PREPARING if preparing else self._state, self._restarts, len(self.queue),
                       self.queue.running is not None, self._served, self.queue.refused,
-                      self._pid, self._load_s, str(self._error or ''), self._notice)
+                      self._pid, self._load_s, str(self._error or ''), self._notice,
+                      process.silent_s if process else 0.0)
 
     def check_room(self, limit: int) -> None:
         """Raise what :meth:`submit` would raise.
@@ -155,12 +167,15 @@ class Supervisor:
         try:
             with EngineProcess(self._factory, self._config, self._ears) as process:
                 self._state, self._pid, self._notice = LOADING, process.pid, Notice()
+                self._process = process
                 self._load(process)
                 while not self._stopping:
                     self._serve_next(process)
         except EngineLost as lost:
             self._pid = 0
             self._count_loss(lost)
+        finally:
+            self._process = None
 
     def _count_loss(self, lost: EngineLost) -> None:
         """Deaths while loading are counted for ever: they would happen again."""
@@ -222,20 +237,29 @@ class Supervisor:
 
     def _serve(self, process: EngineProcess, request: Request) -> None:
         process.send(request.job())
-        told, latest = False, time.monotonic() + request.left_s() + self._grace_s
-        while not request.ended:
+        told, over = False, time.monotonic() + request.left_s()
+        message: object | None = None
+        while not isinstance(message, Answer | Failure):  # the worker is free for another one
             if request.reason is not None and not told:
                 process.send(Cancel(request.id))
-                told, latest = True, time.monotonic() + self._grace_s
+                told, over = True, time.monotonic()
             if self._stopping:
                 raise NotReady('the engine was stopped')
-            if time.monotonic() > latest:
+            if time.monotonic() > over + REPLY_S:
+                request.fail(request.reason or _no_answer(request))
+            if time.monotonic() > over + self._grace_s:
                 raise EngineLost('the worker does not stop', limit=f'{self._grace_s:g} s')
             message = self._listen(process)
             if isinstance(message, Loading):
                 self._say('info', str(message))
             if isinstance(message, Event):
                 request.emit(_with_reason(message, request))
+
+
+def _no_answer(request: Request) -> DeadlineExceeded:
+    return DeadlineExceeded('the engine did not stop when the time was up',
+                            value=f'{request.budget_s + REPLY_S:g} s',
+                            limit=f'{request.budget_s:g} s', remedy='see /diagnostics')
 
 
 def _with_reason(event: Event, request: Request) -> Event:

@@ -20,6 +20,7 @@ COMPRESSED = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 STRING = 'std_msgs/msg/String'
 PICTURES = (IMAGE, COMPRESSED)
+OURS = '/cooper/'  # in the name of what a node of ours publishes
 DEPTH_ENCODINGS = ('16UC1', '32FC1', '64FC1', 'mono16')
 
 
@@ -140,6 +141,8 @@ class Bag:
     def choose_topic(self, wanted: str | None = None) -> Topic:
         """Return the topic to ask about: the wanted one, else the only one, raw before JPEG.
 
+        Views that a node of ours published are pictures too, but nobody asks about them.
+
         As in ROS a topic of raw pictures may stand for the JPEGs on ``<topic>/compressed``.
 
         Raises:
@@ -156,8 +159,9 @@ class Bag:
             raise BadBag('the recording has no pictures', remedy='record a camera topic',
                          value='; '.join([f'only {recorded}' if recorded else 'nothing',
                                              *self.warnings[:3]]))
-        raw = [topic for topic in found if topic.type == IMAGE]
-        return _one(raw or found, 'the recording has several picture topics', found)
+        seen = [topic for topic in found if OURS not in topic.name] or found
+        raw = [topic for topic in seen if topic.type == IMAGE]
+        return _one(raw or seen, 'the recording has several picture topics', found)
 
     def frames(self, topic: Topic) -> Iterator[Frame | Skipped]:
         """Decode every picture of a topic; a bad one comes as :class:`Skipped`."""

@@ -18,6 +18,7 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from cooper_ros.engine.answers import spoken
 from cooper_ros.engine.events import Answer, DepthMap, Failure, Label, SegmentationMap, Timings
 from cooper_ros.errors import BadOption
 from cooper_ros.imaging.buffers import ImageBuffer, encode_depth, encode_mono8, encode_rgb8
@@ -99,8 +100,8 @@ class AnswerBag:
     def _write_depth(self, frame: Frame, drawn: DepthMap, camera_info: Any | None) -> None:
         self._image('relative_depth', frame, encode_depth(drawn.relative))
         self._image('relative_depth_colored', frame, encode_rgb8(drawn.colour))
-        if drawn.metres is not None:
-            self._image('depth', frame, encode_depth(drawn.metres))
+        if drawn.vouched_metres is not None:
+            self._image('depth', frame, encode_depth(drawn.vouched_metres))
         if camera_info is not None:
             self._put(*TOPICS['camera_info'], frame,
                       scaled_camera_info(camera_info, frame, drawn.relative.shape))
@@ -196,4 +197,4 @@ def _timings(timings: Timings) -> Any:
 
 
 def _line(event: Answer | Failure) -> str:
-    return event.text if isinstance(event, Answer) else event.error_msg
+    return spoken(event.text) if isinstance(event, Answer) else event.error_msg

@@ -63,7 +63,8 @@ def _panels(rgb: np.ndarray, drawn: Map) -> list[Panel]:
     if isinstance(drawn, DepthMap):
         ends = ('near', 'far') if drawn.range_m is None else tuple(
             f'{metres:.3g} m' for metres in drawn.range_m)
-        what = 'relative depth' if drawn.metres is None else 'depth'
+        what = 'relative depth' if drawn.metres is None else (
+            'depth' if drawn.lens_known else 'depth for a usual lens')
         return [Panel(drawn.colour, f'{what}, as drawn', bar=(ends[0], ends[1]))]
     legend = drawn.legend if drawn.named else ()
     return [Panel(drawn.rgb, 'segmentation, as drawn', legend=legend),

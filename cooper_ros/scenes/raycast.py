@@ -12,9 +12,13 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
+
+try:
+    import mujoco
+except ImportError as error:  # robots do without
+    raise ImportError('simulated rooms need MuJoCo: pip install mujoco') from error
 
 from cooper_ros.errors import BadData
 from cooper_ros.scenes.scene import HANDLE_RATIO, FloatArray, Scene, SceneObject, Table
