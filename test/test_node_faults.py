@@ -128,9 +128,15 @@ def test_node_killed_and_started_again(start: Start, client: Client) -> None:
 def test_leaving_on_a_signal_is_clean(start: Start, client: Client, number: int) -> None:
     node = start()
     see(client)
-    at_work(client)
-    worker = int(client.engine_values(lambda v: v.get('running') == '1')['worker_pid'])
-    assert node.end(number) == 0
+    goal = at_work(client)
+    query = client.call_async(SpatialQuery, '/cooper/query', question='and now?')  # waits
+    worker = int(client.engine_values(lambda v: v.get('waiting') == '1')['worker_pid'])
+    node.process.send_signal(number)
+    status, result = client.result(goal)  # whoever waits hears of it
+    assert (status, result.error_code) == (ABORTED, ErrorCode.NOT_READY)
+    assert 'shut down' in result.error_msg
+    assert client.done(query).error_code == ErrorCode.NOT_READY
+    assert node.process.wait(timeout=60) == 0
     assert not Path(f'/proc/{worker}').exists()
     assert 'Traceback' not in node.log.read_text()
 
@@ -146,15 +152,14 @@ def test_an_impatient_ctrl_c_does_not_spoil_the_leaving(start: Start, client: Cl
     assert 'Traceback' not in node.log.read_text()
 
 
-def test_a_signal_between_two_waits_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_callback_that_fails_costs_a_line_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    alive = iter([True, False])
-    executor = SimpleNamespace(add_node=lambda node: None, spin=lambda: 1 / 0,
-                               shutdown=lambda: said.append('executor shut down'))
-    monkeypatch.setattr('rclpy.executors.SingleThreadedExecutor', lambda: executor)
+    alive = iter([True, True, True, False])  # shut down between two waits: no failure
+    executor = SimpleNamespace(spin_once=lambda timeout_sec: 1 / 0)
     monkeypatch.setattr('rclpy.ok', lambda: next(alive))
-    cooper_node._spin(SimpleNamespace(get_logger=lambda: SimpleNamespace(error=said.append)))
-    assert said == ['executor shut down']
+    node = SimpleNamespace(get_logger=lambda: SimpleNamespace(error=said.append))
+    cooper_node._serve(node, executor, lambda: False)
+    assert len(said) == 1 and 'a callback failed:' in said[0] and 'ZeroDivisionError' in said[0]
 
 
 def test_bad_images_are_answered_and_good_ones_still_work(start: Start, client: Client) -> None:

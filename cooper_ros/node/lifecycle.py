@@ -186,6 +186,17 @@ class CooperNode(LifecycleNode):
         else:
             self.get_logger().info(text)
 
+    def take_back(self) -> None:
+        """Refuse new requests and end the others, as when the node is about to leave."""
+        self._live.destroy()
+        self._desk.close(NotReady('the node was shut down'))
+
+    def is_idle(self) -> bool:
+        """Whether no request is under way, and every end was told to who asked."""
+        supervisor = self._desk.supervisor
+        working = supervisor is not None and supervisor.queue.everything()
+        return not working and not self._mailbox.waiting
+
     def close(self) -> None:
         """Let go of everything and wait for the worker, shortly."""
         self._mailbox.close()

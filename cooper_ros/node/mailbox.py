@@ -25,6 +25,11 @@ class Mailbox:
         self._calls.append((call, args))
         self._bell.trigger()
 
+    @property
+    def waiting(self) -> int:
+        """Calls that have not run yet."""
+        return len(self._calls)
+
     def close(self) -> None:
         """Stop listening; what is posted later is dropped."""
         self._node.destroy_guard_condition(self._bell)

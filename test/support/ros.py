@@ -103,11 +103,15 @@ class Client:
 
     def call(self, kind: type, name: str, **fields: Any) -> Any:
         """Call a service."""
+        return self.done(self.call_async(kind, name, **fields))
+
+    def call_async(self, kind: type, name: str, **fields: Any) -> Future:
+        """Call a service, and go on."""
         if name not in self._clients:
             self._clients[name] = self.node.create_client(kind, name)
         client = self._clients[name]
         self.until(client.service_is_ready)
-        return self.done(client.call_async(kind.Request(**fields)))
+        return client.call_async(kind.Request(**fields))
 
     def set_parameter(self, name: str, value: Any) -> Any:
         """Set one parameter; returns the node's verdict."""
