@@ -8,6 +8,7 @@ import queue
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Callable, Iterator
 
 import numpy as np
@@ -139,6 +140,15 @@ def test_cancel_of_a_running_and_of_a_waiting_request(caller: Caller) -> None:
     caller.supervisor.cancel(running, Canceled('no longer needed'))
     end = caller.end()
     assert isinstance(end, Answer) and end.error_code == ErrorCode.CANCELED and not end.complete
+
+
+def test_what_was_taken_back_is_not_begun(caller: Caller) -> None:
+    request = Request('late', 'ask', 'what colour?', {}, lambda: PICTURE, caller.inbox.put)
+    request.reason = Canceled('no longer needed')
+    caller.supervisor.queue.put(request)  # as when its turn comes before the next sweep
+    with pytest.raises(Canceled):
+        caller.supervisor._serve(SimpleNamespace(send=lambda job: 1 / 0), request)
+    assert caller.end().error_code == ErrorCode.CANCELED
 
 
 def test_a_worker_that_ignores_its_cancel_is_killed(caller: Caller) -> None:

@@ -236,6 +236,8 @@ class Supervisor:
             self.queue.release()
 
     def _serve(self, process: EngineProcess, request: Request) -> None:
+        if request.reason is not None:  # taken back while the one before it ended
+            raise request.reason
         process.send(request.job())
         told, over = False, time.monotonic() + request.left_s()
         message: object | None = None
