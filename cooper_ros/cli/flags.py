@@ -12,8 +12,8 @@ import typer
 import yaml
 
 from cooper_ros.config import CooperConfig, options
+from cooper_ros.engine.shipped import shipped_model
 from cooper_ros.errors import BadOption
-from cooper_ros.runtime.shipped import shipped_model
 
 COMMON = ('model_path', 'device', 'dtype', 'load_drawing', 'threads', 'seed')
 _SHORT = {'model_path': 'model'}

@@ -17,8 +17,8 @@ from types import FrameType, TracebackType
 from typing import Sequence
 
 from cooper_ros.config import CooperConfig
+from cooper_ros.engine.shipped import shipped_model
 from cooper_ros.errors import BadCheckpoint, CooperError, EngineLost
-from cooper_ros.runtime.shipped import shipped_model
 
 PACKAGE = 'cooper_ros.node'
 FAREWELL_S = 10.0  # for a child to end by itself; then it is killed

@@ -17,6 +17,7 @@ from rclpy.lifecycle import LifecycleNode, State, TransitionCallbackReturn
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import Answer, Event, Failure, MapFinished
+from cooper_ros.engine.shipped import shipped_model
 from cooper_ros.errors import BadCheckpoint, CooperError, NotReady
 from cooper_ros.node.action_server import ReasonServer
 from cooper_ros.node.camera_names import check_camera_names
@@ -32,7 +33,6 @@ from cooper_ros.node.supervisor import Supervisor
 from cooper_ros.node.topics import LiveMaps, QuestionTopic
 from cooper_ros.node.transitions import answer_wrong_transitions
 from cooper_ros.node.worker import DEFAULT_FACTORY
-from cooper_ros.runtime.shipped import shipped_model
 
 _EXIT_S = 5.0
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE

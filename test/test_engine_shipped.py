@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cooper_ros.runtime.shipped import shipped_model
+from cooper_ros.engine.shipped import shipped_model
 
 REPOSITORY = Path(__file__).parents[1]
 NANO = 'models/cooper-nano'
