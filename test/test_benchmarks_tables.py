@@ -168,7 +168,8 @@ def test_a_summary_counts_unread_and_failed_as_wrong() -> None:
     assert 0.1 < low < 0.5 < high < 0.9
     assert found['groups']['category']['a']['score']['mean'] == 0.75
     assert found['groups']['category']['b']['score']['mean'] == pytest.approx(1 / 3)
-    assert found['decided'] == {'rules': 2, 'judge': 1, 'unread': 1, 'failed': 1}
+    assert found['decided'] == {'rules': 2, 'judge': 1, 'unread': 1, 'judge_failed': 0,
+                                'failed': 1}
     assert any('category a (n=2) score 75.00' in line for line in lines('x', found))
     with pytest.raises(BadData):
         summary([])

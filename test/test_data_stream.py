@@ -203,8 +203,22 @@ def test_stage_two_samples(tmp_path: Path, map_latents: bool, kinds: list[type])
     assert losses['ce'] > 1 and losses['mse'] == 0 and isinstance(corpus.rows, TalkSet)
 
 
+def test_two_files_of_one_kind_are_mixed(tmp_path: Path) -> None:
+    places = [cooper_tree(tmp_path / name, [talk_row(rgb())] * count, []) / 'Interleaved_SFT.jsonl'
+              for name, count in (('a', 3), ('b', 5))]
+    mine = places[1].rename(tmp_path / 'mine.jsonl')
+    task = CorpusTask(settings(tmp_path, {
+        'cooper': {'place': str(places[0])},
+        'mine': {'kind': 'cooper', 'place': str(mine), 'weight': 3}}))
+    assert [(source.name, source.weight, source.count) for source in task.lanes[0].sources] == [
+        ('cooper', 1.0, 2), ('mine', 3.0, 4)]
+    with torch.no_grad():
+        assert set(task.validate()[0]) == {'valid_ce_cooper', 'valid_mse_cooper',
+                                           'valid_ce_mine', 'valid_mse_mine'}
+
+
 @pytest.mark.parametrize('sets, error', [
-    ({'hypersim': {'weight': 1}}, BadOption), ({'imagenet': {'place': '.'}}, BadData),
+    ({'hypersim': {'weight': 1}}, BadOption), ({'imagenet': {'place': '.'}}, BadOption),
     ({'nyu': {'place': 'nowhere'}}, BadData)])
 def test_wrong_sets_are_refused(tmp_path: Path, sets: dict, error: type[Exception]) -> None:
     with pytest.raises(error):

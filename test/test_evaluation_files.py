@@ -84,14 +84,14 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[CooperConfig]:
 
 
 def test_no_request_is_cut_short_and_failures_are_told(loaded: list, tmp_path: Path) -> None:
-    out = tmp_path / 'scores.json'
+    out, other = tmp_path / 'scores.json', str(tmp_path)
     done = CliRunner().invoke(app, ['--count', '1', '--maps', '0', '--mode', 'direct', '--variant',
-                                    'other', '--json', str(out)], catch_exceptions=False)
+                                    other, '--json', str(out)], catch_exceptions=False)
     assert [config.time_budget_s for config in loaded] == [0.0, 0.0]
     found = json.loads(out.read_text())
     asked = found['overall']['questions']
     assert found['failures'] == 2 * asked  # each with its picture and with a grey one
-    assert found['variants']['other']['failures'] == asked
+    assert found['variants'][other]['failures'] == asked
     assert f'{2 * asked} requests failed; their answers count as wrong' in done.stdout
 
 

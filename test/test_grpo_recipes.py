@@ -49,6 +49,7 @@ def test_the_published_numbers_of_both_supervised_stages(name: str, steps: int) 
     assert set(options.sets) <= set(KINDS) and options.max_tokens == 10240
     optim = settings.optim
     assert (optim.learning_rate, optim.warmup, optim.ema, optim.eps) == (5e-6, 500, 0.995, 1e-15)
+    assert not optim.ema_ramp  # the whole decay from the first step on
     assert settings.steps == steps and options.freeze == ('vit_model',)
-    shares = [entry['weight'] for entry in options.sets.values()]
+    shares = [entry.weight for entry in options.sets.values()]
     assert sum(shares) == pytest.approx(1)

@@ -20,6 +20,7 @@ from cooper_ros.training import pictures
 from cooper_ros.training.arrays import begun_array, new_array
 from cooper_ros.training.data import FrameStore, frame_store
 from cooper_ros.training.pictures import picture_cache
+from cooper_ros.training.vae_task import RGB, picture
 
 RULES = ImageTransform(128, 128, 16), ImageTransform(112, 112, 14)
 
@@ -46,14 +47,14 @@ def test_an_array_has_its_room_before_it_is_filled(tmp_path: Path) -> None:
 
 
 def test_no_room_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:
-    with small_files(50_000), pytest.raises(OutOfDisk, match='no room on disk for a.npy; '
-                                            'got 1,000,000 bytes needed.*another data folder'):
+    with small_files(50_000), pytest.raises(OutOfDisk, match='a.npy is larger than a file may be; '
+                                            'got 1,000,000 bytes needed; allowed: 50,000 bytes'):
         new_array(tmp_path / 'a.npy', np.uint8, (1000, 1000))
     assert not list(tmp_path.iterdir())
 
 
 def test_frames_without_room_say_so_and_are_made_later(tmp_path: Path) -> None:
-    with small_files(50_000), pytest.raises(OutOfDisk, match='start the same command again'):
+    with small_files(50_000), pytest.raises(OutOfDisk, match='remedy: raise that limit'):
         frame_store(tmp_path, 'train', 0, 4, 1)
     assert len(frame_store(tmp_path, 'train', 0, 4, 1)) == 4
 
@@ -99,10 +100,20 @@ def test_another_decoder_or_resize_rule_has_pictures_of_its_own(frames: FrameSto
     assert coarse.vision.shape != first.vision.shape and coarse.drawn.shape != first.drawn.shape
 
 
+def test_what_shall_be_float32_is_coded_in_float32(frames: FrameStore, vae: AutoEncoder) -> None:
+    """In a file of its own; by default files keep the names they had."""
+    usual, exact = (picture_cache(frames, vae, *RULES, 1, bfloat16) for bfloat16 in (True, False))
+    names = sorted(path.stem for path in frames.folder.glob('latents*'))
+    assert len(names) == 2 and names[1] == f'{names[0]}_float32' and usual.latents is not None
+    with torch.no_grad():
+        truth = vae.encode(picture(frames, 0, RGB)[None])[0]
+    torch.testing.assert_close(exact.latent(0, RGB), truth, atol=1e-3, rtol=1e-3)
+
+
 def test_an_export_without_room_leaves_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / 'ae.safetensors'
     save_tensors({'a': torch.zeros(10)}, path)
     before = path.read_bytes()
-    with small_files(50_000), pytest.raises(OutOfDisk, match='no room on disk for ae.safetensors'):
+    with small_files(50_000), pytest.raises(OutOfDisk, match='ae.safetensors is larger'):
         save_tensors({'a': torch.zeros(1_000_000)}, path)
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1

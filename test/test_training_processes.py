@@ -21,7 +21,7 @@ from test_data_stream import draw_sets
 from test_grpo_task import LikesLow, questions
 from test_training_run import mixed_values, vae_settings
 
-from cooper_ros.errors import BadCheckpoint, BadData, BadOption
+from cooper_ros.errors import BadCheckpoint, BadOption, OutOfDisk
 from cooper_ros.training import grpo_task
 from cooper_ros.training.checkpoints import run_weights
 from cooper_ros.training.cli import make_task
@@ -215,7 +215,7 @@ def test_a_damaged_shard_is_named(place: Path) -> None:
 def test_a_full_disk_keeps_the_last_shards(place: Path) -> None:
     trainer = train(place, 'amg', 'amg_full', until=1, parallel='fsdp')
     trainer.step = 2
-    with small_files(10_000), pytest.raises(BadData, match='disk space'):
+    with small_files(10_000), pytest.raises(OutOfDisk, match='no room .* checkpoint.*disk space'):
         trainer.save()
     assert [path.name for path in (place / 'amg_full').glob('checkpoint*')] == [
         'checkpoint_0000001']

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 import platform
 from pathlib import Path
@@ -34,14 +34,16 @@ VariantFlag = Annotated[Optional[list[str]], typer.Option(
     help='MODE, FOLDER or FOLDER:MODE, asked the same questions and compared in pairs; may be '
          'repeated')]
 SplitFlag = Annotated[str, typer.Option(help='test, or validation for choosing settings')]
-MapsFlag = Annotated[int, typer.Option(help='scenes whose depth and segmentation are drawn and '
-                                            'measured')]
+MapsFlag = Annotated[int, typer.Option(min=0, help='scenes whose depth and segmentation are '
+                                                   'drawn and measured')]
 PointsFlag = Annotated[int, typer.Option(help='grid points of the flow; -1: as the model says')]
 ThreadsFlag = Annotated[int, typer.Option(help='CPU threads; 0: torch decides')]
 FocalFlag = Annotated[float, typer.Option(
     help='focal length of the camera of `depth` over the longest side of its pictures; 0: that of '
          'the model')]
-UnitsFlag = Annotated[float, typer.Option(help='depth file numbers per metre; 0: as found')]
+UnitsFlag = Annotated[float, typer.Option(min=0, help='depth file numbers per metre; 0: as found')]
+LimitFlag = Annotated[int, typer.Option(
+    min=0, help='first pictures or questions only; 0: all')]
 TemplatesFlag = Annotated[Optional[Path], typer.Option(help='prompt texts of qspatial')]
 OutFlag = Annotated[Optional[Path], typer.Option(help='JSON lines; a stopped run goes on')]
 SheetFlag = Annotated[Optional[Path], typer.Option(help='PNG of the first pictures')]
@@ -60,8 +62,7 @@ def evaluate(
         blind: Annotated[bool, typer.Option(help='also ask with a grey picture')] = True,
         maps: MapsFlag = 50, points: PointsFlag = DEFAULTS.flow_points,
         threads: ThreadsFlag = DEFAULTS.threads, focal: FocalFlag = DEFAULTS.focal,
-        limit: Annotated[int, typer.Option(help='first pictures or questions only; 0: all')] = 0,
-        units: UnitsFlag = 0.0,
+        limit: LimitFlag = 0, units: UnitsFlag = 0.0,
         palette: Annotated[bool, typer.Option(help='mask ids are classes of the model')] = False,
         images: Annotated[Optional[Path], typer.Option(help='picture folder of a table')] = None,
         templates: TemplatesFlag = None, out: OutFlag = None, sheet: SheetFlag = None,
@@ -72,30 +73,31 @@ def evaluate(
     if suite not in SUITES:
         raise BadOption('no such suite', value=suite, limit=', '.join(SUITES))
     from cooper_ros.engine.engine import CooperEngine
+    from cooper_ros.engine.shipped import shipped_model
+    from cooper_ros.evaluation import arguments, scenes_report
+    from cooper_ros.evaluation.suites import SuiteOptions
+    options = SuiteOptions(mode, seed, limit, units, palette, images, templates, out, sheet,
+                           judge_url, judge_model)
+    model = shipped_model(model)
+    arguments.check(suite, place, options, json_file)
+    arguments.check_variants(variant or [], (model, mode))
     engine = CooperEngine.from_pretrained(model, CooperConfig(
         model_path=model, mode=mode, flow_points=points, threads=threads, focal=focal,
         time_budget_s=0.0, runtime='torch'))  # scores must not depend on speed or on a cache
     about = {'model': engine.parts.card.name or model, **_machine(engine)}
-    if suite == 'scenes':
-        from cooper_ros.evaluation.scenes_report import ScenesRun, report
-        results = report(engine, ScenesRun(seed, count, split, blind, maps, points, threads),
-                         (model, mode), variant or [], about, Console())
+    keep = functools.partial(arguments.write_json, json_file)
+    if place is None or suite == 'scenes':
+        run = scenes_report.ScenesRun(seed, count, split, blind, maps, points, threads)
+        keep(scenes_report.report(engine, run, (model, mode), variant or [], about, Console(),
+                                  keep))
     else:
-        from cooper_ros.evaluation.suites import SuiteOptions
-        results = _on_files(engine, suite, place, SuiteOptions(
-            mode, seed, limit, units, palette, images, templates, out, sheet, judge_url,
-            judge_model), about)
-    if json_file:
-        Path(json_file).write_text(json.dumps(results, indent=1) + '\n', encoding='utf-8')
+        keep(_on_files(engine, suite, place, options, about))
 
 
-def _on_files(engine: Any, suite: str, place: Path | None, options: Any, about: dict[str, Any]
+def _on_files(engine: Any, suite: str, place: Path, options: Any, about: dict[str, Any]
               ) -> dict[str, Any]:
     """Run a suite on the user's files and print its summary."""
     from cooper_ros.evaluation.suites import run_file_suite
-    if place is None:
-        raise BadOption(f'suite {suite} needs a folder or a table', limit='a path',
-                        remedy=f'cooper evaluate --suite {suite} PATH')
     footer = f"{about['hardware']}, {about['precision']}, seed {options.seed}"
     results, text = run_file_suite(engine, suite, place, options, footer)
     print('\n'.join(text))

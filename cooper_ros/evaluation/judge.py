@@ -10,8 +10,10 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Callable, Sequence
+from urllib.parse import urlsplit
 
 from cooper_ros.engine.answers import answer_text
+from cooper_ros.errors import BadOption
 
 SYSTEM = ('You decide whether a predicted answer to a question about a picture is correct. '
           'Synonyms and paraphrases of the ground truth are correct.')
@@ -41,6 +43,9 @@ class Claim:
     response: str
 
 
+EASY = Claim('What is one plus one?', '2', '2')  # who cannot judge this judges nothing
+
+
 @dataclass(frozen=True)
 class JudgeSettings:
     """Where the judge is and how it is asked; values of the published recipe.
@@ -65,6 +70,20 @@ class JudgeSettings:
     max_tokens: int = 512
     backoff_s: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not _is_address(self.url):
+            raise BadOption('the address of the judge is no web address', value=self.url,
+                            limit='http://HOST:PORT/v1, or https')
+
+
+def _is_address(url: object) -> bool:
+    try:
+        parts = urlsplit(str(url))
+        return (parts.scheme in ('http', 'https') and bool(parts.hostname) and parts.port != 0
+                and str(url).split() == [url])
+    except ValueError:  # a port that is no number, half an IPv6 address
+        return False
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -77,6 +96,20 @@ class Judge:
         """Whether each claim is right; None where the judge never said True or False."""
         with ThreadPoolExecutor(self.settings.threads) as pool:
             return list(pool.map(self._judge, claims))
+
+    def require(self) -> None:
+        """Ask one easy thing, so that nobody works for hours for a judge that is not there.
+
+        Raises:
+            BadOption: there is no verdict.
+        """
+        if self.verdicts([EASY]) != [None]:
+            return
+        asked = self.settings
+        raise BadOption('the judge does not judge', value=f'{asked.model} at {asked.url}',
+                        limit='replies of True or False',
+                        remedy='see that the server runs and knows the model, and check '
+                               f'--judge-url, --judge-model and the key in {asked.key_variable}')
 
     def _judge(self, claim: Claim) -> bool | None:
         for attempt in range(self.settings.attempts):

@@ -37,6 +37,8 @@ UNIT_HINTS = (('vkitti', 100.0), ('kitti', 256.0), ('tum', 5000.0), ('nyu', 1000
               ('hypersim', 1000.0))  # as a word of a folder or file name
 MILLIMETRES = 1000.0
 ASPECT = 0.02  # how far the shapes of a picture and of its truth may differ; rounding differs less
+MOST_ID = 2**53  # a floating point number beyond may be no whole number
+_SCALE = re.compile(r'"depth_scale"\s*:\s*"?(?!null)([^\s",}\]]+)')
 _RGB_ENDING = re.compile('_(rgb|colors?)$', re.IGNORECASE)
 _TARGET_NAME = re.compile('|'.join(
     [f'^{prefix}' for prefixes in PREFIXES.values() for prefix in prefixes]
@@ -160,11 +162,13 @@ def _sisters(picture: Path, kind: str, folders: _Folders) -> Iterator[Path]:
 def _listed(listing: Path, kind: str) -> list[MapPair]:
     key, pairs = 'depth_image' if kind == DEPTH else 'seg_image', []
     try:
-        lines = listing.read_text(encoding='utf-8').splitlines()
+        lines = listing.read_text(encoding='utf-8-sig').splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadData('the list cannot be read', value=f'{listing}: {error}',
                       limit='a folder, or JSON lines') from error
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue  # most often the last one
         try:
             row = json.loads(line)
             rgb, target = (listing.parent / row[name] for name in ('rgb_image', key))
@@ -221,6 +225,9 @@ def read_ids(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             raw.ndim == 3 and raw.shape[2] > 4):
         raise BadData('not a mask', value=f'{path}: {raw.dtype} {raw.shape}',
                       limit='ids [H, W], or colours [H, W, 3]')
+    if raw.dtype.kind == 'f' and not (np.abs(raw.astype(np.float64)) < MOST_ID).all():
+        raise BadData('not a mask: some ids are no numbers', value=str(path),
+                      limit='whole numbers everywhere')
     if raw.ndim == 3 and raw.shape[2] > 2:
         return raw[..., :3].astype(np.int64) @ np.array([1, 256, 65536])
     return (raw if raw.ndim == 2 else raw[..., 0]).astype(np.int64)
@@ -246,17 +253,33 @@ def check_shapes(rgb: np.ndarray, truth: np.ndarray) -> None:
 
 
 def units_of(path: Path) -> tuple[float, str]:
-    """Numbers per metre of a depth file with integers, and where that is known from."""
+    """Numbers per metre of a depth file with integers, and where that is known from.
+
+    Raises:
+        BadData: ``annotations.json`` beside it cannot be read, or says no number above 0.
+    """
     notes = path.parent / 'annotations.json'
-    if notes.is_file():
-        match = re.search(r'"depth_scale":\s*([0-9.]+)', notes.read_text(encoding='utf-8'))
-        if match:
-            return float(match[1]), notes.name
+    found = _noted(notes) if notes.is_file() else None
+    if found is not None:
+        return found, notes.name
     for word in reversed(path.parts):
         for hint, units in UNIT_HINTS:
             if hint in re.split('[^a-z]+', word.lower()):
                 return units, f'{word!r} in the path'
     return MILLIMETRES, 'assumed millimetres'
+
+
+def _noted(notes: Path) -> float | None:
+    try:
+        match = _SCALE.search(notes.read_text(encoding='utf-8'))
+        scale = float(match[1]) if match else None
+    except (OSError, ValueError) as error:
+        raise BadData('the notes about depth cannot be read', value=f'{notes}: {error}',
+                      remedy='correct them, or give --units') from error
+    if scale is not None and not 0 < scale < float('inf'):
+        raise BadData('the notes about depth say no scale', value=f'{notes}: depth_scale {scale}',
+                      limit='> 0', remedy='correct them, or give --units')
+    return scale
 
 
 def _array(path: Path, max_pixels: int) -> np.ndarray:

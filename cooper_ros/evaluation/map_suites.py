@@ -56,7 +56,8 @@ class DepthRow:
         name, units, known_from: of the truth; file numbers per metre and why.
         metric: as drawn, None while the model has no metres.
         aligned: after the fit.
-        order: share of pixel pairs, at least 10 percent apart, whose order is right.
+        order: share of pixel pairs, at least 10 percent apart, whose order is right; None
+            without any.
         valid: pixels that count.
     """
 
@@ -65,7 +66,7 @@ class DepthRow:
     known_from: str
     metric: DepthMetrics | None
     aligned: DepthMetrics
-    order: float
+    order: float | None
     valid: int
 
 
@@ -199,17 +200,18 @@ def depth_row(name: str, drawn: DepthMap, truth: np.ndarray, span: tuple[float, 
                     order_accuracy(relative, truth, valid), int(valid.sum()))
 
 
-def order_accuracy(relative: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> float:
+def order_accuracy(relative: np.ndarray, truth: np.ndarray, valid: np.ndarray
+                   ) -> float | None:
     """Share of random pixel pairs whose nearer one is drawn nearer; 0.5 is guessing.
 
-    Pairs whose true depths differ by less than 10 percent are not counted; NaN without any.
+    Pairs whose true depths differ by less than 10 percent are not counted; None without any.
     """
     drawn, metres = relative[valid], truth[valid]
     pairs = np.random.default_rng(0).integers(0, len(metres), (2, ORDER_PAIRS))
     first, second = metres[pairs]
     apart = np.maximum(first, second) > ORDER_RATIO * np.minimum(first, second)
     if not apart.any():
-        return float('nan')
+        return None
     a, b = drawn[pairs]
     right = np.where(a == b, 0.5, (a < b) == (first < second))
     return float(right[apart].mean())
@@ -229,7 +231,7 @@ def measure_segmentation(engine: CooperEngine, place: Path, *, palette: bool = F
         seed, limit, sheets, skipped: as :func:`measure_depth`.
 
     Returns:
-        rows, and with ``palette`` the mIoU over classes, from the counts of all pictures.
+        rows, and with ``palette`` the mIoU over all classes that occur, from counts of pixels.
 
     Raises:
         BadData: nothing could be measured, or ``palette`` with a model that has none.
@@ -254,7 +256,7 @@ def measure_segmentation(engine: CooperEngine, place: Path, *, palette: bool = F
             sheets.add(*_segment_panels(Panel(rgb, pair.name), drawn, truth, rows[-1]))
     skipped.check(rows)
     inside, union = counts[:, counts[1] > 0]
-    return rows, float((inside / union).mean()) if palette else None
+    return rows, float((inside / union).mean()) if palette and union.size else None
 
 
 def _check_palette(engine: CooperEngine) -> None:
@@ -313,10 +315,11 @@ def _one_to_one(ious: np.ndarray) -> float:
 def depth_summary(rows: Sequence[DepthRow]) -> dict[str, Any]:
     """Means over pictures; ``metric`` only where every picture has it."""
     metric = [row.metric for row in rows if row.metric is not None]
+    order = [row.order for row in rows if row.order is not None]
     return {'pictures': len(rows),
             'metric': mean_metrics(metric).as_dict() if len(metric) == len(rows) else None,
             'aligned': mean_metrics([row.aligned for row in rows]).as_dict(),
-            'order': float(np.nanmean([row.order for row in rows])),
+            'order': float(np.mean(order)) if order else None,
             'units': sorted({f'{row.units:g} per metre ({row.known_from})' for row in rows})}
 
 
@@ -337,7 +340,9 @@ def depth_lines(found: dict[str, Any]) -> list[str]:
                                                                SHOWN))
         label = 'no alignment' if name == 'metric' else 'scale and shift fitted'
         rows.append(f'  {label}: {text}')
-    return [*rows, f'  order of pixel pairs right: {100 * found["order"]:.1f} %']
+    order = found['order']
+    return [*rows, '  order of pixel pairs right: ' + (
+        'no truth has depths 10 % apart' if order is None else f'{100 * order:.1f} %')]
 
 
 def segment_lines(found: dict[str, Any]) -> list[str]:

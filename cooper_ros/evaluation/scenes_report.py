@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import asdict, dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -39,7 +39,8 @@ class ScenesRun:
 
 
 def report(engine: CooperEngine, run: ScenesRun, first: tuple[str, str], variants: Sequence[str],
-           about: Mapping[str, Any], console: Console) -> dict[str, Any]:
+           about: Mapping[str, Any], console: Console,
+           keep: Callable[[Mapping[str, Any]], None] = lambda results: None) -> dict[str, Any]:
     """Ask a model and its variants, print everything.
 
     Args:
@@ -49,12 +50,14 @@ def report(engine: CooperEngine, run: ScenesRun, first: tuple[str, str], variant
         variants: what it is compared with: a mode, a folder, or ``folder:mode``.
         about: what every printed number must name.
         console: where to print.
+        keep: gets the results so far after the model and after every variant.
 
     Returns:
         JSON-ready results; ``comparisons`` has one entry per baseline and variant.
     """
     results: dict[str, Any] = {**_asked(engine, run, first[1]), **about}
     show(results, console)
+    keep(results)
     rows = results['rows']
     pairs = {'best constant': [row['majority'] for row in rows]}
     if run.blind:
@@ -63,18 +66,23 @@ def report(engine: CooperEngine, run: ScenesRun, first: tuple[str, str], variant
     results['variants'] = {}
     for name in variants:
         folder, mode = parse_variant(name, *first)
-        other = engine if folder == first[0] else CooperEngine.from_pretrained(
-            folder, CooperConfig(model_path=folder, flow_points=run.points, threads=run.threads,
-                                 time_budget_s=0.0, runtime='torch'))  # as the first: see cli.py
+        other = engine if folder == first[0] else _loaded(folder, run)
         found = {**_asked(other, alone, mode), **about, 'model': folder}
         results['variants'][name] = found
         show(found, console)
+        keep(results)
         pairs[name] = [row['score'] for row in found['rows']]
     compared = {name: _compared(rows, scores) for name, scores in pairs.items()}
     _print(compared, console)
     results['comparisons'] = {name: {group: asdict(value) for group, value in groups.items()}
                               for name, groups in compared.items()}
     return results
+
+
+def _loaded(folder: str, run: ScenesRun) -> CooperEngine:
+    return CooperEngine.from_pretrained(folder, CooperConfig(
+        model_path=folder, flow_points=run.points, threads=run.threads, time_budget_s=0.0,
+        runtime='torch'))  # as the first: see cli.py
 
 
 def parse_variant(text: str, folder: str, mode: str) -> tuple[str, str]:
@@ -126,8 +134,9 @@ def show(results: dict[str, Any], console: Console) -> None:
     console.print(table)
     if results['maps']:
         maps = results['maps']
-        console.print(f"maps of {maps['frames']} scenes, no alignment: "
-                      f"AbsRel {maps['absrel']:.4f}, delta1 {maps['delta1']:.4f}, "
+        depth = 'the model has no metres' if maps['absrel'] is None else (
+            f"AbsRel {maps['absrel']:.4f}, delta1 {maps['delta1']:.4f}")
+        console.print(f"maps of {maps['frames']} scenes, no alignment: {depth}, "
                       f"mIoU {maps['miou']:.4f}")
     if results['failures']:
         console.print(f"{results['failures']} requests failed; their answers count as wrong",

@@ -53,8 +53,12 @@ class Row:
 
 @dataclass
 class Maps:
-    """Map scores per frame: mean relative error, share within 1.25, and pixel counts per class."""
+    """Map scores per frame: mean relative error, share within 1.25, and pixel counts per class.
 
+    ``frames`` counts segmentations; a model without metres has no depth to compare beside them.
+    """
+
+    frames: int = 0
     absrel: list[float] = field(default_factory=list)
     delta1: list[float] = field(default_factory=list)
     inside: np.ndarray = field(default_factory=lambda: np.zeros(len(SCENE_PALETTE)))
@@ -68,18 +72,20 @@ class Maps:
 
     def add_labels(self, labels: np.ndarray, truth: np.ndarray) -> None:
         """Count pixels of every class; the counts of all frames make one mIoU."""
+        self.frames += 1
         for entry in SCENE_PALETTE:
             found, wanted = labels == entry.id, truth == entry.id
             self.inside[entry.id] += np.sum(found & wanted)
             self.union[entry.id] += np.sum(found | wanted)
 
-    def summary(self) -> dict[str, float]:
-        """Means over frames; mIoU over the classes that occur."""
-        if not self.absrel:
+    def summary(self) -> dict[str, float | None]:
+        """Means over frames, None without metres; mIoU over the classes that occur."""
+        if not self.frames:
             return {}
         present = self.union > 0
-        return {'frames': len(self.absrel), 'absrel': float(np.mean(self.absrel)),
-                'delta1': float(np.mean(self.delta1)),
+        return {'frames': self.frames,
+                'absrel': float(np.mean(self.absrel)) if self.absrel else None,
+                'delta1': float(np.mean(self.delta1)) if self.delta1 else None,
                 'miou': float(np.mean(self.inside[present] / self.union[present]))}
 
 

@@ -105,13 +105,22 @@ def _segmentation(engine: CooperEngine, place: Path, options: SuiteOptions,
 def _benchmark(engine: CooperEngine, suite: str, place: Path,
                options: SuiteOptions) -> tuple[dict[str, Any], list[str]]:
     adapter = make_adapter(suite, options.templates)
-    judge = None
-    if options.judge_url:
-        named = {'model': options.judge_model} if options.judge_model else {}
-        judge = Judge(JudgeSettings(options.judge_url, **named))
     table = Table(place, adapter.columns, options.images)
     records = benchmarks.run(engine, adapter, table, mode=options.mode, seed=options.seed,
-                             limit=options.limit, out=options.out, judge=judge)
+                             limit=options.limit, out=options.out,
+                             judge=make_judge(options))
     found = benchmarks.summary(records)
     return ({**found, 'rows': [asdict(record) for record in records]},
             benchmarks.lines(suite, found))
+
+
+def make_judge(options: SuiteOptions) -> Judge | None:
+    """The judge that is named, or None.
+
+    Raises:
+        BadOption: its address is none.
+    """
+    if not options.judge_url:
+        return None
+    named = {'model': options.judge_model} if options.judge_model else {}
+    return Judge(JudgeSettings(options.judge_url, **named))

@@ -8,6 +8,7 @@ of the released code.
 
 from __future__ import annotations
 
+from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Protocol, Sequence
 
@@ -129,7 +130,13 @@ def make_checker(values: Mapping[str, Any]) -> Checker:
     rules = build(RuleChecker, values, 'task.checker')
     if judge is None:
         return rules
+    if not isinstance(judge, AnyMapping):
+        raise BadOption('task.checker.judge must be a mapping', value=repr(judge),
+                        limit='{url: ..., model: ..., published: false}')
     judge = dict(judge)
-    published = bool(judge.pop('published', False))
+    published = judge.pop('published', False)
+    if not isinstance(published, bool):
+        raise BadOption('task.checker.judge.published has the wrong type', value=repr(published),
+                        limit='true, false')
     asked = build(JudgeSettings, judge, 'task.checker.judge')
     return JudgeChecker(Judge(asked), rules, published)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from cooper_ros.errors import BadCheckpoint, BadData
-from cooper_ros.training.shards import averaged_weights, newest_shards
+from cooper_ros.runtime.files import room
+from cooper_ros.training.shards import REMEDY, averaged_weights, newest_shards
 
 NAME = 'checkpoint.pt'
 
@@ -18,20 +19,31 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Write the state under a temporary name, flush it to the disk, then rename it into place.
 
     Raises:
-        BadData: the disk is full or not writable; the previous checkpoint is untouched.
+        OutOfDisk: the disk is full; the previous checkpoint is untouched.
+        BadData: it is not writable; likewise.
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f'{NAME}.part'
     try:
-        with open(temporary, 'wb') as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, folder / NAME)
+        with room(folder, _size(state), NAME, REMEDY):
+            with open(temporary, 'wb') as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, folder / NAME)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         raise BadData('the checkpoint cannot be written', value=f'{folder}: {error}',
-                      remedy='free disk space and start the same command again') from error
+                      remedy=REMEDY) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _size(state: Any) -> int:
+    """Bytes of all tensors."""
+    if isinstance(state, torch.Tensor):
+        return state.nbytes
+    parts = state.values() if isinstance(state, dict) else state
+    return sum(map(_size, parts)) if isinstance(state, (dict, list)) else 0
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import typer
 from tqdm import tqdm
 
 from cooper_ros.errors import BadOption
+from cooper_ros.training.kept_settings import check_settings
 from cooper_ros.training.precision import spoken
 from cooper_ros.training.processes import is_first, joined, training_device, wait_for_all
 from cooper_ros.training.settings import STAGES, TrainSettings, load_settings
@@ -27,10 +28,12 @@ YAML differs. A run that was stopped, by whatever, goes on when the same command
 app = typer.Typer(name='train', help=HELP, no_args_is_help=True, rich_markup_mode=None,
                   add_completion=False, pretty_exceptions_enable=False)
 Config = Annotated[Path, typer.Option(help='settings of the run, see config/train')]
-Steps = Annotated[int, typer.Option(help='stop after this step; the schedule stays that of the '
-                                    'whole run; 0: run to the end')]
+Steps = Annotated[int, typer.Option(min=0, help='stop after this step; the schedule stays that of '
+                                    'the whole run; 0: run to the end')]
 Export = Annotated[str, typer.Option(help='model folder to write the averaged weights to when '
                                      'the run is over')]
+Changed = Annotated[bool, typer.Option('--changed-settings', help='go on with a run under other '
+                                       'settings than it was begun with')]
 
 
 def make_task(settings: TrainSettings) -> Task:
@@ -51,15 +54,19 @@ def make_task(settings: TrainSettings) -> Task:
     return MixedTask(settings)
 
 
-def run_stage(stage: str, config: Path, steps: int = 0, export: str = '') -> None:
+def run_stage(stage: str, config: Path, steps: int = 0, export: str = '',
+              changed: bool = False) -> None:
     """Train one stage to its end (or to ``steps``), then export.
 
     Raises:
         BadOption: the YAML is for another stage.
+        BadCheckpoint: the run was begun with other settings, and not ``changed`` on purpose.
     """
     settings = load_settings(config)
     if settings.stage != stage:
         raise BadOption('the settings are for another stage', value=settings.stage, limit=stage)
+    if not changed:
+        check_settings(Path(settings.folder), settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = training_device(settings.device)
@@ -77,8 +84,9 @@ def run_stage(stage: str, config: Path, steps: int = 0, export: str = '') -> Non
 
 
 def _command(stage: str) -> Callable[..., None]:
-    def run(config: Config, steps: Steps = 0, export: Export = '') -> None:
-        run_stage(stage, config, steps, export)
+    def run(config: Config, steps: Steps = 0, export: Export = '',
+            changed: Changed = False) -> None:
+        run_stage(stage, config, steps, export, changed)
     run.__doc__ = f'Run stage {stage}.'
     return run
 

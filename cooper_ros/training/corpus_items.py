@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
@@ -12,12 +14,27 @@ import torch
 from cooper_ros.errors import BadOption
 from cooper_ros.imaging.resize import ImageTransform, encoder_inputs
 from cooper_ros.model.packing import Item, LatentItem, TextItem, VisionItem
-from cooper_ros.training.datasets.catalogue import COOPER, draw_kind
+from cooper_ros.training.datasets.catalogue import COOPER, KINDS, draw_kind
 from cooper_ros.training.datasets.cooper_set import TalkSet
 from cooper_ros.training.datasets.draw import DEPTH, DrawSet, open_set
 from cooper_ros.training.datasets.samples import DrawSample, TalkSample
 from cooper_ros.training.policy import Policy
-from cooper_ros.training.typed import build
+from cooper_ros.training.typed import build, check_ranges
+
+
+@dataclass(frozen=True)
+class SetOptions:
+    """One set of the mixture.
+
+    Attributes:
+        place: folder of the set, or one of its ``.jsonl`` lists.
+        weight: share of the draws, relative to the other sets.
+        kind: which set of the catalogue it is read as; empty for the one it is named after.
+    """
+
+    place: str
+    weight: float = 1.0
+    kind: str = ''
 
 
 @dataclass(frozen=True)
@@ -25,7 +42,7 @@ class CorpusOptions:
     """Settings of these stages.
 
     Attributes:
-        sets: name of a set in the catalogue -> ``{place: folder, weight: share}``.
+        sets: the mixture by name; a name that is not in the catalogue needs a ``kind``.
         max_tokens: length of a sequence; longer samples are left out.
         ce_weight, mse_weight: weights of the two losses.
         timestep_shift: of the drawn flow times.
@@ -40,7 +57,7 @@ class CorpusOptions:
         drawing: drawing settings of previews.
     """
 
-    sets: Mapping[str, Mapping[str, Any]]
+    sets: Mapping[str, SetOptions]
     max_tokens: int = 10240
     ce_weight: float = 1.0
     mse_weight: float = 1.0
@@ -54,18 +71,43 @@ class CorpusOptions:
     preview: bool = True
     drawing: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not self.sets:
+            raise BadOption('task.sets names no set', value='{}', limit=', '.join(KINDS))
+        for name, entry in self.sets.items():
+            _check_set(name, entry)
+        check_ranges(self, (
+            ('max_tokens', self.max_tokens >= 1, '>= 1'),
+            ('ce_weight', 0 <= self.ce_weight < math.inf, '>= 0'),
+            ('mse_weight', 0 <= self.mse_weight < math.inf, '>= 0'),
+            ('timestep_shift', 0 < self.timestep_shift < math.inf, '> 0'),
+            ('mirror', 0 <= self.mirror <= 1, '0 .. 1'), ('valid', self.valid >= 0, '>= 0')),
+            'task')
+
+
+def _check_set(name: str, entry: SetOptions) -> None:
+    if not re.fullmatch(r'[\w-]+', str(name)):  # it is part of file names and curves
+        raise BadOption('a set has an odd name', value=repr(name),
+                        limit='letters, digits, - and _')
+    if (entry.kind or name) not in KINDS:
+        raise BadOption('no such kind of data set', limit=', '.join(KINDS),
+                        value=f'{name}: {entry.kind}' if entry.kind else name,
+                        remedy='a set with a name of its own says what it is: '
+                               '{kind: cooper, place: ...}')
+    if not entry.place:
+        raise BadOption(f'task.sets.{name}.place is empty', value="''", limit='a folder')
+    if not 0 < entry.weight < math.inf:
+        raise BadOption(f'task.sets.{name}.weight is out of range', value=entry.weight,
+                        limit='> 0')
+
 
 def corpus_options(values: Mapping[str, Any]) -> CorpusOptions:
     """Check the ``task`` part of a training file.
 
     Raises:
-        BadOption: an unknown or missing setting.
+        BadOption: an unknown or missing setting, or a value out of its range.
     """
-    options = build(CorpusOptions, values, 'task')
-    for name, entry in options.sets.items():
-        if 'place' not in entry or set(entry) - {'place', 'weight'}:
-            raise BadOption('a set needs place and may have weight', value=f'{name}: {entry}')
-    return options
+    return build(CorpusOptions, values, 'task')
 
 
 @dataclass(frozen=True)
@@ -92,14 +134,14 @@ class ItemMaker:
     policy: Policy
     options: CorpusOptions
 
-    def corpus(self, name: str, place: Path) -> Corpus:
-        """Open a set by its name."""
-        vae, vit = self.rules
-        if name == COOPER:
+    def corpus(self, name: str, entry: SetOptions) -> Corpus:
+        """Open a set of the mixture."""
+        (vae, vit), place, kind = self.rules, Path(entry.place), entry.kind or name
+        if kind == COOPER:
             talks = TalkSet(place)
             return Corpus(name, talks, lambda index, _, noise: self.talk(
                 talks.sample(index), noise), lambda index: self.talk_tokens(talks.sample(index)))
-        drawings = open_set(draw_kind(name), place, vae, vit)
+        drawings = open_set(draw_kind(kind), place, vae, vit)
         return Corpus(name, drawings, lambda index, mirrored, noise: self.drawing(
             drawings.sample(index, mirrored), noise), lambda index: self.draw_tokens(
                 drawings.kind.kind, drawings.size(index)))

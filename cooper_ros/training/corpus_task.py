@@ -40,7 +40,7 @@ class CorpusTask:
         self.module = self.policy.network
         self.parts = self.policy.parts()
         self.maker = ItemMaker(self.policy, self.options)
-        self.corpora = [self.maker.corpus(name, Path(entry['place']))
+        self.corpora = [self.maker.corpus(name, entry)
                         for name, entry in self.options.sets.items()]
         self.lanes = [self._lane(number) for number in share_of(settings.batch)]
 
@@ -82,7 +82,7 @@ class CorpusTask:
 
     def _lane(self, number: int) -> Batches:
         """Endless sequences of one place of the batch, from its own part of the data."""
-        sources = [Source(corpus.name, float(entry.get('weight', 1.0)),
+        sources = [Source(corpus.name, entry.weight,
                           _trained(corpus.rows, self.options.valid), corpus.tokens)
                    for corpus, entry in zip(self.corpora, self.options.sets.values())]
         return Batches(sources, self.options.max_tokens, self.settings.seed, number,

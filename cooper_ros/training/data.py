@@ -2,7 +2,7 @@
 
 A store holds ``rgb.npy``, ``depth.npy``, ``labels.npy``, ``instance.npy``, ``objects.npy``,
 ``focal.npy`` and ``questions.jsonl`` (one list per frame). It is written under a temporary name
-and renamed when complete.
+and renamed when complete; several runs that need the same one wait for the first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cooper_ros.scenes.sample import MAX_OBJECTS, sample_scene
 from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M, Scene
 from cooper_ros.scenes.truth import ObjectTruth, describe
 from cooper_ros.training.arrays import REMEDY, new_array
-from cooper_ros.training.processes import first_before_others
+from cooper_ros.training.once import make_once
 
 STEPS_PER_METRE = 8000  # 8 m just fits 16 bits; one step is 0.125 mm
 FEW = 64  # frames to draw, 40 ms each
@@ -99,9 +99,8 @@ def frame_store(folder: Path | str, split: str, seed: int, count: int, per_categ
         canonical_focal: see :class:`FrameStore`.
     """
     path = Path(folder) / f'{split}_{seed}_{count}_{per_category}'
-    with first_before_others():
-        if not all((path / f'{name}.npy').exists() for name in ARRAYS):  # or of an older form
-            _make(path, split, seed, count, per_category)
+    make_once(path, lambda: all((path / f'{name}.npy').exists() for name in ARRAYS),
+              lambda: _make(path, split, seed, count, per_category))
     return open_store(path, canonical_focal)
 
 
@@ -112,6 +111,7 @@ def open_store(path: Path, canonical_focal: float = 0.0) -> FrameStore:
 
 
 def _make(path: Path, split: str, seed: int, count: int, per_category: int) -> None:
+    """Make a store; what is there is of an older form."""
     part = path.with_name(path.name + '.part')
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -9,17 +9,24 @@ from cooper_ros.training.sharding import local, whole
 
 
 class Ema:
-    """Averages start from the given weights; the early decay is lower, so they catch up."""
+    """Averages start from the given weights.
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
+    Args:
+        module: what is averaged: its weights that train.
+        decay: per step.
+        ramp: start with a lower decay, so that averages of fresh weights catch up; published: the
+            whole decay from the first step on, for what is loaded is good already.
+    """
+
+    def __init__(self, module: nn.Module, decay: float, ramp: bool = True) -> None:
+        self.decay, self.ramp = decay, ramp
         self.weights = {name: value.detach().clone().float()
                         for name, value in module.named_parameters() if value.requires_grad}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Move the averages towards the module's weights; ``step`` counts from 1."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.ramp else self.decay
         live = dict(module.named_parameters())
         torch._foreach_lerp_([local(value) for value in self.weights.values()],
                              [local(live[name].detach()).float() for name in self.weights],

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Iterator, Mapping
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -52,16 +53,29 @@ def load_vae(path: Path) -> AutoEncoder:
     """The frozen autoencoder of an exported VAE run or a model folder.
 
     Raises:
-        BadCheckpoint: there is none.
+        BadCheckpoint: there is none, or its file is damaged.
+    """
+    weights = vae_tensors(path)
+    vae = AutoEncoder(vae_config(weights))
+    vae.load_state_dict(weights, strict=True)
+    return vae.eval().requires_grad_(False)
+
+
+def vae_tensors(path: Path) -> dict[str, Tensor]:
+    """Weights of the autoencoder of an exported VAE run or a model folder.
+
+    Raises:
+        BadCheckpoint: there is none, or its file is damaged.
     """
     file = path / 'ae.safetensors'
     if not file.exists():
         raise BadCheckpoint('there is no autoencoder', value=str(file),
                             remedy='run stage vae with --export first')
-    weights = load_file(file)
-    vae = AutoEncoder(vae_config(weights))
-    vae.load_state_dict(weights, strict=True)
-    return vae.eval().requires_grad_(False)
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise BadCheckpoint('the autoencoder cannot be read', value=f'{file}: {error}',
+                            remedy='copy the file again, or export it once more') from error
 
 
 def vae_config(weights: Mapping[str, Tensor]) -> VaeConfig:

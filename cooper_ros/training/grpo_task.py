@@ -8,6 +8,7 @@ on trl's GRPOTrainer because that one scores a single text per rollout, not text
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,15 +36,22 @@ from cooper_ros.training.grpo import grpo_loss, score_group
 from cooper_ros.training.policy import freeze_generation, open_policy
 from cooper_ros.training.processes import mean_over_processes, training_device
 from cooper_ros.training.questions import Questions, SceneQuestions, Span, with_flags
-from cooper_ros.training.rewards import RewardOptions, Terms, advantages, group_rewards
+from cooper_ros.training.reward_function import Reward
+from cooper_ros.training.rewards import (
+    RewardGroup,
+    RewardOptions,
+    RewardRollout,
+    advantages,
+)
 from cooper_ros.training.rollouts import Group, RolloutOptions
 from cooper_ros.training.settings import TrainSettings
 from cooper_ros.training.sharding import gathered, is_sharded
 from cooper_ros.training.starting import kept_start, part_way
 from cooper_ros.training.task import batch_indices, sample_generators
-from cooper_ros.training.typed import build
+from cooper_ros.training.typed import build, check_ranges
 
 MODE_OF_STYLE = {'interleaved': 'auto', 'text': 'text', 'maps': 'maps'}
+Terms = Mapping[str, float]  # of one rollout
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,8 @@ class GrpoOptions:
 
     Attributes:
         rollout: fields of :class:`~..rollouts.RolloutOptions`.
-        reward: fields of :class:`~..rewards.RewardOptions`; the style follows the rollout's.
+        reward: fields of :class:`~..rewards.RewardOptions`, ``function`` among them; the style
+            follows the rollout's.
         checker: fields of :class:`~..checker.RuleChecker`, and ``judge``.
         drawing: drawing settings of :class:`~cooper_ros.config.CooperConfig`, such as
             ``flow_points``.
@@ -91,6 +100,15 @@ class GrpoOptions:
     recompute: bool = False
     valid_questions: int = 32
 
+    def __post_init__(self) -> None:
+        check_ranges(self, (
+            ('learned', 0 < self.learned <= 1, '0 < learned <= 1'),
+            ('epsilon', 0 < self.epsilon < math.inf, '> 0'),
+            ('valid_questions', self.valid_questions >= 0, '>= 0')), 'task')
+        for name in self.categories:
+            if name not in CATEGORIES:
+                raise BadOption('unknown category', value=name, limit=', '.join(CATEGORIES))
+
 
 class GrpoTask:
     """See :class:`~cooper_ros.training.task.Task`."""
@@ -99,8 +117,8 @@ class GrpoTask:
         self.settings = settings
         self.options = options = grpo_options(settings.task)
         self.rollout = build(RolloutOptions, options.rollout, 'task.rollout')
-        self.reward = build(RewardOptions, {'style': self.rollout.style, **options.reward},
-                            'task.reward')
+        self.reward = Reward(build(RewardOptions, {'style': self.rollout.style,
+                                                   **options.reward}, 'task.reward'))
         self.checker = make_checker(options.checker)
         self.config = CooperConfig().replaced(**options.drawing, sample_posterior=False,
                                               time_budget_s=0.0)
@@ -121,7 +139,8 @@ class GrpoTask:
         """Sample, score and learn from one batch of groups.
 
         Raises:
-            BadOption: a judge is configured and has never judged anything.
+            BadOption: a judge is configured and has never judged anything, or the reward
+                function returned what is no reward.
         """
         chosen = batch_indices(len(self.train), self.settings.batch, self.settings.seed, step)
         rows = [self.train.sample(index) for index in chosen.tolist()]
@@ -159,13 +178,13 @@ class GrpoTask:
             weights = part_way(load_file(self._start), weights, self.options.learned)
         self.policy.export(folder, weights)
 
-    def _rewards(self, rows: Sequence[RlSample], groups: Sequence[Group]) -> list[list[Terms]]:
+    def _rewards(self, rows: Sequence[RlSample], groups: Sequence[Group]
+                 ) -> list[list[Terms]]:
         claims = [Claim(row.question, row.answer, rollout.texts[-1])
                   for row, group in zip(rows, groups) for rollout in group.rollouts]
         right, size = self.checker.scores(claims), self.rollout.group
-        return [group_rewards([rollout.texts for rollout in group.rollouts],
-                              right[number * size:(number + 1) * size], row.flag, self.reward,
-                              [rollout.turns[-1].ended for rollout in group.rollouts])
+        return [self.reward.terms(_rated(row, group, right[number * size:(number + 1) * size],
+                                         self.reward.options))
                 for number, (row, group) in enumerate(zip(rows, groups))]
 
     def _learn(self, groups: Sequence[Group], terms: Sequence[Sequence[Terms]]
@@ -174,7 +193,8 @@ class GrpoTask:
         total = len(groups) * self.rollout.group
         loss, entropies = torch.zeros(()), list[float]()
         for group, rewards in zip(groups, terms):
-            gain = advantages([entry.total for entry in rewards], not self.options.unbiased)
+            gain = advantages([sum(entry.values()) for entry in rewards],
+                              not self.options.unbiased)
             if not any(gain) and not is_sharded(self.module):
                 continue  # all members did equally well: nothing to learn
             found = self.module(partial(self._pass, group, torch.tensor(gain)))
@@ -199,13 +219,7 @@ def grpo_options(values: Mapping[str, Any]) -> GrpoOptions:
     Raises:
         BadOption: an unknown setting, or a value out of its range.
     """
-    options = build(GrpoOptions, values, 'task')
-    if not 0 < options.learned <= 1:
-        raise BadOption('learned must be a share', value=options.learned, limit='0 < learned <= 1')
-    for name in options.categories:
-        if name not in CATEGORIES:
-            raise BadOption('unknown category', value=name, limit=', '.join(CATEGORIES))
-    return options
+    return build(GrpoOptions, values, 'task')
 
 
 def _questions(settings: TrainSettings, options: GrpoOptions) -> tuple[Questions, Questions]:
@@ -229,16 +243,26 @@ def _scenes(settings: TrainSettings, options: GrpoOptions, split: str) -> SceneQ
     return SceneQuestions(store, f'{split}/{data.seed}', options.categories)
 
 
+def _rated(row: RlSample, group: Group, right: Sequence[float], options: RewardOptions
+           ) -> RewardGroup:
+    """A sampled group as a reward function sees it."""
+    rollouts = tuple(
+        RewardRollout(tuple(rollout.texts), tuple(len(turn.ids) for turn in rollout.turns),
+                      tuple(rollout.maps), accuracy, rollout.turns[-1].ended)
+        for rollout, accuracy in zip(group.rollouts, right))
+    return RewardGroup(row.data_id, row.question, row.answer, row.category, row.flag, row.image,
+                       rollouts, options)
+
+
 def _statistics(groups: Sequence[Group], terms: Sequence[Sequence[Terms]]) -> dict[str, Tensor]:
     """What the published run logs, as means over rollouts."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     flat = [entry for entries in terms for entry in entries]
-    spread = [np.std([entry.total for entry in entries]) for entries in terms]
+    totals = [[sum(entry.values()) for entry in entries] for entries in terms]
     values = {
-        'reward': [entry.total for entry in flat], 'reward_std': spread,
-        'reward_accuracy': [entry.accuracy for entry in flat],
-        'reward_format': [entry.format for entry in flat],
-        'reward_exploration': [entry.exploration for entry in flat],
+        'reward': [total for group in totals for total in group],
+        'reward_std': [np.std(group) for group in totals],
+        **{f'reward_{name}': [entry[name] for entry in flat] for name in sorted(flat[0])},
         'turns': [len(rollout.turns) for rollout in rollouts],
         'maps': [len(rollout.maps) for rollout in rollouts],
         'depth_maps': [sum(isinstance(drawn, DepthMap) for drawn in rollout.maps)

@@ -7,6 +7,8 @@ from typing import Mapping
 
 from cooper_ros.errors import BadOption
 from cooper_ros.training.recipes import KIND_OF_TOOL, RECIPES
+from cooper_ros.training.sizes import RULE, is_rule
+from cooper_ros.training.typed import check_ranges
 
 
 @dataclass(frozen=True)
@@ -86,3 +88,12 @@ class MixOptions:
         for name in self.decode:
             if name not in KIND_OF_TOOL:
                 raise BadOption('no such map', value=name, limit=', '.join(KIND_OF_TOOL))
+        weights = ('ce_weight', 'mse_weight', 'answer_weight', 'point', 'know', 'latent_frames')
+        check_ranges(self, (
+            *((name, getattr(self, name) >= 0, '>= 0') for name in weights),
+            ('decode', all(weight >= 0 for weight in self.decode.values()), '>= 0'),
+            ('vocabulary', self.vocabulary > 0, '> 0'), ('init_std', self.init_std > 0, '> 0'),
+            ('timestep_shift', self.timestep_shift > 0, '> 0'),
+            ('flow_points', self.flow_points >= 2, '>= 2'),
+            ('vae_rule', is_rule(self.vae_rule), RULE),
+            ('vit_rule', is_rule(self.vit_rule), RULE)), 'task')

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cooper_ros.errors import BadOption
+from cooper_ros.errors import BadData, BadOption
 from cooper_ros.imaging.resize import ImageTransform
 from cooper_ros.model.config import VaeConfig
 from cooper_ros.model.network import Cooper
@@ -38,9 +38,9 @@ from cooper_ros.training.policy import freeze_understanding, freeze_weights
 from cooper_ros.training.precision import mixed
 from cooper_ros.training.previews import drawing_engine, drawn_maps
 from cooper_ros.training.processes import part_of, training_device
-from cooper_ros.training.recipes import KIND_OF_TOOL, RECIPES, Source
+from cooper_ros.training.recipes import KIND_OF_TOOL, NEEDS, RECIPES, Source
 from cooper_ros.training.settings import TrainSettings
-from cooper_ros.training.sizes import Sizes
+from cooper_ros.training.sizes import Sizes, check_views
 from cooper_ros.training.starting import copy_experts, cut_latents, start_weights, take_weights
 from cooper_ros.training.task import step_generator, whole_batch
 from cooper_ros.training.tokenizer import build_tokenizer, kept_tokenizer
@@ -89,6 +89,9 @@ class MixedTask:
         if settings.parallel == 'fsdp':  # trees do not go through the network's own forward
             raise BadOption('this stage cannot be sharded', value='parallel: fsdp', limit='ddp')
         sizes, self.vae = build(Sizes, settings.model, 'model'), self._autoencoder()
+        coded = self.vae.config if self.vae else VaeConfig()
+        check_views(sizes.config(1, coded), self.options.vae_rule, self.options.vit_rule,
+                    coded=self.vae is not None)
         data = settings.data
         train = frame_store(data.folder, 'train', data.seed, data.train, data.questions,
                             data.canonical_focal)
@@ -97,12 +100,12 @@ class MixedTask:
         self.tokenizer = (kept_tokenizer(self.options.tokenizer) if self.options.tokenizer else
                           build_tokenizer(corpus(train), self.options.vocabulary))
         self.specials, self.words = special_tokens(self.tokenizer), Words.of(self.tokenizer)
-        coded = self.vae.config if self.vae else VaeConfig()
         self.config = sizes.config(len(self.tokenizer), coded)
         if self.options.point:
             check_heads(self.config)
         self.train, self.valid = (self._source(store, split) for store, split in
                                   ((train, 'train'), (valid, 'validation')))
+        self._check_usable()
         self.module = self._network()
         self.ahead = Ahead(self._training_batch, training_device(settings.device))
 
@@ -222,8 +225,18 @@ class MixedTask:
         needed = any(name in LATENT_RECIPES for name in self.recipes)
         cache = picture_cache(store, self.vae if needed else None,
                               ImageTransform(*options.vae_rule), ImageTransform(*options.vit_rule),
-                              count)
+                              count, self.settings.optim.bfloat16)
         return Source(store, cache, PROMPTS, self.tokenizer.encode)
+
+    def _check_usable(self) -> None:
+        for split, source in (('train', self.train), ('valid', self.valid)):
+            for name in self.recipes:
+                if not source.usable[name]:
+                    raise BadData(f'recipe {name} has no frame it can use',
+                                  value=f'data.{split}: {len(source.store)}, data.questions: '
+                                        f'{self.settings.data.questions}', limit=NEEDS.get(name),
+                                  remedy=f'raise data.questions or data.{split}, or leave the '
+                                         'recipe out')
 
     def _recipe(self, generator: torch.Generator) -> str:
         names = list(self.recipes)

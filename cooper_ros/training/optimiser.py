@@ -7,6 +7,7 @@ from typing import Any, Mapping
 import torch
 from torch import Tensor, nn
 
+from cooper_ros.errors import BadOption
 from cooper_ros.runtime.place import has_bfloat16
 from cooper_ros.training.settings import Optim
 
@@ -95,8 +96,14 @@ def make_optimiser(module: nn.Module, optim: Optim) -> torch.optim.Optimizer | O
         module: the network.
         optim: settings; with ``muon`` the matrices inside blocks get orthogonalised momentum
             (Jordan 2024), scaled so that the learning rate of AdamW fits both (Liu et al. 2025).
+
+    Raises:
+        BadOption: nothing trains.
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    if not named:
+        raise BadOption('no weight is left to train', limit='at least one',
+                        remedy='take names out of task.freeze')
     inner = [p for name, p in named if optim.muon and p.dim() == 2
              and any(part in name for part in BLOCKS)]
     chosen = {id(p) for p in inner}

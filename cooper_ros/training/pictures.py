@@ -25,8 +25,8 @@ from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.scenes.palette import paint
 from cooper_ros.training.arrays import begun_array, new_array
 from cooper_ros.training.data import FrameStore, open_store, over_cores
+from cooper_ros.training.once import make_once
 from cooper_ros.training.precision import mixed
-from cooper_ros.training.processes import first_before_others
 from cooper_ros.training.vae_task import DEPTH, LABELS, RGB, picture
 
 KINDS = (RGB, DEPTH, LABELS)
@@ -61,7 +61,8 @@ class PictureCache:
 
 
 def picture_cache(store: FrameStore, vae: AutoEncoder | None, vae_rule: ImageTransform,
-                  vit_rule: ImageTransform, latent_frames: int) -> PictureCache:
+                  vit_rule: ImageTransform, latent_frames: int, bfloat16: bool = True
+                  ) -> PictureCache:
     """Open the cache beside a store, making what is missing.
 
     Args:
@@ -69,21 +70,21 @@ def picture_cache(store: FrameStore, vae: AutoEncoder | None, vae_rule: ImageTra
         vae: autoencoder of the latents; None when no recipe needs them.
         vae_rule, vit_rule: resize rules of the checkpoint.
         latent_frames: latents are made for this many frames, from the first on.
+        bfloat16: make them in bfloat16 where the device has it; else in float32, in a file of
+            their own.
     """
     seen = _views_name(store, vae_rule, vit_rule)
     vision_path = store.folder / f'vision_{seen}.npy'
-    with first_before_others():
-        if not vision_path.exists():
-            _make_vision(vision_path, store, vae_rule, vit_rule)
+    make_once(vision_path, vision_path.exists,
+              lambda: _make_vision(vision_path, store, vae_rule, vit_rule))
     vision = np.load(vision_path, mmap_mode='r')
     if vae is None:
         return PictureCache(vision)
     count = min(latent_frames, len(store))
-    paths = [store.folder / f'{name}_{_fingerprint(vae)}_{count}_{seen}.npy'
-             for name in ('latents', 'drawn')]
-    with first_before_others():
-        if not paths[1].exists():
-            _make_coded(paths, store, vae, count, vit_rule)
+    coded = f'{_fingerprint(vae)}_{count}_{seen}' + ('' if bfloat16 else '_float32')
+    paths = [store.folder / f'{name}_{coded}.npy' for name in ('latents', 'drawn')]
+    make_once(paths[1], paths[1].exists,
+              lambda: _make_coded(paths, store, vae, count, vit_rule, bfloat16))
     return PictureCache(vision, *(np.load(path, mmap_mode='r') for path in paths))
 
 
@@ -119,7 +120,7 @@ def _bytes(pixels: np.ndarray) -> np.ndarray:
 
 
 def _make_coded(paths: Sequence[Path], store: FrameStore, vae: AutoEncoder, count: int,
-                vit_rule: ImageTransform) -> None:
+                vit_rule: ImageTransform, bfloat16: bool) -> None:
     """Latents of all pictures, and the maps decoded from theirs; goes on where it was stopped."""
     batch = CODED_ON_GPU if next(vae.parameters()).is_cuda else CODED_ON_CPU
     parts = [path.with_suffix('.part.npy') for path in paths]
@@ -128,7 +129,7 @@ def _make_coded(paths: Sequence[Path], store: FrameStore, vae: AutoEncoder, coun
     written = sum(bool(arrays[0][last].any() and arrays[1][last].any()) for last in starts)
     written = max(0, written - 1)  # the last may be half written
     for frames in tqdm(_batches(count, batch)[written:], desc='latents', mininterval=5):
-        rows = _coded(store, vae, frames, vit_rule)
+        rows = _coded(store, vae, frames, vit_rule, bfloat16)
         if len(arrays) < 2:
             arrays = [new_array(part, row.dtype, (count, *row.shape[1:]))
                       for part, row in zip(parts, rows)]
@@ -143,14 +144,14 @@ def _batches(count: int, batch: int) -> list[range]:
 
 
 @torch.no_grad()
-def _coded(store: FrameStore, vae: AutoEncoder, frames: range, vit_rule: ImageTransform
-           ) -> tuple[np.ndarray, np.ndarray]:
+def _coded(store: FrameStore, vae: AutoEncoder, frames: range, vit_rule: ImageTransform,
+           bfloat16: bool) -> tuple[np.ndarray, np.ndarray]:
     """Latents ``[B, 3, C, h, w]`` and drawn maps ``[B, 2, H, W, 3]`` of some frames."""
     device = next(vae.parameters()).device
     with ThreadPoolExecutor() as pool:  # beside a GPU, turning pictures round takes longest
         pixels = torch.stack(list(pool.map(lambda job: picture(store, *job),
                                            itertools.product(frames, KINDS))))
-        with mixed(device):
+        with mixed(device, bfloat16):
             latents = vae.encode(pixels.to(device)).unflatten(0, (-1, len(KINDS)))
             decoded = vae.decode(latents[:, DEPTH:].flatten(0, 1)).float().unflatten(0, (-1, 2))
         shown = list(pool.map(lambda maps: _shown(*maps, vit_rule), decoded.cpu().numpy()))

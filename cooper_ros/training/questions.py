@@ -61,7 +61,7 @@ class SceneQuestions:
         """See :class:`Questions`."""
         frame, asked = self._asked(index)
         return RlSample(self.data_id(index), asked['question'], asked['answer'],
-                        np.array(self.store.rgb[frame]))
+                        np.array(self.store.rgb[frame]), category=asked['category'])
 
     def data_id(self, index: int) -> str:
         """Id of one of them, without its picture."""

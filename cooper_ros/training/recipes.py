@@ -38,6 +38,9 @@ from cooper_ros.training.tree import Tree
 from cooper_ros.training.vae_task import DEPTH, LABELS, RGB
 
 KIND_OF_TOOL = {'depth': DEPTH, 'segmentation': LABELS}
+NEEDS = {'auto': 'frames with latents, a question with one map and one without',
+         'maps': 'frames with latents and questions', 'direct': 'frames with questions',
+         'text': 'frames with questions', 'probe': 'objects, which frames without questions lack'}
 Question = Mapping[str, Any]
 
 
@@ -67,9 +70,10 @@ class Source:
         tools = [[len(question['tools']) for question in asked] for asked in self.store.questions]
         asked = [frame for frame, counts in enumerate(tools) if counts]
         coded = range(0 if self.cache.latents is None else len(self.cache.latents))
+        known = bool(np.isfinite(self.store.objects).any())
         return {'draw': list(coded), 'direct': asked,
                 'describe': list(range(len(self.store))), 'text': asked,
-                'probe': list(range(len(self.store))),
+                'probe': list(range(len(self.store) if known else 0)),
                 'maps': [frame for frame in coded if tools[frame]],
                 'auto': [frame for frame in coded if {0, 1} <= set(tools[frame])]}
 

@@ -1,18 +1,25 @@
 """The cooperative perception-reasoning reward (reference section 11.3), as pure functions.
 
-A rollout is what the model wrote, turn by turn; prompts, maps and reflection texts are not in it.
+Its turns are what the model wrote; prompts, maps and reflection texts are not among them.
 Three terms are added: is the answer right, is the form right, and did the model look when looking
-helps. To change the reward, change :func:`group_rewards`.
+helps. :func:`cooperative` is the default reward function; a training file may name another one
+with the same interface (:mod:`.reward_function`).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 import statistics
 from dataclasses import dataclass
 from typing import Sequence
 
+import numpy as np
+
+from cooper_ros.engine.events import Map
 from cooper_ros.errors import BadOption
+from cooper_ros.training.typed import check_ranges
 
 POSITIVE, NEGATIVE, BOUNDARY = 'positive', 'negative', 'boundary'
 _TOOL_TURN = re.compile(r'<think>.*?</think>\s*(?:<segmentation>.*?</segmentation>'
@@ -37,6 +44,8 @@ class RewardOptions:
             common.
         published: repeat the released code, where an interaction of two rewards hides the first
             tool turn of every rollout (quirk Q5), and a turn that was cut off can be legal.
+        function: a reward function of your own, ``my_reward.py:rewards`` (a path from where the
+            command is started) or ``package.module:rewards``; empty for :func:`cooperative`.
     """
 
     style: str = 'interleaved'
@@ -44,10 +53,58 @@ class RewardOptions:
     exploration: float = 0.2
     threshold: int = 3
     published: bool = False
+    function: str = ''
 
     def __post_init__(self) -> None:
         if self.style not in STYLES:
             raise BadOption('no such reward style', value=self.style, limit=', '.join(STYLES))
+        check_ranges(self, ((name, 0 <= getattr(self, name) < math.inf, '>= 0')
+                            for name in ('format_weight', 'exploration', 'threshold')),
+                     'task.reward')
+
+
+@dataclass(frozen=True)
+class RewardRollout:
+    """One rollout, as a reward function sees it.
+
+    Attributes:
+        turns: what the model wrote, turn by turn.
+        tokens: of each turn, its end not counted.
+        maps: what it drew, in order; in style ``maps`` those that the group shares.
+        accuracy: 0 (wrong) to 1 (right), from the checker.
+        ended: whether the last turn came to its end before the length limit.
+    """
+
+    turns: tuple[str, ...]
+    tokens: tuple[int, ...]
+    maps: tuple[Map, ...]
+    accuracy: float
+    ended: bool
+
+
+@dataclass(frozen=True)
+class RewardGroup:
+    """All rollouts of one question, as a reward function sees them.
+
+    Attributes:
+        data_id: names the question.
+        question: as the policy read it.
+        truth: its right answer.
+        category: of the question; empty where the data do not say.
+        flag: ``positive`` where tools help, ``negative`` where they hurt, else ``boundary``.
+        image: the camera picture, uint8 ``[H, W, 3]`` RGB.
+        rollouts: the group.
+        options: of the training file.
+    """
+
+    data_id: str
+    question: str
+    truth: str
+    category: str
+    flag: str
+    image: np.ndarray
+    rollouts: tuple[RewardRollout, ...]
+    options: RewardOptions
 
 
 @dataclass(frozen=True)
@@ -147,6 +204,19 @@ def group_rewards(group: Sequence[Sequence[str]], accuracy: Sequence[float], fla
     legal = [end * format_reward(turns, options.style) for turns, end in zip(group, whole)]
     return [Terms(right, options.format_weight * form, extra)
             for right, form, extra in zip(accuracy, legal, explored)]
+
+
+def cooperative(group: RewardGroup) -> list[dict[str, float]]:
+    """The default reward function: see :func:`group_rewards`.
+
+    Returns:
+        ``accuracy``, ``format`` and ``exploration`` of every rollout.
+    """
+    rollouts = group.rollouts
+    found = group_rewards([rollout.turns for rollout in rollouts],
+                          [rollout.accuracy for rollout in rollouts], group.flag, group.options,
+                          [rollout.ended for rollout in rollouts])
+    return [dataclasses.asdict(terms) for terms in found]
 
 
 def advantages(rewards: Sequence[float], scaled: bool = True) -> list[float]:

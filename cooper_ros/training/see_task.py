@@ -30,9 +30,9 @@ from cooper_ros.training.pictures import PictureCache, picture_cache
 from cooper_ros.training.precision import mixed
 from cooper_ros.training.processes import mean_over_processes, share_of
 from cooper_ros.training.settings import TrainSettings
-from cooper_ros.training.sizes import Sizes
+from cooper_ros.training.sizes import RULE, Sizes, check_views, is_rule
 from cooper_ros.training.task import batch_indices
-from cooper_ros.training.typed import build
+from cooper_ros.training.typed import build, check_ranges
 from cooper_ros.training.vae_task import DEPTH, LABELS, RGB
 
 CLASSES, FORMS = len(SCENE_PALETTE), len(SHAPES)
@@ -59,6 +59,14 @@ class SeeOptions:
     vae_rule: tuple[int, int, int] = (128, 128, 16)
     vit_rule: tuple[int, int, int] = (168, 168, 14)
 
+    def __post_init__(self) -> None:
+        check_ranges(self, (
+            ('picture_share', 0 <= self.picture_share <= 1, '0 .. 1'),
+            ('depth_weight', self.depth_weight >= 0, '>= 0'),
+            ('object_weight', self.object_weight >= 0, '>= 0'),
+            ('vae_rule', is_rule(self.vae_rule), RULE),
+            ('vit_rule', is_rule(self.vit_rule), RULE)), 'task')
+
 
 class SeeTask:
     """See :class:`~cooper_ros.training.task.Task`."""
@@ -67,6 +75,7 @@ class SeeTask:
         self.settings = settings
         self.options = build(SeeOptions, settings.task, 'task')
         config = build(Sizes, settings.model, 'model').config(vocabulary=1)  # it does not speak
+        check_views(config, self.options.vae_rule, self.options.vit_rule, coded=False)
         data = settings.data
         torch.manual_seed(settings.seed)
         self.module = Eyes(config, SIDE**2 * PER_CELL)

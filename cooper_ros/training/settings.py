@@ -9,13 +9,14 @@ from typing import Any, Mapping
 import yaml
 
 from cooper_ros.errors import BadOption
-from cooper_ros.training.typed import build
+from cooper_ros.training.typed import build, check_ranges
 
 STAGES = ('vae', 'see', 'amg', 'sft', 'joint', 'grpo')
 SCHEDULES = ('constant', 'cosine')
 PARALLEL = ('ddp', 'fsdp')
 DEVICES = ('auto', 'cpu', 'cuda')
 TRACKERS = ('tensorboard', 'wandb', 'none')
+LARGEST_SEED = 2**31 - 1  # times a million, and the step, still fits torch's 64 bits
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Optim:
         warmup: steps of linear warm-up.
         schedule: ``constant`` as published, or ``cosine`` down to a hundredth of the peak.
         ema: decay of the averaged weights per step, which are the ones shipped.
+        ema_ramp: lower it in the first steps, for weights that start from nothing; published: off.
         clip: largest norm of the whole gradient.
         weight_decay: AdamW's, 0 as published.
         muon: Muon instead of AdamW for the matrices inside blocks; learns from nothing in fewer
@@ -45,6 +47,7 @@ class Optim:
     weight_decay: float = 0.0
     muon: bool = False
     bfloat16: bool = True
+    ema_ramp: bool = True
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
@@ -151,6 +154,9 @@ class TrainSettings:
             if getattr(self, name) < 1:
                 raise BadOption(f'{name} must be positive', value=getattr(self, name),
                                 limit='>= 1')
+        check_ranges(self, (('threads', self.threads >= 0, '>= 0'),
+                            ('shards', self.shards >= 0, '>= 0'),
+                            ('seed', 0 <= self.seed <= LARGEST_SEED, f'0 .. {LARGEST_SEED}')))
 
 
 def load_settings(path: Path | str, changes: Mapping[str, Any] | None = None) -> TrainSettings:
@@ -161,7 +167,7 @@ def load_settings(path: Path | str, changes: Mapping[str, Any] | None = None) ->
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding='utf-8'))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadOption('cannot read the training settings', value=f'{path}: {error}') from error
     if not isinstance(values, dict):
         raise BadOption('training settings must be a mapping', value=str(path))

@@ -16,11 +16,13 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint import state_dict as dcp_state
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from cooper_ros.errors import BadCheckpoint, BadData
+from cooper_ros.errors import BadCheckpoint, BadData, CooperError, OutOfDisk
+from cooper_ros.runtime.files import room
 from cooper_ros.training.processes import is_first, wait_for_all
 
 PATTERN = 'checkpoint_[0-9]*'
 PART = 'checkpoint.part'
+REMEDY = 'free disk space and start the same command again'
 
 
 def newest_shards(folder: Path) -> Path | None:
@@ -34,24 +36,44 @@ def save_shards(folder: Path, module: nn.Module, optimiser: torch.optim.Optimize
     """Write everything needed to go on; all processes call this together.
 
     Raises:
-        BadData: the disk is full or not writable; the previous checkpoint is untouched.
+        OutOfDisk: the disk is full; the previous checkpoint is untouched.
+        BadData: it is not writable; likewise.
     """
     if is_first():
+        folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder / PART, ignore_errors=True)
     wait_for_all()
     try:
-        dcp.save(_state(module, optimiser, averages, step), checkpoint_id=folder / PART)
-    except (dcp.api.CheckpointException, OSError, RuntimeError) as error:
+        with room(folder, 0, PART, REMEDY):  # 0: all go on, or they wait for one that does not
+            _save(_state(module, optimiser, averages, step), folder / PART)
+    except (OutOfDisk, OSError, RuntimeError, dcp.api.CheckpointException) as error:
         if is_first():
             shutil.rmtree(folder / PART, ignore_errors=True)
-        raise BadData('the checkpoint cannot be written', value=f'{folder}: {_first_line(error)}',
-                      remedy='free disk space and start the same command again') from error
+        raise _unwritten(folder, error) from error
     if is_first():
         old = list(folder.glob(PATTERN))
         (folder / PART).rename(folder / f'checkpoint_{step:07d}')
         for path in old:
             shutil.rmtree(path, ignore_errors=True)
     wait_for_all()
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    """Write, and raise what failed as the system said it, not as torch sums it up."""
+    failed: BaseException | None = None
+    try:
+        dcp.save(state, checkpoint_id=path)
+    except dcp.api.CheckpointException as error:
+        failed = next((cause for cause, _ in error.failures.values()), error)
+    if failed is not None:  # raised up there it would forget its own cause
+        raise failed
+
+
+def _unwritten(folder: Path, error: BaseException) -> CooperError:
+    if isinstance(error, OutOfDisk):
+        return OutOfDisk('no room on disk for the checkpoint', value=str(folder), remedy=REMEDY)
+    return BadData('the checkpoint cannot be written', value=f'{folder}: {_first_line(error)}',
+                   remedy=REMEDY)
 
 
 def load_shards(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer,

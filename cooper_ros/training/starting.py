@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cooper_ros.errors import BadCheckpoint, BadOption
 from cooper_ros.model.config import ModelConfig
@@ -18,6 +18,7 @@ from cooper_ros.training.checkpoints import has_begun, run_weights
 from cooper_ros.training.processes import is_first
 
 START_NAME = 'start.safetensors'
+SIZES = 'give `model` the sizes of the network that `start` names, and its tokenizer'
 
 
 def start_weights(folder: str) -> dict[str, Tensor]:
@@ -43,8 +44,13 @@ def kept_start(run: Path, start: str) -> Path:
     return path
 
 
-def take_weights(network: Cooper, weights: Mapping[str, Tensor]) -> None:
+def take_weights(network: nn.Module, weights: Mapping[str, Tensor], remedy: str = SIZES) -> None:
     """Put all weights into a network.
+
+    Args:
+        network: where to.
+        weights: of all its parts.
+        remedy: what to do where they do not fit.
 
     Raises:
         BadCheckpoint: they are those of a network of other sizes.
@@ -58,7 +64,7 @@ def take_weights(network: Cooper, weights: Mapping[str, Tensor]) -> None:
             f'{len(wrong)} of the weights to start from do not fit',
             value=f'{first} {found.get(first, "is missing")}',
             limit=f'{wanted.get(first, "not there")}',
-            remedy='give `model` the sizes of the network that `start` names, and its tokenizer')
+            remedy=remedy)
     network.load_state_dict(weights)
 
 

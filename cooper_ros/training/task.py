@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cooper_ros.errors import BadData
 from cooper_ros.training.processes import share_of
 
 
@@ -60,7 +61,13 @@ def whole_batch(count: int, batch: int, seed: int, step: int) -> Tensor:
     Returns:
         int64 ``[batch]``, for all processes together; a batch may reach over the border of two
         passes.
+
+    Raises:
+        BadData: there are no samples.
     """
+    if not count:
+        raise BadData('there is nothing to train on', value='0 samples', limit='at least 1',
+                      remedy='raise data.questions, or name a file with questions')
     first = (step - 1) * batch
     passes = range(first // count, (first + batch - 1) // count + 1)
     order = torch.cat([torch.randperm(count, generator=step_generator(seed, -1 - number))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Mapping
+from typing import Any, Mapping
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from cooper_ros.errors import BadCheckpoint, BadData
 from cooper_ros.training.checkpoints import load_checkpoint, save_checkpoint
 from cooper_ros.training.ema import Ema
+from cooper_ros.training.kept_settings import keep_settings
 from cooper_ros.training.logs import RunLog, open_log
 from cooper_ros.training.optimiser import make_optimiser
 from cooper_ros.training.precision import mixed
@@ -50,15 +51,17 @@ class Trainer:
             shard_network(task.module, self.device, settings.shards)
         self.parameters = [p for p in task.module.parameters() if p.requires_grad]
         self.optimiser = make_optimiser(task.module, settings.optim)
-        self.ema = Ema(task.module, settings.optim.ema)
+        self.ema = Ema(task.module, settings.optim.ema, settings.optim.ema_ramp)
         self.step = 0
         self._resume()
+        self.saved = self.step
 
     def run(self, until: int | None = None) -> None:
         """Train up to ``until`` (default: all steps), saving, logging and validating on the way.
 
         Raises:
-            BadData: the loss is not finite, or the disk is full. The last checkpoint stays good.
+            BadData: the loss is not finite. The last checkpoint stays as it was written.
+            OutOfDisk: the disk is full; likewise.
         """
         settings = self.settings
         last = min(until or settings.steps, settings.steps)
@@ -75,6 +78,8 @@ class Trainer:
 
     def save(self) -> None:
         """Write everything needed to go on as if nothing had happened."""
+        if is_first():
+            keep_settings(self.folder, self.settings)
         if self.settings.parallel == 'fsdp' or newest_shards(self.folder):
             save_shards(self.folder, self.task.module, self.optimiser, self.ema.weights,
                         self.step)
@@ -83,6 +88,7 @@ class Trainer:
                 'step': self.step, 'model': self.task.module.state_dict(),
                 'ema': self.ema.full_state(self.task.module),
                 'ema_names': list(self.ema.weights), 'optimiser': self.optimiser.state_dict()})
+        self.saved = self.step
 
     def _resume(self) -> None:
         shards = newest_shards(self.folder)
@@ -95,6 +101,15 @@ class Trainer:
         if self.settings.parallel == 'fsdp':
             raise BadCheckpoint('the checkpoint of this run is not in shards', value=self.folder,
                                 remedy='go on with parallel: ddp, or train into a new folder')
+        try:
+            self._take(state)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise BadCheckpoint(
+                'the checkpoint of this run is of another network or other trained weights',
+                value=f'{self.folder}: {_last_line(error)}',
+                remedy='name another folder, or go on with the settings of the run') from error
+
+    def _take(self, state: Mapping[str, Any]) -> None:
         self.step = state['step']
         self.task.module.load_state_dict(state['model'], strict=True)
         for name, value in self.ema.weights.items():
@@ -127,7 +142,14 @@ class Trainer:
             terms = ', '.join(f'{name} {value:.4g}' for name, value in values.items())
             raise BadData('the loss or its gradient is not finite',
                           value=f'step {self.step}: {terms}',
-                          remedy='lower the learning rate; the last checkpoint is intact')
+                          remedy=f'lower the learning rate; {self._left()}')
+
+    def _left(self) -> str:
+        """What there is to go on from after a loss that is not finite."""
+        if not self.saved:
+            return 'there is no checkpoint yet'
+        return (f'the last checkpoint is of step {self.saved}, and may be spoilt already if the '
+                'loss grew before: see log.jsonl')
 
     def _validate(self, log: RunLog) -> None:
         self.task.module.eval()
@@ -136,3 +158,8 @@ class Trainer:
             scores, pictures = self.task.validate()
         log.line(self.step, scores)
         log.pictures(self.step, pictures)
+
+
+def _last_line(error: Exception) -> str:
+    """What torch says in the end; it begins with what is no news."""
+    return (str(error).strip().splitlines() or [''])[-1].strip()[:200]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping as AnyMapping
-from typing import Any, Mapping, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Iterable, Mapping, TypeVar, get_args, get_origin, get_type_hints
 
 from cooper_ros.errors import BadOption
 
 Settings = TypeVar('Settings')
+Range = tuple[str, bool, str]  # name of a setting, whether its value fits, what fits
 
 
 def build(kind: type[Settings], values: Mapping[str, Any], where: str = '') -> Settings:
@@ -38,6 +39,23 @@ def build(kind: type[Settings], values: Mapping[str, Any], where: str = '') -> S
     hints = get_type_hints(kind)
     return kind(**{name: _typed(f'{where}.{name}'.lstrip('.'), value, hints[name])
                    for name, value in values.items()})
+
+
+def check_ranges(settings: object, ranges: Iterable[Range], where: str = '') -> None:
+    """Refuse the first value that does not fit.
+
+    Args:
+        settings: a settings dataclass.
+        ranges: of its fields.
+        where: it stands in its file, for messages: ``task``, ``model.llm``.
+
+    Raises:
+        BadOption: naming the setting, its value and what fits.
+    """
+    for name, fits, limit in ranges:
+        if not fits:
+            raise BadOption(f'{where}.{name}'.lstrip('.') + ' is out of range',
+                            value=getattr(settings, name), limit=limit)
 
 
 def _typed(name: str, value: Any, hint: Any) -> Any:

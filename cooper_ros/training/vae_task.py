@@ -14,10 +14,8 @@ from typing import Mapping
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
-from cooper_ros.model.config import VaeConfig
 from cooper_ros.model.packing import IGNORED
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.weights import save_tensors
@@ -25,11 +23,14 @@ from cooper_ros.scenes.palette import paint, palette_rgb
 from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M
 from cooper_ros.training.ahead import Ahead
 from cooper_ros.training.data import FrameStore, frame_store
+from cooper_ros.training.folder import vae_tensors
 from cooper_ros.training.precision import mixed
 from cooper_ros.training.processes import mean_values, training_device
 from cooper_ros.training.settings import TrainSettings
+from cooper_ros.training.sizes import vae_sizes
+from cooper_ros.training.starting import take_weights
 from cooper_ros.training.task import batch_indices, sample_generators, step_generator
-from cooper_ros.training.typed import build
+from cooper_ros.training.typed import build, check_ranges
 
 RGB, DEPTH, LABELS = range(3)
 BETWEEN_COLOURS = 0.1  # squared distance, of colours in -1..1, over which belief falls by e
@@ -62,16 +63,24 @@ class VaeOptions:
     classes: float = 0.0
     vae: str = ''
 
+    def __post_init__(self) -> None:
+        names = ('kl', 'depth_focus', 'latent_noise', 'classes')
+        check_ranges(self, (
+            ('crop', min(self.crop) > 0 or self.crop == (0, 0), 'two numbers > 0, or [0, 0]'),
+            *((name, getattr(self, name) >= 0, '>= 0') for name in names)), 'task')
+
 
 class VaeTask:
     """See :class:`~cooper_ros.training.task.Task`."""
 
     def __init__(self, settings: TrainSettings) -> None:
         self.settings, self.options = settings, build(VaeOptions, settings.task, 'task')
+        sizes = vae_sizes(settings.model, self.options.crop)
         torch.manual_seed(settings.seed)
-        self.module: AutoEncoder = AutoEncoder(build(VaeConfig, settings.model, 'model'))
+        self.module: AutoEncoder = AutoEncoder(sizes)
         if self.options.vae:
-            self.module.load_state_dict(load_file(Path(self.options.vae) / 'ae.safetensors'))
+            take_weights(self.module, vae_tensors(Path(self.options.vae)),
+                         'give `model` the sizes of the autoencoder that `task.vae` names')
         self.module.encoder.requires_grad_(not self.options.decoder_only)
         data = settings.data
         self.train = frame_store(data.folder, 'train', data.seed, data.train, 0)

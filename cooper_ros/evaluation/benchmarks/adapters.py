@@ -46,8 +46,19 @@ class Adapter(Protocol):
     def truth(self, row: Row) -> str:
         """The right answer as text, for records and for a judge."""
 
+    def check(self, row: Row) -> None:
+        """Refuse a row that no response could be scored by.
+
+        Raises:
+            BadData: naming the row and what is wrong with it.
+        """
+
     def scores(self, row: Row, response: str) -> Scores | None:
-        """Measure -> 0..1, the main one first; None where the rules cannot read the response."""
+        """Measure -> 0..1, the main one first; None where the rules cannot read the response.
+
+        Raises:
+            BadData: as :meth:`check`.
+        """
 
 
 @dataclass(frozen=True)
@@ -69,16 +80,20 @@ class SiBench:
         """See :class:`Adapter`."""
         return row.get('answer')
 
-    def scores(self, row: Row, response: str) -> Scores | None:
-        """See :class:`Adapter`.
-
-        Raises:
-            BadData: the table has a type that the benchmark does not.
-        """
-        kind = SI_KINDS.get(row.get('type'))
+    def check(self, row: Row) -> None:
+        """See :class:`Adapter`; types and truths."""
+        kind, answer = SI_KINDS.get(row.get('type')), row.get('answer')
         if kind is None:
             raise BadData('unknown type of question', value=f'row {row.index}: {row.get("type")}',
                           limit=', '.join(SI_KINDS))
+        if not answer or (kind != rules.MCQ and not _readable(kind, answer, '')):
+            raise BadData(f'the truth is no answer of type {row.get("type")}',
+                          value=f'row {row.index}: {answer!r}')
+
+    def scores(self, row: Row, response: str) -> Scores | None:
+        """See :class:`Adapter`."""
+        self.check(row)
+        kind = SI_KINDS[row.get('type')]
         if not _readable(kind, response, row.get('question')):
             return None
         return {'score': rules.score(response, row.get('answer'), row.get('question'), kind)}
@@ -108,8 +123,16 @@ class Mmvp:
         letter = row.get('answer')
         return f'{letter}. {self.options(row).get(letter.lower(), "")}'.strip()
 
+    def check(self, row: Row) -> None:
+        """See :class:`Adapter`."""
+        if row.get('answer').lower() not in self.options(row):
+            raise BadData('the answer is none of the options',
+                          value=f'row {row.index}: {row.get("answer")!r}',
+                          limit=', '.join(self.options(row)).upper())
+
     def scores(self, row: Row, response: str) -> Scores | None:
         """See :class:`Adapter`."""
+        self.check(row)
         letter = rules.find_letter(short_answer(response), self.options(row))
         return None if letter is None else {'score': float(letter == row.get('answer').lower())}
 
@@ -139,15 +162,19 @@ class QSpatial:
             return f'{row.get("answer_value")} {row.get("answer_unit")}'.strip()
         return row.get('answer').strip('()').replace(',', ' ').replace("'", '')
 
-    def scores(self, row: Row, response: str) -> Scores | None:
-        """See :class:`Adapter`.
+    def check(self, row: Row) -> None:
+        """See :class:`Adapter`."""
+        self._wanted(row)
 
-        Raises:
-            BadData: the truth is no length.
-        """
+    def _wanted(self, row: Row) -> rules.Quantity:
         wanted = rules.find_quantity(self.truth(row))
         if wanted is None or not wanted.unit or not wanted.value > 0:
             raise BadData('the truth is no length', value=f'row {row.index}: {self.truth(row)!r}')
+        return wanted
+
+    def scores(self, row: Row, response: str) -> Scores | None:
+        """See :class:`Adapter`."""
+        wanted = self._wanted(row)
         found = _tagged_length(response) or rules.find_quantity(short_answer(response))
         if found is None or not found.unit:
             return None

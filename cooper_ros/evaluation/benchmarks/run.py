@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 from tqdm import tqdm
 
@@ -21,6 +22,9 @@ from cooper_ros.evaluation.judge import Claim, Judge
 from cooper_ros.evaluation.scoring import wilson
 
 WRONG = 'unread'  # rules could not read the response and nobody else was asked
+SILENT = 'judge_failed'  # nor did the judge say anything
+FAILURES_SHOWN = 5
+Kept = dict[str, dict[str, Any]]  # index -> the line of a record
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,12 @@ class Record:
         prompt, truth: what was asked, what is right.
         response: the last turn; empty after a failure.
         scores: measure -> 0..1.
-        decided: ``rules``, ``judge``, ``unread`` (counts as wrong) or ``failed``.
+        decided: ``rules``, ``judge``, or what counts as wrong: ``unread``, ``judge_failed`` or
+            ``failed``.
         maps: kinds of the maps that were drawn.
         groups: column -> value, for scores by group.
         seconds: of the request.
-        error: message of a failure.
+        error: message of a failure, of the request or of the row itself.
     """
 
     index: str
@@ -57,7 +62,8 @@ def run(engine: CooperEngine, adapter: Adapter, table: Table, *, mode: str = 'au
     """Ask all rows; those whose response is in ``out`` already are only scored again.
 
     Every line of ``out`` names the model, the seed and the settings it comes from. Requests that
-    failed are asked again.
+    failed are asked again. A row that cannot be asked or scored counts as failed. The judge is
+    asked last, about all responses at once; its verdicts are not in ``out``.
 
     Args:
         engine: answers.
@@ -70,34 +76,66 @@ def run(engine: CooperEngine, adapter: Adapter, table: Table, *, mode: str = 'au
         judge: decides where the rules cannot; None counts those as wrong.
 
     Raises:
-        BadData: the table is damaged.
-        BadOption: ``out`` belongs to other questions, or to another model, mode or seed.
+        BadData: not one row can be asked.
+        BadOption: ``out`` belongs to other questions or another run, or the judge is not there.
     """
     rows = table.rows[:limit or None]
     now = {} if out is None else identity.identity(engine, mode, seed)
     known = _kept(out, now)
-    records = []
+    _check_questions(adapter, rows, known, out)
+    bad, records = _bad_rows(adapter, table, rows, known), []
+    if judge is not None:
+        judge.require()
     for row in tqdm(rows, desc=adapter.name, mininterval=1):
-        kept = known.get(row.index)
-        if kept is not None and kept['prompt'] != adapter.prompt(row):
+        if row.index in bad:
+            records.append(_failed(adapter, row, bad[row.index]))
+        elif row.index in known:
+            records.append(_scored_again(adapter, row, known[row.index]))
+        else:
+            records.append(_asked(engine, adapter, table, row, mode, seed))
+        if out is not None and row.index not in known:
+            _append(out, json.dumps({**now, **asdict(records[-1])}))
+    return records if judge is None else _judged(records, judge)
+
+
+def _check_questions(adapter: Adapter, rows: Sequence[Row], known: Kept, out: Path | None
+                     ) -> None:
+    for row in rows:
+        if row.index in known and known[row.index]['prompt'] != adapter.prompt(row):
             raise BadOption('the record file belongs to other questions',
                             value=f'{out}: row {row.index}',
                             remedy='give another --out, or delete the file')
-        record = _asked(engine, adapter, table, row, mode, seed) if kept is None else (
-            _scored_again(adapter, row, kept))
-        record = _judged(record, judge) if record.decided == WRONG else record
-        records.append(record)
-        if kept is None and out is not None:
-            with open(out, 'a', encoding='utf-8') as file:
-                file.write(json.dumps({**now, **asdict(record)}) + '\n')
-    return records
 
 
-def _kept(out: Path | None, now: identity.Identity) -> dict[str, dict[str, Any]]:
+def _bad_rows(adapter: Adapter, table: Table, rows: Sequence[Row], known: Kept
+              ) -> dict[str, str]:
+    """Index -> what is wrong, of rows that cannot be asked or scored; no picture is decoded."""
+    found = {}
+    for row in rows:
+        try:
+            adapter.check(row)
+            if row.index not in known:
+                table.check(row)
+        except BadData as error:
+            found[row.index] = str(error)
+    if found:
+        first = f'{len(found)} bad rows of {len(rows)}, the first says: {[*found.values()][0]}'
+        if len(found) == len(rows):
+            raise BadData('no row can be asked', value=first)
+        print(f'{adapter.name}: not asked, counted as failed: {first}', file=sys.stderr)
+    return found
+
+
+def _kept(out: Path | None, now: identity.Identity) -> Kept:
     """Index -> the last record of it that has a response."""
     if out is None or not out.exists():
         return {}
-    text, rows = out.read_text(encoding='utf-8'), []
+    try:
+        text, rows = out.read_text(encoding='utf-8'), []
+    except UnicodeDecodeError as error:
+        raise BadOption('the record file holds no text', value=f'{out}: {error}',
+                        limit='JSON lines of an earlier run',
+                        remedy='give another --out, or delete the file') from error
     for line in text.splitlines():
         try:
             row = json.loads(line)
@@ -107,21 +145,33 @@ def _kept(out: Path | None, now: identity.Identity) -> dict[str, dict[str, Any]]
             rows.append(row)
     identity.check(rows, now, out)
     if text and not text.endswith('\n'):
-        with open(out, 'a', encoding='utf-8') as file:
-            file.write('\n')  # what comes next is a line of its own
+        _append(out, '')  # what comes next is a line of its own
     return {row['index']: row for row in rows if not row.get('error')}
+
+
+def _append(out: Path, line: str) -> None:
+    with open(out, 'a', encoding='utf-8') as file:
+        file.write(line + '\n')
 
 
 def _asked(engine: CooperEngine, adapter: Adapter, table: Table, row: Row, mode: str,
            seed: int) -> Record:
+    try:
+        pictures = table.pictures(row)
+    except BadData as error:
+        return _failed(adapter, row, str(error))
     started = time.monotonic()
-    last = list(engine.ask(table.pictures(row), adapter.prompt(row), mode=mode, seed=seed))[-1]
+    last = list(engine.ask(pictures, adapter.prompt(row), mode=mode, seed=seed))[-1]
     seconds = round(time.monotonic() - started, 3)
     if isinstance(last, Failure):
         return _record(adapter, row, '', (), seconds, last.error_msg)
     assert isinstance(last, Answer)
     return _record(adapter, row, last.reasoning[-1], tuple(drawn.kind for drawn in last.maps),
                    seconds)
+
+
+def _failed(adapter: Adapter, row: Row, error: str) -> Record:
+    return _record(adapter, row, '', (), 0.0, error)
 
 
 def _scored_again(adapter: Adapter, row: Row, kept: dict[str, Any]) -> Record:
@@ -138,14 +188,18 @@ def _record(adapter: Adapter, row: Row, response: str, maps: tuple[str, ...], se
                   decided, maps, groups, seconds, error)
 
 
-def _judged(record: Record, judge: Judge | None) -> Record:
-    if judge is None:
-        return record
-    verdict = judge.verdicts([Claim(record.prompt, record.truth, record.response)])[0]
-    if verdict is None:
-        return record
-    return Record(**{**asdict(record), 'scores': {'score': float(verdict)}, 'decided': 'judge',
-                     'maps': record.maps})
+def _judged(records: Sequence[Record], judge: Judge) -> list[Record]:
+    """Records with the judge's verdicts in place of what the rules could not read."""
+    unread = [number for number, record in enumerate(records) if record.decided == WRONG]
+    verdicts = judge.verdicts([Claim(records[number].prompt, records[number].truth,
+                                     records[number].response) for number in unread])
+    if unread and all(verdict is None for verdict in verdicts):
+        judge.require()  # one that is there and reads nothing of these is counted
+    judged = list(records)
+    for number, verdict in zip(unread, verdicts):
+        judged[number] = replace(records[number], decided=SILENT) if verdict is None else (
+            replace(records[number], decided='judge', scores={'score': float(verdict)}))
+    return judged
 
 
 def summary(records: Sequence[Record]) -> dict[str, Any]:
@@ -161,9 +215,10 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
         for column, value in record.groups.items():
             grouped[column][value].append(record)
     decided = {name: sum(record.decided == name for record in records)
-               for name in ('rules', 'judge', WRONG, 'failed')}
+               for name in ('rules', 'judge', WRONG, SILENT, 'failed')}
     return {'questions': len(records), 'overall': means(records), 'decided': decided,
             'draws': sum(bool(record.maps) for record in records) / len(records),
+            'failures': {record.index: record.error for record in records if record.error},
             'groups': {column: {value: means(rows) for value, rows in sorted(values.items())}
                        for column, values in grouped.items()}}
 
@@ -183,14 +238,23 @@ def means(records: Sequence[Record]) -> dict[str, Any]:
 
 def lines(name: str, found: dict[str, Any]) -> list[str]:
     """A summary as text."""
-    rows = [f'{name}: {found["questions"]} questions, decided by rules {found["decided"]["rules"]}'
-            f', judge {found["decided"]["judge"]}, unread {found["decided"][WRONG]}, failed '
-            f'{found["decided"]["failed"]}; maps drawn for {100 * found["draws"]:.0f} %']
+    decided = found['decided']
+    silent = f', {SILENT} {decided[SILENT]}' if decided[SILENT] else ''
+    rows = [f'{name}: {found["questions"]} questions, decided by rules {decided["rules"]}, judge '
+            f'{decided["judge"]}, unread {decided[WRONG]}{silent}, failed {decided["failed"]}; '
+            f'maps drawn for {100 * found["draws"]:.0f} %']
     rows += _measures('overall', found['overall'])
     for column, values in found['groups'].items():
         for value, measured in values.items():
             rows += _measures(f'{column} {value}', measured)
-    return rows
+    return rows + _failures(found['failures'])
+
+
+def _failures(found: Mapping[str, str]) -> list[str]:
+    rows = [f'  failed, counted as wrong: {len(found)}'] * bool(found)
+    rows += [f'    row {index}: {error}' for index, error in [*found.items()][:FAILURES_SHOWN]]
+    more = len(found) - FAILURES_SHOWN
+    return rows + [f'    and {more} more, all of them in the file of --json'] * (more > 0)
 
 
 def _measures(label: str, measured: dict[str, Any]) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import base64
-import binascii
 import csv
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
@@ -18,8 +18,10 @@ from cooper_ros.errors import BadData
 from cooper_ros.imaging.resize import to_rgb
 
 FIELD_LIMIT = 2**30  # pictures sit in cells
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+SHOWN = 200  # characters of a name in a message
 REFERENCE = 64  # a shorter image cell names the row whose picture it repeats
+_COMMA = re.compile('(?<!;base64),')  # not the one inside a data URL
+_DATA_URL = re.compile('^data:[^,]*;base64,')
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,14 @@ class Table:
         images: folder of picture files; None looks in ``images`` beside the table.
 
     Raises:
-        BadData: unreadable, or a column is missing.
+        BadData: unreadable, a column is missing, or two rows have one name.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], images: Path | None = None) -> None:
         self.path, self.images = path, images or path.parent / 'images'
         csv.field_size_limit(FIELD_LIMIT)
         try:
-            with open(path, encoding='utf-8', newline='') as file:
+            with open(path, encoding='utf-8-sig', newline='') as file:
                 reader = csv.DictReader(file, delimiter='\t')
                 found = list(reader.fieldnames or ())
                 cells = list(reader)
@@ -68,10 +70,24 @@ class Table:
                           limit=', '.join(columns), remedy=f'columns here: {", ".join(found)}')
         self.rows = [Row(row.get('index') or str(number), row)
                      for number, row in enumerate(cells)]
-        self._by_index = {row.index: row for row in self.rows}
+        self._by_index: dict[str, Row] = {}
+        for row in self.rows:
+            if self._by_index.setdefault(row.index, row) is not row:
+                raise BadData('two rows of the table have the same index',
+                              value=f'{path}: {row.index}', limit='every index once',
+                              remedy='number the rows anew')
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def check(self, row: Row) -> None:
+        """Refuse a row without pictures, before anything is decoded.
+
+        Raises:
+            BadData: there is none, or a file is missing.
+        """
+        if not self._encoded(row):
+            self._files(row)
 
     def pictures(self, row: Row) -> list[np.ndarray]:
         """The pictures of a row, in order, uint8 ``[H, W, 3]``.
@@ -79,27 +95,38 @@ class Table:
         Raises:
             BadData: there is none, or one cannot be read.
         """
-        cell = row.get('image')
-        if 0 < len(cell) <= REFERENCE and cell in self._by_index:
-            cell = self._by_index[cell].get('image')
+        cell = self._encoded(row)
         if cell:
             return [_decode(text, row.index) for text in _entries(cell)]
+        return [_picture(place, str(place)) for place in self._files(row)]
+
+    def _encoded(self, row: Row) -> str:
+        """The cell with the pictures themselves, its own or that of the row it names."""
+        cell = row.get('image')
+        if 0 < len(cell) <= REFERENCE and cell in self._by_index:
+            return self._by_index[cell].get('image')
+        return cell
+
+    def _files(self, row: Row) -> list[Path]:
         names = [name for name in _entries(row.get('image_path')) if name]
         if not names:
             raise BadData('a row without picture', value=f'{self.path.name} row {row.index}')
         return [self._file(name, row.index) for name in names]
 
-    def _file(self, name: str, index: str) -> np.ndarray:
+    def _file(self, name: str, index: str) -> Path:
         places = [folder / name for folder in (self.images, self.path.parent, Path('/'))]
-        place = next((place for place in places if place.is_file()), None)
+        place = next((place for place in places if _is_file(place)), None)
         if place is None:
-            raise BadData('a picture is missing', value=f'row {index}: {name}',
+            raise BadData('a picture is missing', value=f'row {index}: {name[:SHOWN]}',
                           limit=f'below {self.images}', remedy='name its folder with --images')
-        try:
-            with Image.open(place) as picture:
-                return np.asarray(to_rgb(picture))
-        except UNREADABLE as error:
-            raise BadData('a picture cannot be read', value=f'{place}: {error}') from error
+        return place
+
+
+def _is_file(place: Path) -> bool:
+    try:
+        return place.is_file()
+    except OSError:  # a name too long, or a folder that nobody may look into
+        return False
 
 
 def _entries(cell: str) -> list[str]:
@@ -107,16 +134,23 @@ def _entries(cell: str) -> list[str]:
     if cell.startswith('[') and cell.endswith(']'):
         try:
             return [str(entry).strip() for entry in ast.literal_eval(cell)]
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             cell = cell[1:-1]
-    return [entry.strip() for entry in cell.split(',')]
+    return [entry.strip() for entry in _COMMA.split(cell)]
 
 
 def _decode(text: str, index: str) -> np.ndarray:
     try:
-        data = base64.b64decode(text, validate=True)
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(to_rgb(picture))
-    except (binascii.Error, *UNREADABLE) as error:
+        data = base64.b64decode(_DATA_URL.sub('', text), validate=True)
+    except ValueError as error:
         raise BadData('a picture in the table cannot be read',
                       value=f'row {index}: {error}') from error
+    return _picture(io.BytesIO(data), f'in the table, row {index}')
+
+
+def _picture(source: Path | io.BytesIO, name: str) -> np.ndarray:
+    try:
+        with Image.open(source) as picture:
+            return np.asarray(to_rgb(picture))
+    except Exception as error:  # decoders fail in many ways, see imaging/compressed.py
+        raise BadData('a picture cannot be read', value=f'{name}: {error}') from error

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from PIL import Image
 
 from cooper_ros.errors import BadData
 from cooper_ros.imaging.resize import to_rgb
-from cooper_ros.training.datasets.draw import open_picture
+from cooper_ros.training.datasets.damage import decoding
+from cooper_ros.training.datasets.draw import open_rgb
 from cooper_ros.training.datasets.json_lines import JsonLines
 from cooper_ros.training.datasets.layouts import require_folder
 from cooper_ros.training.datasets.samples import FLAGS, RlSample, TalkItem, TalkSample
@@ -83,12 +84,10 @@ def decode_image(text: str, where: str) -> np.ndarray:
     Raises:
         BadData: not base64, or not a picture.
     """
-    try:
+    with decoding(where, 'not a base64 picture', remedy=''):
         data = base64.b64decode(text.partition('base64,')[2] or text, validate=True)
         with Image.open(io.BytesIO(data)) as picture:
             return np.asarray(to_rgb(picture))
-    except (binascii.Error, OSError, SyntaxError, ValueError) as error:
-        raise BadData('not a base64 picture', value=f'{where}: {error}') from error
 
 
 class RlSet:
@@ -122,11 +121,12 @@ class RlSet:
         if flag not in FLAGS:
             raise BadData('unknown flag', value=f'{where}: {flag!r}', limit=', '.join(FLAGS))
         return RlSample(str(row.get('data_id', index)), str(row['question']), str(row['answer']),
-                        np.asarray(to_rgb(self._picture(row['image'], where))), flag)
+                        np.asarray(self._picture(row['image'], where)), flag,
+                        str(row.get('category', '')))
 
     def _picture(self, name: Any, where: str) -> Image.Image:
         for root in self.roots:
-            if (root / str(name)).is_file():
-                return open_picture(root / str(name))
-        raise BadData('the picture of a question is missing', value=f'{where}: {name}',
+            if os.path.isfile(root / str(name)):  # Path.is_file raises for names that are too long
+                return open_rgb(root / str(name))
+        raise BadData('the picture of a question is missing', value=f'{where}: {str(name)[:200]}',
                       limit=', '.join(map(str, self.roots)), remedy='give its folder: --images')

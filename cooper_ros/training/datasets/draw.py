@@ -13,6 +13,7 @@ from cooper_ros.errors import BadData
 from cooper_ros.imaging.depth import depth_set, depth_target, kitti_crop_box
 from cooper_ros.imaging.resize import VAE_TRANSFORM, VIT_TRANSFORM, ImageTransform, to_rgb
 from cooper_ros.training.datasets import hdf5
+from cooper_ros.training.datasets.damage import decoding
 from cooper_ros.training.datasets.find import Found, pairs_of_list
 from cooper_ros.training.datasets.layouts import require_folder
 from cooper_ros.training.datasets.samples import DrawSample, Pair
@@ -94,11 +95,15 @@ class DrawSet:
                           drawn)
 
     def size(self, index: int) -> tuple[int, int]:
-        """(width, height) a sample is cut to, read from the header alone."""
+        """(width, height) a sample is cut to, read from the header alone.
+
+        Raises:
+            BadData: the picture has no legible header.
+        """
         pair = self.pairs[index]
         if pair.row >= 0:
             return 640, 480
-        with Image.open(pair.rgb) as picture:
+        with decoding(pair.rgb), Image.open(pair.rgb) as picture:
             size = picture.size
         if self.kind.kind == DEPTH and depth_set(self.kind.name).kitti_crop:
             left, top, right, bottom = kitti_crop_box(*size)
@@ -145,7 +150,7 @@ def _read_files(kind: DrawKind, pair: Pair) -> tuple[Image.Image, Image.Image]:
     if pair.row >= 0:
         return (Image.fromarray(hdf5.nyu_picture(pair.rgb, pair.row)),
                 Image.fromarray(hdf5.nyu_millimetres(pair.target, pair.row)))
-    picture = to_rgb(open_picture(pair.rgb))
+    picture = open_rgb(pair.rgb)
     if pair.target.suffix == '.hdf5':
         return picture, Image.fromarray(hdf5.hypersim_millimetres(pair.target))
     target = open_picture(pair.target)
@@ -161,10 +166,16 @@ def open_picture(path: Path) -> Image.Image:
     Raises:
         BadData: missing, truncated or no picture.
     """
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadData('the picture cannot be read', value=f'{path}: {error}',
-                      remedy='download the file again') from error
+    with decoding(path), Image.open(path) as picture:
+        picture.load()
+        return picture
+
+
+def open_rgb(path: Path) -> Image.Image:
+    """Decode a whole file to RGB.
+
+    Raises:
+        BadData: missing, truncated, no picture, or one without a white.
+    """
+    with decoding(path):
+        return to_rgb(open_picture(path))

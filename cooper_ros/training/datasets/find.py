@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 from cooper_ros.errors import BadData
+from cooper_ros.training.datasets.damage import JSON_ERRORS
 from cooper_ros.training.datasets.samples import Pair
 
 PICTURES = ('.png', '.jpg', '.jpeg')
@@ -75,7 +76,7 @@ def pairs_of_list(listing: Path, target_key: str, root: Path | None = None) -> F
         BadData: the list cannot be read.
     """
     try:
-        lines = listing.read_text(encoding='utf-8').splitlines()
+        lines = listing.read_text(encoding='utf-8-sig').splitlines()  # with or without a BOM
     except (OSError, UnicodeDecodeError) as error:
         raise BadData('the list cannot be read', value=f'{listing}: {error}') from error
     roots = [folder for folder in (root, listing.parent, listing.parent.parent) if folder]
@@ -90,17 +91,18 @@ def _add_row(found: Found, line: str, where: str, target_key: str, roots: list[P
     try:
         row = json.loads(line)
         rgb, target = str(row['rgb_image']), str(row[target_key])
-    except (ValueError, TypeError, KeyError) as error:
+    except (*JSON_ERRORS, TypeError, KeyError) as error:
         found.problem(f'row without rgb_image and {target_key}', f'{where}: {error!r}')
         return
     places = [_resolve(name, roots) for name in (rgb, target)]
     for name, place in zip((rgb, target), places):
         if place is None:
-            found.problem('listed file missing', f'{where}: {name}')
+            found.problem('listed file missing', f'{where}: {name[:200]}')
     if places[0] and places[1]:
         name = next((str(row[key]) for key in ID_KEYS if key in row), Path(rgb).stem)
         found.pairs.append(Pair(places[0], places[1], name))
 
 
 def _resolve(name: str, roots: list[Path]) -> Path | None:
-    return next((root / name for root in roots if (root / name).is_file()), None)
+    # Path.is_file raises for names that are too long
+    return next((root / name for root in roots if os.path.isfile(root / name)), None)

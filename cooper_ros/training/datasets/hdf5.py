@@ -22,12 +22,16 @@ def _h5py() -> ModuleType:
     return h5py
 
 
-def _read(path: Path, name: str, row: int | None = None) -> np.ndarray:
+def _read(path: Path, name: str, sides: int, row: int | None = None) -> np.ndarray:
+    """Numbers with so many ``sides``."""
     h5py = _h5py()
     try:
         with h5py.File(path, 'r') as file:
-            return np.asarray(file[name] if row is None else file[name][row])
-    except (OSError, KeyError) as error:
+            found = np.asarray(file[name] if row is None else file[name][row])
+        if found.ndim != sides or found.dtype.kind not in 'uif' or not found.size:
+            raise ValueError(f'{name} is {found.dtype} {found.shape}')
+        return found
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise BadData('damaged HDF5 file', value=f'{path}: {error}',
                       remedy='download it again') from error
 
@@ -37,7 +41,7 @@ def hypersim_millimetres(path: Path) -> np.ndarray:
 
     The file holds distances along the ray in metres, in spite of its name.
     """
-    return millimetres(planar_depth(_read(path, 'dataset').astype(np.float64)))
+    return millimetres(planar_depth(_read(path, 'dataset', 2).astype(np.float64)))
 
 
 def planar_depth(distance: np.ndarray) -> np.ndarray:
@@ -64,16 +68,16 @@ def nyu_count(path: Path) -> int:
     try:
         with h5py.File(path, 'r') as file:
             return len(file['images'])
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, RuntimeError) as error:
         raise BadData('damaged HDF5 file', value=f'{path}: {error}',
                       remedy='download it again') from error
 
 
 def nyu_picture(path: Path, row: int) -> np.ndarray:
     """Picture uint8 ``[H, W, 3]``; the file is written by MATLAB, column first."""
-    return np.ascontiguousarray(_read(path, 'images', row).transpose(2, 1, 0))
+    return np.ascontiguousarray(_read(path, 'images', 3, row).transpose(2, 1, 0))
 
 
 def nyu_millimetres(path: Path, row: int) -> np.ndarray:
     """Depth uint16 ``[H, W]`` in millimetres."""
-    return millimetres(_read(path, 'depths', row).T.astype(np.float64))
+    return millimetres(_read(path, 'depths', 2, row).T.astype(np.float64))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cooper_ros.errors import BadData
+from cooper_ros.training.datasets.damage import JSON_ERRORS
 
 
 class JsonLines:
@@ -52,7 +53,7 @@ class JsonLines:
             line = file.readline()
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except JSON_ERRORS as error:
             raise BadData('not a JSON line', value=f'{self.where(index)}: {error}',
                           remedy='the download was cut short: fetch the file again') from error
         if not isinstance(row, dict):

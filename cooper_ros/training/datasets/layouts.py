@@ -59,7 +59,7 @@ def _hypersim_trained(root: Path) -> Callable[[Path], bool]:
     if split is None:
         return lambda path: True
     try:
-        with open(split, newline='', encoding='utf-8') as file:
+        with open(split, newline='', encoding='utf-8-sig') as file:
             known = {(row['scene_name'], row['camera_name'], int(row['frame_id']))
                      for row in csv.DictReader(file) if row['split_partition_name'] == 'train'
                      and row.get('included_in_public_release') != 'False'}

@@ -79,6 +79,7 @@ class RlSample:
         answer: ground truth.
         image: uint8 ``[H, W, 3]``.
         flag: ``positive`` where tools help, ``negative`` where they hurt, else ``boundary``.
+        category: kind of question, for reward functions; empty where the data do not say.
     """
 
     data_id: str
@@ -86,3 +87,4 @@ class RlSample:
     answer: str
     image: np.ndarray
     flag: str = 'boundary'
+    category: str = ''

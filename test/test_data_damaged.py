@@ -1,0 +1,131 @@
+"""Damaged data are named with their place: never a traceback, never the end of a check."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_data_readers import (
+    HEAD,
+    PARTS,
+    cooper_tree,
+    hypersim_tree,
+    open_tiny,
+    png,
+    rgb,
+    talk_row,
+)
+
+from cooper_ros.errors import BadData
+from cooper_ros.training.datasets.catalogue import draw_kind
+from cooper_ros.training.datasets.check import check
+from cooper_ros.training.datasets.cooper_set import RlSet, TalkSet, decode_image
+from cooper_ros.training.datasets.json_lines import JsonLines
+
+BOM = b'\xef\xbb\xbf'
+DEEP = '[' * 100_000
+LONG = 'x' * 300 + '.png'  # longer than any file system takes
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+
+
+def bomb() -> bytes:
+    """A PNG that claims 900 million pixels."""
+    head = struct.pack('>IIBBBBB', 30_000, 30_000, 8, 2, 0, 0, 0)
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', zlib.compress(b'\0'))
+
+
+def floating() -> bytes:
+    """A TIFF of floating point numbers, of which nobody knows which one is white."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(buffer, 'TIFF')
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize('data, words', [(bomb(), 'exceeds limit'), (floating(), 'mode F'),
+                                         (bomb()[:20], 'Truncated'),
+                                         (b'', 'cannot identify')])
+def test_a_damaged_base64_picture_is_named(data: bytes, words: str) -> None:
+    with pytest.raises(BadData, match=f'not a base64 picture; got line 7: .*({words})'):
+        decode_image(base64.b64encode(data).decode(), 'line 7')
+
+
+def test_the_check_of_the_cooper_set_goes_on_past_everything(tmp_path: Path) -> None:
+    good = {'question': 'q', 'answer': 'a', 'image': 'p.png'}
+    pictures = {'bomb.png': bomb(), 'float.tif': floating(), 'p.png': base64.b64decode(png(rgb()))}
+    rows = [dict(good, image=LONG), dict(good, image='nul\0.png'), dict(good, image='bomb.png'),
+            dict(good, image='float.tif'), good]
+    huge = talk_row(rgb())
+    huge['interleaved_reason'][0]['value'] = base64.b64encode(bomb()).decode()
+    folder = cooper_tree(tmp_path, [huge, talk_row(rgb())], rows)
+    for name, data in pictures.items():
+        (folder / name).write_bytes(data)
+    for name in ('Interleaved_SFT.jsonl', 'RL_data.jsonl'):
+        with open(folder / name, 'a') as file:
+            file.write(DEEP + '\n')
+    report = check('cooper', tmp_path, workers=1)
+    assert {what: [place.split()[0].rstrip(':') for place in places]
+            for what, places in report.problems.items()} == {
+        'not a base64 picture': ['Interleaved_SFT.jsonl:1'],
+        'not a JSON line': ['Interleaved_SFT.jsonl:3', 'RL_data.jsonl:6'],
+        'the picture of a question is missing': ['RL_data.jsonl:1', 'RL_data.jsonl:2'],
+        'the picture cannot be read': [str(folder / 'bomb.png'), str(folder / 'float.tif')]}
+    assert report.counts['readable of RL_data.jsonl'] == 1
+    assert report.counts['readable of Interleaved_SFT.jsonl'] == 1
+    assert max(map(len, report.lines())) < 500
+
+
+@pytest.mark.parametrize('data', [b'', b'404: Not Found', bomb(), bomb()[:20]])
+def test_the_size_of_a_damaged_picture_is_an_error_with_its_name(data: bytes,
+                                                                 tmp_path: Path) -> None:
+    """`train amg` asks for sizes before it decodes anything."""
+    damaged = next(hypersim_tree(tmp_path).rglob('rgb_*.png'))
+    damaged.write_bytes(data)
+    with pytest.raises(BadData, match=f'cannot be read; got .*{damaged.name}'):
+        open_tiny('hypersim', tmp_path).size(0)
+
+
+def test_files_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    row = {'question': 'q', 'answer': 'a', 'image': 'p.png'}
+    folder = cooper_tree(tmp_path, [talk_row(rgb())], [row])
+    (folder / 'p.png').write_bytes(base64.b64decode(png(rgb())))
+    for name in ('Interleaved_SFT.jsonl', 'RL_data.jsonl'):
+        (folder / name).write_bytes(BOM + (folder / name).read_bytes())
+    assert RlSet(tmp_path).sample(0).question == 'q'
+    assert len(TalkSet(tmp_path).sample(0).items) == 4
+    tree = hypersim_tree(tmp_path / 'hypersim')
+    listed = {'rgb_image': 'ai_001_001/rgb_cam_00_fr0000.png',
+              'depth_image': 'ai_001_001/depth_plane_cam_00_fr0000.png'}
+    (tree / 'train.jsonl').write_bytes(BOM + json.dumps(listed).encode())
+    assert check('hypersim', tree).ok
+    (tree / 'train.jsonl').unlink()
+    (tree / 'metadata_images_split_scene_v1.csv').write_bytes(
+        BOM + '\n'.join([HEAD, *PARTS]).encode())
+    assert len(draw_kind('hypersim').search(tree).pairs) == 1
+
+
+def test_a_published_list_with_damaged_rows_is_read_to_its_end(tmp_path: Path) -> None:
+    tree = hypersim_tree(tmp_path)
+    good = {'rgb_image': 'ai_001_001/rgb_cam_00_fr0000.png',
+            'depth_image': 'ai_001_001/depth_plane_cam_00_fr0000.png'}
+    (tree / 'train.jsonl').write_text('\n'.join(
+        [DEEP, json.dumps(dict(good, rgb_image=LONG)), json.dumps(good)]))
+    found = draw_kind('hypersim').search(tree / 'train.jsonl')
+    assert len(found.pairs) == 1 and {what: len(places) for what, places in found.problems.items()
+                                      } == {'row without rgb_image and depth_image': 1,
+                                            'listed file missing': 1}
+
+
+def test_a_line_of_brackets_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / 'a.jsonl').write_text(DEEP)
+    with pytest.raises(BadData, match='not a JSON line; got a.jsonl:1'):
+        JsonLines(tmp_path / 'a.jsonl').row(0)
