@@ -30,7 +30,8 @@ MEANING = {
     '/cooper/answer': 'every answer, stamped like the image it is about',
     '/cooper/relative_depth': '32FC1 in 0..1, 0 near, 1 far, linear along optical Z; never metres',
     '/cooper/relative_depth/colored': 'rgb8 view: red near, violet far',
-    '/cooper/depth/image': '32FC1 metres along optical Z (REP-118); silent while scale or lens are unknown',
+    '/cooper/depth/image': '32FC1 metres along optical Z (REP-118); silent while scale or '
+                          'lens are unknown',
     '/cooper/depth/camera_info': 'intrinsics of `depth/image`',
     '/cooper/segmentation/mask': 'mono8 ids of the legend, 255 where no label fits',
     '/cooper/segmentation/legend': 'what the ids mean; latched',

@@ -13,7 +13,7 @@ from cooper_ros.runtime.engines.build import Phases, build_engine
 from cooper_ros.runtime.engines.cache import EngineCache
 from cooper_ros.runtime.engines.flavour import ANY_GPU, RTX, find_flavour, gpu_name
 from cooper_ros.runtime.engines.key import BuildOptions
-from cooper_ros.runtime.engines.plan import Estimate, Plan
+from cooper_ros.runtime.engines.plan import HOST_BASE, Estimate, Plan
 from cooper_ros.runtime.engines.runner import load_tensorrt_runtime
 from cooper_ros.runtime.graphs.spec import Limits, graph_specs
 
@@ -52,6 +52,16 @@ def test_half_precision_compiles_with_all_options() -> None:
     assert ['key_00', 'input', [1, -1, 2, 16], 'float16'] in built.interface
     assert built.facts['options'] == {'workspace_mib': 64, 'weight_streaming': True,
                                       'decode_profile': True}
+
+
+def test_numbers_that_tensorrt_cannot_hold_are_an_error_of_ours() -> None:
+    bundle = tiny_bundle()
+    for limits, options, words in (
+            (Limits.of(tiny_config(), context=1 << 31), BuildOptions(), 'Shape provided for max'),
+            (LIMITS, BuildOptions(workspace_mib=1 << 44), 'set_memory_pool_limit')):
+        with pytest.raises(EngineBuild, match=f'graph understand for SM86; got {words}'):
+            build_engine(find_flavour(), bundle.specs()['understand'], bundle.graph('understand'),
+                         arch='SM86', precision='fp32', limits=limits, options=options)
 
 
 def test_engines_for_two_architectures_differ() -> None:
@@ -100,7 +110,18 @@ def test_estimates_grow_with_weights(tmp_path: Path) -> None:
         path.with_name(path.name + '.data').write_bytes(b'0' * size)
     less, more = Estimate.of(small), Estimate.of(large)
     assert less.bytes < more.bytes and less.seconds < more.seconds
-    assert more.host_bytes == pytest.approx(3e8, rel=0.01)
+    assert more.host_bytes == pytest.approx(3e8 + HOST_BASE, rel=0.01)
+    twice = Estimate.of(large, profiles=2)
+    assert twice.bytes == pytest.approx(2 * more.bytes, rel=0.02)
+    assert twice.host_bytes == pytest.approx(6e8 + HOST_BASE, rel=0.01)
+
+
+def test_a_profile_for_decoding_costs_weights_of_its_own() -> None:
+    plans = [Plan(tiny_bundle(), find_flavour(), 64, options=BuildOptions(decode_profile=decode))
+             for decode in (False, True)]
+    small, large = ({job.spec.name: job.estimate.seconds for job in plan.jobs(['SM89'])}
+                    for plan in plans)
+    assert [name for name in small if small[name] < large[name]] == ['understand']
 
 
 def test_a_bar_never_goes_back() -> None:

@@ -22,7 +22,7 @@ from support.exported import tiny_bundle
 from cooper_ros.errors import EngineMismatch, ErrorCode
 from cooper_ros.runtime.engines import cache as caches
 from cooper_ros.runtime.engines import plan as plans
-from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE, LOCK, EngineCache
+from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE, KERNELS, LOCK, EngineCache
 from cooper_ros.runtime.engines.flavour import require_flavour
 from cooper_ros.runtime.engines.key import BuildOptions, EngineKey
 from cooper_ros.runtime.engines.plan import Plan, model_fingerprint
@@ -342,6 +342,7 @@ def test_a_killed_build_leaves_nothing_that_is_trusted(plan: Plan, cache: Engine
 def test_removing_frees_the_disk(plan: Plan, cache: EngineCache) -> None:
     path = build(plan, cache)
     size = path.stat().st_size
+    path.with_suffix(KERNELS).write_bytes(b'compiled while it ran')
     assert cache.remove(path.stem) == size
     assert list(cache.entries()) == []  # and the lock stays: others may be waiting for it
     assert list(cache.folder.iterdir()) == [path.with_suffix(LOCK)]

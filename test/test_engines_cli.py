@@ -108,9 +108,24 @@ def test_wrong_words_are_named(checkpoint: Path, cache: Path) -> None:
                             (['build', checkpoint, '--arch', 'SM89', '--precision', 'int7'],
                              'unknown precision; got int7; allowed: fp32, fp16, bf16'),
                             (['remove'], 'name the engines to remove'),
-                            (['remove', 'nothing'], 'got nothing; allowed: there are none')):
+                            (['remove', 'nothing'], 'got nothing; allowed: ')):
         error = run(*words, '--cache', cache, fails=True).exception
         assert isinstance(error, BadOption) and expected in str(error)
+
+
+@pytest.mark.parametrize(('words', 'expected'), [
+    (['--context', '3000000000'], '--context is too large; got 3000000000; allowed: at most 2'),
+    (['--context', '9' * 20], '--context is too large'),
+    (['--workspace-mib', '99999999999999'], 'allowed: at most 1048576'),
+    (['--side', '5'], '--side is too small for this network; got 5; allowed: at least '),
+    (['--graph', 'latent'], 'there is no such graph; got latent; allowed: vision, understand, '),
+    (['--parts', '99'], 'cannot be cut into so many parts')])
+def test_sizes_are_refused_before_anything_is_exported(checkpoint: Path, tmp_path: Path,
+                                                       words: list[str], expected: str) -> None:
+    error = run('build', checkpoint, '--arch', 'SM89', '--cache', tmp_path / 'engines', *words,
+                fails=True).exception
+    assert isinstance(error, BadOption) and expected in str(error)
+    assert not (tmp_path / 'engines').exists()
 
 
 def test_help_teaches() -> None:

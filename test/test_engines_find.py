@@ -129,14 +129,14 @@ def test_damaged_engines_are_made_again_with_their_own_sizes_and_options(
         config: CooperConfig, asked: list[Request]) -> None:
     """The cache prefers them to the usual ones, so making those would heal nothing."""
     put_engines(config)
-    plan = put_engines(config, context=512, side=32, options=OPTIONS)
+    plan = put_engines(config, context=512, side=80, options=OPTIONS)
     path = engine_of(plan, config)
     path.write_bytes(b'no engine')
-    building = config.replaced(engine_missing='build')
+    building = config.replaced(runtime='tensorrt', engine_missing='build')
     opened = open_runtime('tensorrt', tiny_runtime(), building, print)
     assert isinstance(opened.runtime, GraphRuntime) and path.read_bytes() == b'an engine'
     (request,) = asked
-    assert (request.context, request.side, request.workspace_mib) == (512, 32, 64)
+    assert (request.context, request.side, request.workspace_mib) == (512, 80, 64)
     assert not request.force  # one is damaged, the others stay
     open_runtime('tensorrt', tiny_runtime(), building, print)
     assert len(asked) == 1
@@ -151,7 +151,7 @@ def test_what_is_asked_for_is_what_is_built(config: CooperConfig,
     monkeypatch.setattr(flavour, 'gpu_architecture', lambda: ARCH)
     monkeypatch.setattr(Plan, 'build', lambda plan, job, cache, force, modules:
                         built.append((plan, job, force)))
-    wanted = put_engines(config, context=512, side=40, options=BuildOptions(64, True, True))
+    wanted = put_engines(config, context=512, side=80, options=BuildOptions(64, True, True))
     found = found_for(config)
     prepare(found.request, lambda what, done: None)
     assert {plan.limits for plan, _, _ in built} == {wanted.limits}
@@ -170,13 +170,42 @@ def test_engines_for_a_shorter_context_than_asked_for_are_not_complete(
     assert '--context 300 ' in said
     with pytest.raises(EngineMismatch, match='are for shorter contexts than context_tokens asks '
                        'for; got 256; allowed: 300 or more; remedy: run `cooper .+--context 300'):
-        open_runtime('tensorrt', tiny_runtime(), config, print)
+        open_runtime('tensorrt', tiny_runtime(), config.replaced(runtime='tensorrt'), print)
     opened = open_runtime('tensorrt', tiny_runtime(), config.replaced(engine_missing='build'),
                           print)
     assert isinstance(opened.runtime, GraphRuntime)
     assert [(request.context, request.force) for request in asked] == [(300, False)]
     assert found_for(config).plan.limits != short.limits
     assert found_for(config.replaced(context_tokens=256)).complete
+
+
+def test_engines_for_smaller_pictures_than_the_checkpoint_makes_are_not_complete(
+        config: CooperConfig, asked: list[Request], monkeypatch: pytest.MonkeyPatch) -> None:
+    small = put_engines(config, context=512, side=32)
+    found = found_for(config)
+    assert not found.complete and (found.best.side, found.plan.side) == (32, 64)
+    said = on_a_gpu(config, monkeypatch)[0]
+    assert said.startswith('tensorrt passed over: its engines serve pictures of up to 32 pixels a '
+                           'side, and those of this checkpoint have up to 64: run `cooper engine')
+    with pytest.raises(EngineMismatch, match='are for smaller pictures than the checkpoint makes; '
+                       'got 32; allowed: 64 or more; remedy: run `cooper .+--side 64'):
+        open_runtime('tensorrt', tiny_runtime(), config.replaced(runtime='tensorrt'), print)
+    opened = open_runtime('tensorrt', tiny_runtime(), config.replaced(engine_missing='build'),
+                          print)
+    assert isinstance(opened.runtime, GraphRuntime)
+    assert [(request.side, request.force) for request in asked] == [(64, False)]
+    wide = put_engines(config, context=256)  # a shorter context, but for all pictures
+    (Path(config.engine_cache) / f'{found.plan.key("flow", ARCH).name}{ENGINE}').unlink()
+    assert found_for(config).plan.limits == wide.limits != small.limits
+
+
+def test_torch_answers_where_auto_cannot_open_what_it_chose(config: CooperConfig) -> None:
+    put_engines(config)
+    said: list[Notice] = []
+    opened = open_runtime('tensorrt', network := tiny_runtime(seed=1), config, said.append)
+    assert opened.runtime is network and said[-1].error and said[-1].runtime == 'torch'
+    assert said[-1].text.startswith('tensorrt is not used, torch answers: ENGINE_MISMATCH: graph '
+                                    'vision does not say what the network says')
 
 
 def test_the_command_to_run_repeats_every_choice(config: CooperConfig, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import weakref
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Callable
 
 import pytest
@@ -35,10 +37,10 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
 
 
 @pytest.fixture
-def load(device: Device) -> Load:
+def load(device: Device, tmp_path: Path) -> Load:
     def loaded_runtime(stream_bytes: int | None = None, **changes: Any) -> GraphRuntime:
         plan = plan_of(device, tiny_bundle(), **changes)
-        return load_tensorrt_runtime(plan, Cache(plan), stream_bytes=stream_bytes)
+        return load_tensorrt_runtime(plan, Cache(plan, tmp_path), stream_bytes=stream_bytes)
 
     return loaded_runtime
 
@@ -139,8 +141,30 @@ def test_a_session_that_ends_takes_its_recordings_and_memory_along(load: Load,
     memory = weakref.ref(session.cache.slots[0].untyped_storage())
     assert runtime.runner.memory().recorded > 0 and memory() is not None
     del session
+    assert memory() is None and device.synchronised == 0
+    runtime.session(rows=1, capacity=64).append_text(0, [5])
     assert runtime.runner.memory().recorded == 0 and not runtime.runner._recorded
-    assert memory() is None and device.synchronised == 1
+    assert device.synchronised == 1
+
+
+def test_a_session_may_end_in_the_middle_of_a_recording(load: Load, device: Device,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's collector runs whenever it likes; nothing may wait for the device just then."""
+    runtime = load()
+    held, session = [filled(runtime)], filled(runtime)
+    held[0].step(0, 7)
+    execute = Context.execute_async_v3
+
+    def ending(self: Context, stream: int) -> bool:
+        if device.capturing is not None:
+            held.clear()
+        return execute(self, stream)
+
+    monkeypatch.setattr(Context, 'execute_async_v3', ending)
+    session.step(0, 7)
+    assert held == [] and device.synchronised == 0 and len(runtime.runner._recorded) == 2
+    session.step(0, 8)
+    assert device.synchronised == 1 and len(runtime.runner._recorded) == 1
 
 
 def test_recordings_keep_no_cache_alive(load: Load) -> None:
@@ -161,6 +185,25 @@ def test_only_so_many_recordings_are_kept(load: Load, device: Device,
         session.step(row, 7)
     assert device.captures == ['understand'] * 4 and device.synchronised == 2
     assert len(runtime.runner._recorded) == 2
+
+
+def test_recordings_are_kept_for_every_part_of_a_decoder(device: Device, tmp_path: Path,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, '_loaded', lambda *args: {})
+    monkeypatch.setattr(runner.TensorRtRunner, '_most_scratch', lambda self: 0)
+    plan = plan_of(device, replace(tiny_bundle(), parts=2))
+    assert runner.TensorRtRunner(plan, Cache(plan, tmp_path))._most_recorded == 32
+
+
+@pytest.mark.parametrize(('integrated', 'needed'), [(False, 600), (True, 700)])
+def test_a_file_that_is_loaded_takes_memory_of_a_board(
+        load: Load, device: Device, integrated: bool, needed: int,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(runner, 'check_room', lambda needed, *more: asked.append(needed))
+    device.integrated = integrated
+    load()
+    assert asked == [needed]
 
 
 def test_what_is_not_aligned_is_copied(load: Load, device: Device) -> None:
@@ -275,7 +318,7 @@ def test_an_engine_that_cannot_be_read_is_too_large_or_wrong(
 def test_weights_are_counted_with_and_without_statistics(
         load: Load, device: Device, stats: bool, streamable: int, kept: int | None,
         wanted: int) -> None:
-    """TensorRT 10, that of JetPack 6 too, has no statistics: the file says how large it is."""
+    """TensorRT 10.3 and 10.13, of JetPack 6 and 7, have none: the file says how large it is."""
     device.streamable = streamable
     plan = load(kept, stats=stats, weight_streaming=bool(streamable)).runner.memory()
     assert plan.weights['flow'] == wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,19 @@ def test_a_graph_agrees_with_the_network_at_all_sizes(name: str) -> None:
         inputs = example_inputs(bundle.specs()[name], 'fp32', seed=seed, **sizes)
         feed = {key: value.numpy() for key, value in inputs.items()}
         assert worst(session.run(None, feed), eager(name, inputs)) < TOLERANCE, sizes
+
+
+def test_example_inputs_stay_within_limits() -> None:
+    """Of a network whose position tables have a single row, too."""
+    config = replace(tiny_config(), max_latent_size=1, vit_max_num_patch_per_side=1)
+    limits = Limits.of(config, context=256)
+    found = {name: example_inputs(spec, 'fp32', limits=limits, context=512, tokens=1)
+             for name, spec in graph_specs(config).items()}
+    assert found['vision']['position_ids'].tolist() == [0]
+    assert found['latents']['position_ids'].tolist() == [0]
+    assert found['understand']['key_00'].shape[1] == 256
+    assert found['understand']['embeds'].shape[1] == 1
+    assert found['vae_encode']['pixels'].shape[2:] == (16, 16)
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -179,7 +179,7 @@ def test_nothing_is_made_for_a_gpu_that_this_tensorrt_does_not_know(
     assert found[-1].startswith('torch chosen')
 
 
-@pytest.mark.parametrize('sizes', [{'context': 512, 'side': 40}, {'context': 512}])
+@pytest.mark.parametrize('sizes', [{'context': 512, 'side': 80}, {'context': 512}])
 def test_engines_are_found_whatever_sizes_they_serve(config: CooperConfig, gpu: None,
                                                      sizes: dict[str, int]) -> None:
     put_graphs(config)
@@ -204,12 +204,13 @@ def test_engines_that_say_something_else_are_refused(config: CooperConfig, gpu: 
     with pytest.raises(EngineMismatch, match='graph vision does not say what the network says; '
                        'got error .+; allowed: 0.005 in fp32; remedy: run `cooper engine build '
                        f'{config.model_path} --cache .+ --force`'):
-        open_runtime('tensorrt', tiny_runtime(seed=1), config, print)
+        open_runtime('tensorrt', tiny_runtime(seed=1), config.replaced(runtime='tensorrt'), print)
 
 
 def test_a_missing_engine_is_an_error_or_is_built_as_the_setting_says(
         config: CooperConfig, gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     put_graphs(config)
+    config = config.replaced(runtime='tensorrt')
     network, asked, said = tiny_runtime(), [], []
     with pytest.raises(EngineMismatch, match='no compiled engine for graph .+ run `cooper engine'):
         open_runtime('tensorrt', network, config, print)
@@ -327,7 +328,7 @@ def test_damaged_graphs_are_refused_and_made_again(config: CooperConfig,
     described['files'][path.name][1] = file_digest(path)
     (folder / DESCRIPTION).write_text(json.dumps(described))
     with pytest.raises(EngineMismatch, match='onnxruntime cannot read graph flow'):
-        open_runtime('onnx', tiny_runtime(), config, print)
+        open_runtime('onnx', tiny_runtime(), config.replaced(runtime='onnx'), print)
     opened = open_runtime('onnx', tiny_runtime(), config.replaced(engine_missing='build'), print)
     assert isinstance(opened.runtime, GraphRuntime) and forced == [False, True]
 

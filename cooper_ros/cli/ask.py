@@ -46,11 +46,11 @@ def ask(images: Annotated[list[Path], typer.Argument(
     if quiet:
         print(answer.text)
     else:
-        console.print(footer, style='dim', highlight=False)
+        console.print(footer, style='dim', highlight=False, markup=False)
     if out is not None:
         from cooper_ros.replay.pictures import write_pictures
         for file in write_pictures(out, pictures[-1], question, answer, footer):
-            console.print(f'wrote {file}', highlight=False)
+            console.print(f'wrote {file}', highlight=False, markup=False)
 
 
 def _answered(events: Iterable[Event], show: Callable[[Event], None], quiet: bool) -> Answer:

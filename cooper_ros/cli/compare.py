@@ -59,6 +59,8 @@ def compare(
 
 
 def _cells(row: ParityRow) -> tuple[str, ...]:
+    from rich.markup import escape
     maps = 'not the same' if row.maps is None else ' '.join(f'{m:.4f}' for m in row.maps)
-    return (str(row.scene), row.question, row.first, row.second, 'yes' if row.agree else 'NO',
-            f'{row.logits:.3g}', '' if row.differs_at is None else str(row.differs_at), maps)
+    return (str(row.scene), *map(escape, (row.question, row.first, row.second)),
+            'yes' if row.agree else 'NO', f'{row.logits:.3g}',
+            '' if row.differs_at is None else str(row.differs_at), maps)

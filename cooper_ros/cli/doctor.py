@@ -44,19 +44,21 @@ def doctor(checkpoint: Annotated[Optional[Path], typer.Argument(
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
     if checkpoint is not None:
         config = config.replaced(model_path=str(checkpoint))
     findings = list(examine(config))
+    console = Console(markup=False, emoji=False)  # paths and messages are shown as they are
     table = Table('what', 'state', 'detail', 'what next')
     for row in findings:
-        table.add_row(row.what, f'[{_COLOURS[row.state]}]{row.state}[/]', row.detail, row.next)
-    Console().print(table)
+        table.add_row(row.what, Text(row.state, _COLOURS[row.state]), row.detail, row.next)
+    console.print(table)
     for title, rows in memory_tables(config):
-        Console().print(f'\n{title}', soft_wrap=True, highlight=False, markup=False)
+        console.print(f'\n{title}', soft_wrap=True, highlight=False)
         table = Table('weights', 'use', 'needs', 'here')
         for cells in rows:
             table.add_row(*cells)
-        Console().print(table)
+        console.print(table)
     if any(row.state == MISSING for row in findings):
         raise typer.Exit(1)
 

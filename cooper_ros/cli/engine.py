@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Iterable, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterable, Optional, Sequence
 
 import typer
 
@@ -13,7 +13,8 @@ from cooper_ros.errors import BadOption
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from cooper_ros.runtime.engines.cache import Entry
+    from cooper_ros.runtime.engines.cache import EngineCache, Entry
+    from cooper_ros.runtime.engines.leftovers import Graphs
     from cooper_ros.runtime.engines.plan import Job, Plan
     from cooper_ros.runtime.graphs.bundle import Bundle
 
@@ -29,6 +30,9 @@ Typical use:
   cooper engine remove --stale                            of another TensorRT, or damaged
 """
 MIB, GIB = 1 << 20, 1 << 30
+MOST_CONTEXT = (1 << 31) - 256  # TensorRT counts the sizes of an axis in 31 bits
+BY = ' by '  # in a key, between TensorRT and another converter than its own
+MOST_WORKSPACE_MIB = 1 << 20  # 1 TiB, more than any GPU has
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode=None)
 CacheFlag = Annotated[Optional[Path], typer.Option('--cache', help='folder of engines; the '
                                                    "user's cache folder if absent")]
@@ -88,6 +92,8 @@ def build(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
     from cooper_ros.runtime.engines.key import BuildOptions
     from cooper_ros.runtime.engines.plan import Plan, default_cache
     from cooper_ros.runtime.graphs.spec import CONTEXT
+    _check_most('--context', context or 0, MOST_CONTEXT)
+    _check_most('--workspace-mib', workspace_mib, MOST_WORKSPACE_MIB)
     flavour, folder = require_flavour(), cache or default_cache()
     archs = [name.upper() for name in arch or [gpu_architecture()]]
     if not archs[0]:
@@ -95,6 +101,7 @@ def build(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
             flavour.architectures()), remedy='name one with --arch')
     for name in archs:
         flavour.check_architecture(name)
+    _check_sizes(checkpoint, base, parts, graph or (), side)
     modules = _modules(converter, checkpoint, base, precision, parts)
     plan = Plan(_bundle(checkpoint, base, precision, folder, parts), flavour,
                 context or CONTEXT, side,
@@ -125,33 +132,59 @@ def export(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
 
 @app.command('list')
 def show(cache: CacheFlag = None) -> None:
-    """List compiled engines."""
+    """List compiled engines, the exported graphs beside them, and what killed builds left."""
+    from cooper_ros.runtime.engines.leftovers import exported_graphs, leftovers
+    from cooper_ros.runtime.files import size_of
+    folder = _named_folder(cache)
+    entries, graphs = _entries(folder), list(exported_graphs(folder))
+    _print_table(('TensorRT', 'GPU', 'MiB', 'built in', 'checkpoint'), map(_engine_row, entries))
+    if graphs:
+        _print_table(('graphs', 'parts', 'MiB', 'checkpoint'), map(_graphs_row, graphs))
+    print(f'{len(entries)} engines, {sum(entry.bytes for entry in entries) / MIB:,.0f} MiB; '
+          f'{len(graphs)} folders of graphs, {sum(one.bytes for one in graphs) / MIB:,.0f} MiB')
+    if left := leftovers(folder):
+        print(f'{len(left)} leftovers of killed processes, {sum(map(size_of, left)) / MIB:,.1f} '
+              'MiB; `cooper engine remove --stale` removes them')
+
+
+def _print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Rows that end with a name; what they say comes from files, so nothing in it is markup."""
     from rich.console import Console
     from rich.table import Table
-    entries = _entries(cache)
-    table = Table('TensorRT', 'GPU', 'MiB', 'built in', 'checkpoint')
+    table = Table(*heads)
     table.add_column('name', no_wrap=True)
-    for entry in entries:
-        key, seconds = entry.key, entry.facts.get('seconds', '?')
-        words = (('?',) * 2 if key is None else (f'{key.flavour} {key.version}', key.gpu))
-        table.add_row(*words, f'{entry.bytes / MIB:.1f}', f'{seconds} s',
-                      key.model[:8] if key else '?', entry.name)
-    Console().print(table)
-    print(f'{len(entries)} engines, {sum(entry.bytes for entry in entries) / MIB:,.0f} MiB')
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False, emoji=False).print(table)
+
+
+def _engine_row(entry: Entry) -> tuple[str, ...]:
+    key, seconds = entry.key, entry.facts.get('seconds', '?')
+    words = (('?',) * 2 if key is None else (f'{key.flavour} {key.version}', key.gpu))
+    return (*words, f'{entry.bytes / MIB:.1f}', f'{seconds} s', key.model[:8] if key else '?',
+            entry.name)
+
+
+def _graphs_row(graphs: Graphs) -> tuple[str, ...]:
+    bundle = graphs.bundle
+    words = (bundle.precision, str(bundle.parts)) if bundle else ('of no use', '?')
+    return (*words, f'{graphs.bytes / MIB:.1f}', bundle.model[:8] if bundle else '?', graphs.name)
 
 
 @app.command()
 def check(cache: CacheFlag = None) -> None:
     """Read every engine and prove that it is what its description says.
 
-    Exit status 1 when one is not. Nothing is changed.
+    Exit status 1 when one is not. Engines that are being built are waited for. Nothing is changed.
     """
     from cooper_ros.runtime.engines.cache import EngineCache
-    store, bad = EngineCache(_folder(cache)), 0
-    for entry in _entries(cache):
-        wrong = store.check(entry)
+    folder, bad = _named_folder(cache, must_exist=True), 0
+    store, entries = EngineCache(folder), _entries(folder)
+    for entry in entries:
+        wrong = store.check(entry, _waiting(entry.name))
         bad += bool(wrong)
         print(f'{"BAD" if wrong else "ok":4}{entry.name}{": " + wrong if wrong else ""}')
+    print(f'{len(entries) - bad} engines are sound')
     if bad:
         print(f'{bad} damaged; `cooper engine remove --stale` removes them')
         raise typer.Exit(1)
@@ -162,22 +195,50 @@ def remove(names: Annotated[Optional[list[str]], typer.Argument(
                help='names as `cooper engine list` shows them')] = None,
            cache: CacheFlag = None,
            stale: Annotated[bool, typer.Option('--stale', help='those that are damaged or of '
-                                               'another TensorRT than the one here')] = False,
-           everything: Annotated[bool, typer.Option('--all', help='every engine')] = False
+                                               'another TensorRT than the one here, and what '
+                                               'killed processes left')] = False,
+           everything: Annotated[bool, typer.Option('--all', help='every engine, all graphs, and '
+                                                    'what killed processes left')] = False
            ) -> None:
-    """Remove compiled engines."""
-    from cooper_ros.runtime.engines.cache import EngineCache
-    store, entries = EngineCache(_folder(cache)), _entries(cache)
-    known = {entry.name for entry in entries}
-    unknown = sorted(set(names or ()) - known)
+    """Remove compiled engines and exported graphs."""
+    from cooper_ros.runtime.engines.leftovers import (
+        exported_graphs,
+        remove_graphs,
+        remove_leftovers,
+    )
+    folder, wanted = _named_folder(cache), set(names or ())
+    entries, graphs = _entries(folder), {one.name for one in exported_graphs(folder)}
+    known = {entry.name for entry in entries} | graphs
+    unknown = sorted(wanted - known)
     if unknown or not (names or stale or everything):
         raise BadOption('name the engines to remove', value=', '.join(unknown) or None,
                         limit=', '.join(sorted(known)) or 'there are none',
                         remedy='or use --stale or --all')
-    doomed = [entry.name for entry in entries
-              if everything or entry.name in (names or ()) or stale and _is_stale(store, entry)]
-    freed = sum(store.remove(name) for name in doomed)
-    print(f'removed {len(doomed)} engines, {freed / MIB:,.1f} MiB')
+    swept, freed = remove_leftovers(folder) if stale or everything else (0, 0)
+    engines = _remove_engines(folder, entries, wanted, stale, everything)
+    exported = [remove_graphs(folder, name, _waiting(name))
+                for name in sorted(graphs if everything else graphs & wanted)]
+    print(f'removed {len(engines)} engines, {len(exported)} folders of graphs and {swept} '
+          f'leftovers, {(sum(engines) + sum(exported) + freed) / MIB:,.1f} MiB')
+
+
+def _remove_engines(folder: Path, entries: Iterable[Entry], names: set[str], stale: bool,
+                    everything: bool) -> list[int]:
+    """Remove engines; returns the bytes of each. What is stale is judged under its lock: it may
+    be one that is just being written."""
+    from cooper_ros.runtime.engines.cache import EngineCache
+    store, freed = EngineCache(folder), list[Optional[int]]()
+    for entry in entries:
+        if everything or entry.name in names:
+            freed.append(store.remove(entry.name, held=_waiting(entry.name)))
+        elif stale:
+            freed.append(store.remove(entry.name, lambda found: _is_stale(store, found),
+                                      _waiting(entry.name)))
+    return [size for size in freed if size is not None]
+
+
+def _waiting(name: str) -> Callable[[], None]:
+    return lambda: print(f'waiting for {name}, which is being made', flush=True)
 
 
 def _folder(cache: Path | None) -> Path:
@@ -185,17 +246,63 @@ def _folder(cache: Path | None) -> Path:
     return cache or default_cache()
 
 
-def _entries(cache: Path | None) -> list[Entry]:
+def _named_folder(cache: Path | None, must_exist: bool = False) -> Path:
+    """The folder to look into; the user's own may not be there yet.
+
+    Raises:
+        BadOption: there is none of that name.
+    """
+    folder = _folder(cache)
+    if not folder.is_dir() and (cache is not None or must_exist):
+        raise BadOption('there is no folder of engines here', value=folder,
+                        remedy='name another with --cache, or run `cooper engine build` first')
+    return folder
+
+
+def _entries(folder: Path) -> list[Entry]:
     from cooper_ros.runtime.engines.cache import EngineCache
-    return list(EngineCache(_folder(cache)).entries())
+    return list(EngineCache(folder).entries())
 
 
-def _is_stale(store: Any, entry: Entry) -> bool:
+def _is_stale(store: EngineCache, entry: Entry) -> bool:
+    """Whether an engine is of no use here; call under its lock."""
     from cooper_ros.runtime.engines.flavour import find_flavour
     here = find_flavour()
-    if here and entry.key and (entry.key.flavour, entry.key.version) != (here.name, here.version):
+    if here and entry.key and _tensorrt(entry.key.flavour, entry.key.version) != (
+            here.name, here.version):
         return True
-    return bool(store.check(entry))
+    return bool(store.fault(entry))
+
+
+def _tensorrt(*maker: str) -> tuple[str, ...]:
+    """Name and version of TensorRT alone, without those of a converter."""
+    return tuple(words.partition(BY)[0] for words in maker)
+
+
+def _check_most(option: str, value: int, most: int) -> None:
+    if value > most:
+        raise BadOption(f'{option} is too large', value=value, limit=f'at most {most}')
+
+
+def _check_sizes(checkpoint: Path, base: str, parts: int, graphs: Sequence[str], side: int
+                 ) -> None:
+    """Refuse what the network cannot have before its graphs are exported, which takes long.
+
+    Raises:
+        BadOption: naming the option and what it can be.
+        BadCheckpoint: the sizes of the network cannot be read.
+    """
+    from cooper_ros.runtime.checkpoint import read_model_config
+    from cooper_ros.runtime.graphs.spec import graph_specs
+    config = read_model_config(checkpoint, base or None)
+    names = graph_specs(config, parts)
+    if unknown := sorted(set(graphs) - set(names)):
+        raise BadOption('there is no such graph', value=', '.join(unknown),
+                        limit=', '.join(names), remedy='name one of these with --graph')
+    least = max(config.pixels_per_latent_token, config.vit.patch_size)
+    if 0 < side < least:
+        raise BadOption('--side is too small for this network', value=side,
+                        limit=f'at least {least}, or 0 for what the network can take')
 
 
 def _bundle(checkpoint: Path, base: str, precision: str, folder: Path, parts: int,

@@ -29,5 +29,5 @@ def import_prompts(
     for finding in findings:
         table.add_row(finding.name, str(finding.expected), str(finding.got or 'missing'),
                       'yes' if finding.ok else 'NO')
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # prompts are shown as they are
     print(f'wrote {importer.import_prompts(file, model)}')

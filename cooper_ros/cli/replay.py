@@ -136,8 +136,9 @@ def _watch(request: Request, bar: Progress, console: Console,
 
 
 def _report(result: Result, text: Path, console: Console) -> None:
+    from rich.markup import escape
     for warning in result.warnings:
-        console.print(f'[yellow]warning:[/] {warning}', highlight=False)
+        console.print(f'[yellow]warning:[/] {escape(warning)}', highlight=False)
     stopped = ', stopped before the end' if result.interrupted else ''
     console.print(f'{result.pictures} pictures of {result.topic.name}, {len(result.asked)} '
                   f'questions, {len(result.skipped)} skipped{stopped}. See {text}',
@@ -147,19 +148,20 @@ def _report(result: Result, text: Path, console: Console) -> None:
 
 
 def _list_topics(bag: Path, console: Console) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from cooper_ros.replay.bag import Bag
     with Bag(bag) as opened:
         pictures = {topic.name for topic in opened.picture_topics()}
         depth = {topic.name for topic in opened.depth_topics()}
-        table = Table('topic', 'type', 'messages', 'use', title=str(bag))
+        table = Table('topic', 'type', 'messages', 'use', title=escape(str(bag)))
         for topic in opened.recording.topics.values():
             use = 'pictures' if topic.name in pictures else 'depth' if topic.name in depth else ''
-            table.add_row(topic.name, topic.type, str(topic.count), use)
+            table.add_row(escape(topic.name), escape(topic.type), str(topic.count), use)
         console.print(table)
         for warning in opened.warnings:
-            console.print(f'[yellow]warning:[/] {warning}', highlight=False)
+            console.print(f'[yellow]warning:[/] {escape(warning)}', highlight=False)
 
 
 def _go_live(live: Live) -> None:

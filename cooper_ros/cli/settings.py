@@ -101,4 +101,4 @@ def _print_table() -> None:
         for entry in entries:
             table.add_row(entry.name, _yaml(entry.default), allowed(entry), _meaning(entry))
         table.add_section()
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # lists are written in brackets

@@ -73,7 +73,7 @@ class Printer:
                 self.console.print(f'\n[dim]turn {event.turn}[/]')
             self.console.print(Text(event.text), end='', style='dim', highlight=False)
         elif isinstance(event, Loading):
-            self.console.print(f'[dim]{event}[/]', highlight=False)
+            self.console.print(f'[dim]{escape(str(event))}[/]', highlight=False)
         elif isinstance(event, MapStarted):
             self.console.print(f'\n[cyan]drawing {event.kind}[/], {event.steps} steps ', end='')
         elif isinstance(event, MapStep):

@@ -6,11 +6,12 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 import shutil
 from pathlib import Path
-from typing import Iterator
+from typing import IO, Callable, Iterator
 
-from cooper_ros.errors import OutOfDisk
+from cooper_ros.errors import BadOption, OutOfDisk
 
 PART = '.part-'
 REMEDY = ('free some space (`cooper engine remove --stale` removes engines of no use), or name '
@@ -18,24 +19,53 @@ REMEDY = ('free some space (`cooper engine remove --stale` removes engines of no
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class Unwritable(BadOption, OSError):
+    """A place that cannot be written; an OSError too, for callers who can do without."""
+
+
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that a crash at any moment leaves the old one, or none, or the new one.
 
     Raises:
         OutOfDisk: there is no room; the old file, if any, is still there.
-        OSError: no right to write.
+        Unwritable: the system refuses, for want of rights and the like.
     """
     part = path.with_name(f'{path.name}{PART}{os.getpid()}')
+    with _named(path):
+        try:
+            with room(path.parent, len(content), path.name):
+                with part.open('wb') as stream:
+                    stream.write(content)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(part, path)
+        finally:
+            with contextlib.suppress(OSError):  # else it hides what went wrong
+                part.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say what the system refuses in words of ours, with the path and what to do.
+
+    Raises:
+        OutOfDisk: there is no room.
+        Unwritable: anything else.
+    """
     try:
-        with room(path.parent, len(content), path.name):
-            with part.open('wb') as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        yield
+    except Unwritable:
+        raise
+    except OSError as error:
+        said = error.strerror or str(error)
+        if _full(error):
+            raise OutOfDisk(f'no room on disk for {path.name}', value=said, limit=path.parent,
+                            remedy=REMEDY) from error
+        raise Unwritable('a file cannot be written or removed', value=f'{path}: {said}',
+                         limit='folders that this user may write in',
+                         remedy='change the rights, or name another folder (with --cache, for '
+                         'engines and graphs)') from error
 
 
 @contextlib.contextmanager
@@ -49,31 +79,44 @@ def room(folder: Path, needed: int, what: str, remedy: str = REMEDY) -> Iterator
         remedy: what to do then.
 
     Raises:
-        OutOfDisk: naming the bytes needed and the bytes free.
+        OutOfDisk: naming the bytes needed and the bytes free, or the largest file allowed.
     """
     if shutil.disk_usage(folder).free < needed:
         raise _out_of_disk(folder, needed, what, remedy)
     try:
         yield
     except Exception as error:  # writers wrap what the system says in errors of their own
-        if not _is_full(error):
+        number = _full(error)
+        if not number:
             raise
+        if number == errno.EFBIG:
+            raise _too_large(folder, needed, what) from error
         raise _out_of_disk(folder, needed, what, remedy) from error
 
 
-def _is_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, says that the disk is full."""
+def _full(error: BaseException | None) -> int:
+    """The number with which an error, or what caused it, says that there is no room; else 0."""
     if error is None:
-        return False
-    said = isinstance(error, OSError) and error.errno in FULL
-    said = said or any(f'os error {number}' in str(error) for number in FULL)  # safetensors
-    return said or _is_full(error.__cause__ or error.__context__)
+        return 0
+    if isinstance(error, OSError) and error.errno in FULL:
+        return error.errno
+    said = (number for number in FULL if f'os error {number}' in str(error))  # safetensors
+    return next(said, 0) or _full(error.__cause__ or error.__context__)
 
 
 def _out_of_disk(folder: Path, needed: int, what: str, remedy: str) -> OutOfDisk:
     return OutOfDisk(f'no room on disk for {what}', value=f'{needed:,} bytes needed',
                      limit=f'{shutil.disk_usage(folder).free:,} bytes free in {folder}',
                      remedy=remedy)
+
+
+def _too_large(folder: Path, needed: int, what: str) -> OutOfDisk:
+    """The disk has room, but a single file may not be so large: freeing space does not help."""
+    most, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limit = (f'what the file system of {folder} holds in one file'
+             if most == resource.RLIM_INFINITY else f'{most:,} bytes (ulimit -f)')
+    return OutOfDisk(f'{what} is larger than a file may be', value=f'{needed:,} bytes needed',
+                     limit=limit, remedy='raise that limit, or take a disk for larger files')
 
 
 def sync_tree(folder: Path) -> None:
@@ -94,23 +137,93 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock between processes; the kernel frees it when its holder dies, however it dies."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with path.open('a') as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+def locked(path: Path, held: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a lock between processes; the kernel frees it when its holder dies, however it dies.
+
+    Args:
+        path: the file that stands for it; made with its folder.
+        held: called before waiting for another holder.
+
+    Raises:
+        OutOfDisk: there is no room for the file.
+        Unwritable: it cannot be made.
+    """
+    with _named(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        stream = path.open('a')
+    with stream:
+        if not _taken(stream, fcntl.LOCK_EX):
+            held()
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
+@contextlib.contextmanager
+def unwritten(path: Path, held: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Keep those who take a lock away while something is read; writes nothing.
+
+    Args:
+        path: the file that stands for the lock. Where there is none, nobody has ever taken it;
+            where it may not be opened, reading goes on without.
+        held: called before waiting for another holder.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            if path.is_file():  # a pipe would wait for a writer
+                stream = stack.enter_context(path.open('rb'))
+                if not _taken(stream, fcntl.LOCK_SH):
+                    held()
+                    fcntl.flock(stream, fcntl.LOCK_SH)
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock now, or might: its file may not be opened."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open('rb') as stream:
+            return not _taken(stream, fcntl.LOCK_SH)
+    except OSError:
+        return True
+
+
+def _taken(stream: IO, how: int) -> bool:
+    """Take a lock that is free; False where it is not."""
+    try:
+        fcntl.flock(stream, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def discard(path: Path) -> None:
-    """Remove whatever has this name, a folder with all that is in it; of a link, the link."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    """Remove whatever has this name, a folder with all that is in it; of a link, the link.
+
+    Raises:
+        Unwritable: the system refuses.
+    """
+    with _named(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sweep(folder: Path, name: str) -> None:
-    """Remove what a killed writer of ``name`` left; call under its lock."""
+    """Remove what a killed writer of ``name`` left; call under its lock.
+
+    Raises:
+        Unwritable: the system refuses.
+    """
     for part in folder.glob(f'{name}*{PART}*'):
-        part.unlink(missing_ok=True)
+        discard(part)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; what vanishes meanwhile counts nothing."""
+    total = 0
+    for one in (path, *path.rglob('*')) if path.is_dir() else (path,):
+        with contextlib.suppress(OSError):
+            total += one.lstat().st_size if not one.is_dir() or one.is_symlink() else 0
+    return total

@@ -1,8 +1,9 @@
 """From a loaded network to the chosen runtime: checked before use, made ready where allowed.
 
 Graphs and engines are compared with what is wanted (key, names, shapes, types) and then asked for
-one inference each, which must say what the network says. What does not fit is made again if the
-setting ``engine_missing`` allows it, before the first answer or while torch gives the answers.
+an inference each, engines for several, which must say what the network says. What does not fit is
+made again if the setting ``engine_missing`` allows it, before the first answer or while torch
+gives the answers.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import Callable
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadCheckpoint, CooperError, EngineMismatch, NotReady, OutOfMemory
 from cooper_ros.runtime.base import Runtime
-from cooper_ros.runtime.engines.find import find_bundle, find_plan, request_of
+from cooper_ros.runtime.engines.find import Found, covers, find_bundle, find_plan, request_of
+from cooper_ros.runtime.engines.plan import Plan
 from cooper_ros.runtime.graphs.bundle import Bundle
 from cooper_ros.runtime.graphs.modules import graph_modules
-from cooper_ros.runtime.graphs.probe import probe
+from cooper_ros.runtime.graphs.probe import probe, probe_in_service
 from cooper_ros.runtime.graphs.runtime import GraphRuntime
+from cooper_ros.runtime.graphs.spec import Limits
 from cooper_ros.runtime.memory import is_memory_error
 from cooper_ros.runtime.notice import Notice, Tell
 from cooper_ros.runtime.place import AUTO, COMPILE, ERROR, ONNX, SERVE, TENSORRT, TORCH, Place
@@ -73,6 +76,8 @@ class Upgrade:
 def open_runtime(name: str, network: TorchRuntime, config: CooperConfig, tell: Tell) -> Opened:
     """The runtime of this name for a loaded network.
 
+    With the setting ``auto`` torch answers where engines or graphs cannot, and the log says why.
+
     Args:
         name: ``torch``, ``compile``, ``onnx``, ``tensorrt`` or ``torch_tensorrt``.
         network: the network; moved to float32 in place for ``onnx``.
@@ -95,8 +100,9 @@ def open_runtime(name: str, network: TorchRuntime, config: CooperConfig, tell: T
                        remedy='set runtime to torch')
     try:
         return _graphs(name, network, place, config.engine_missing, tell)
-    except OutOfMemory as error:
-        if config.runtime != AUTO and config.engine_missing != SERVE:
+    except CooperError as error:
+        waits = config.engine_missing == SERVE and isinstance(error, OutOfMemory)
+        if config.runtime != AUTO and not waits:
             raise
         tell(Notice(f'{name} is not used, torch answers: {error}', TORCH, error=True))
         return Opened(network)
@@ -149,7 +155,7 @@ def _converter(name: str) -> str:
 
 
 def proved(name: str, network: TorchRuntime, place: Place) -> GraphRuntime:
-    """Graphs or engines as a runtime, each compared with the network by one inference.
+    """Graphs or engines as a runtime, each compared with the network.
 
     Raises:
         NotReady: a package or a GPU is missing.
@@ -157,15 +163,17 @@ def proved(name: str, network: TorchRuntime, place: Place) -> GraphRuntime:
         OutOfMemory: there is no room for it beside the network.
     """
     find = _find_graphs if name == ONNX else _find_engines
-    bundle, command, load = find(name, place)
+    bundle, limits, command, load = find(name, place)
     if name == ONNX:
         network.network.float()
         network.vae.float()
     try:
         runtime = load()
-        probe(runtime.runner, bundle.specs(),
-              graph_modules(network.network, network.vae, bundle.parts), bundle.precision,
-              rebuild=command)
+        compare = probe if name == ONNX else probe_in_service
+        compare(runtime.runner, bundle.specs(),
+                graph_modules(network.network, network.vae, bundle.parts), bundle.precision,
+                rebuild=command, limits=limits)
+        runtime.forget()  # steps recorded where the inputs of the probe were
     except BadCheckpoint as error:  # the network is loaded, so this is about the graphs
         raise EngineMismatch(error.what, value=error.value, limit=error.limit,
                              remedy=f'run `{command}`') from error
@@ -177,7 +185,8 @@ def proved(name: str, network: TorchRuntime, place: Place) -> GraphRuntime:
     return runtime
 
 
-Source = tuple[Bundle, str, Callable[[], GraphRuntime]]  # graphs, what makes them, what loads them
+# graphs, sizes they serve, what makes them, what loads them
+Source = tuple[Bundle, Limits, str, Callable[[], GraphRuntime]]
 
 
 def _find_graphs(name: str, place: Place) -> Source:
@@ -186,18 +195,26 @@ def _find_graphs(name: str, place: Place) -> Source:
     if bundle is None:
         raise EngineMismatch('no graphs were exported from this checkpoint',
                              value=place.folders[0], remedy=f'run `{command}`')
-    return bundle, command, lambda: load_onnx_runtime(bundle)
+    return bundle, Limits.of(bundle.config), command, lambda: load_onnx_runtime(bundle)
 
 
 def _find_engines(name: str, place: Place) -> Source:
     from cooper_ros.runtime.engines.runner import load_tensorrt_runtime
     found = find_plan(place, _converter(name))
-    if found.served and not found.complete:
-        raise EngineMismatch('the engines are for shorter contexts than context_tokens asks for',
-                             value=found.served, limit=f'{found.plan.context} or more',
-                             remedy=f'run `{found.command}`')
-    return found.plan.bundle, found.command, lambda: load_tensorrt_runtime(
+    if found.best is not None and not found.complete:
+        raise _too_small(found.best, found)
+    return found.plan.bundle, found.plan.limits, found.command, lambda: load_tensorrt_runtime(
         found.plan, found.cache, rebuild=found.command)
+
+
+def _too_small(best: Plan, found: Found) -> EngineMismatch:
+    """Whole engines that do not serve what is asked for."""
+    what, have, asked = (
+        ('shorter contexts than context_tokens asks for', best.context, found.plan.context)
+        if covers(best, found.plan) else
+        ('smaller pictures than the checkpoint makes', best.side, found.plan.side))
+    return EngineMismatch(f'the engines are for {what}', value=have, limit=f'{asked} or more',
+                          remedy=f'run `{found.command}`')
 
 
 def _memory_of(runtime: GraphRuntime) -> str:

@@ -1,8 +1,9 @@
 """A stand-in for TensorRT and for CUDA streams and graphs, on tensors in host memory.
 
 It is strict where the real ones are: a replayed graph whose execution context was touched since
-it was captured, a context in an engine whose budget changes, an address that is not aligned and a
-run on the default stream are errors. The numbers come from onnxruntime.
+it was captured, a context in an engine whose budget changes, an address that is not aligned, a run
+on the default stream and a recorded kernel that only stands in for another are errors. The
+numbers come from onnxruntime.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Device:
     current: Any = None
     capturing: Any = None
     synchronised: int = 0
+    integrated: bool = False
+    compiled: list[tuple] = field(default_factory=list)  # graph and sizes, not found in a cache
 
 
 class Stream:
@@ -77,8 +80,8 @@ class CudaGraph:
 
 
 class Context:
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.version, self.profile = engine, 0, 0
+    def __init__(self, engine: Engine, config: RuntimeConfig | None) -> None:
+        self.engine, self.config, self.version, self.profile = engine, config, 0, 0
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.addresses: dict[str, int] = {}
         self.scratch: tuple[int, int] | None = None
@@ -113,6 +116,7 @@ class Context:
         elif device.broken_capture:
             return False
         else:
+            assert self.config is None or self.config.is_eager
             device.capturing.steps.append((self, self.version))
             device.captures.append(self.engine.spec.name)
         return True
@@ -120,12 +124,19 @@ class Context:
     def run(self) -> None:
         spec, engine = self.engine.spec, self.engine
         engine.device.runs.append((spec.name, self.profile))
+        if self.config is not None:
+            self.compile((spec.name, *sorted(self.shapes.items())))
         feed = {entry.name: self.memory(entry.name, self.shapes[entry.name])
                 for entry in spec.inputs}
         outputs = engine.answers.run(spec.name, {
             name: torch.from_numpy(value) for name, value in feed.items()}, {})
         for name, value in outputs.items():
             self.memory(name, value.shape)[...] = value.numpy()
+
+    def compile(self, size: tuple) -> None:
+        if repr(size) not in self.config.cache.sizes:
+            self.config.cache.sizes.append(repr(size))
+            self.engine.device.compiled.append(size)
 
     def memory(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         kind = np.dtype(self.engine.kinds[name])
@@ -134,10 +145,45 @@ class Context:
         return np.frombuffer(block, dtype=kind).reshape(shape)
 
 
+class RuntimeCache:
+    """Kernels that were compiled, by their sizes."""
+
+    def __init__(self) -> None:
+        self.sizes: list[str] = []
+
+    def serialize(self) -> bytes:
+        return '\n'.join(['kernels', *self.sizes]).encode()
+
+    def deserialize(self, content: bytes) -> bool:
+        kind, *sizes = content.decode().split('\n')
+        self.sizes += sizes if kind == 'kernels' else []
+        return kind == 'kernels'
+
+
+class RuntimeConfig:
+    dynamic_shapes_kernel_specialization_strategy = 'lazy'
+    allocation, cache = 'static', None
+
+    @property
+    def is_eager(self) -> bool:
+        return self.dynamic_shapes_kernel_specialization_strategy == 'eager'
+
+    def create_runtime_cache(self) -> RuntimeCache:
+        return RuntimeCache()
+
+    def set_execution_context_allocation_strategy(self, strategy: str) -> None:
+        self.allocation = strategy
+
+    def set_runtime_cache(self, cache: RuntimeCache) -> bool:
+        self.cache = cache
+        return True
+
+
 class Engine:
     device_memory_size_v2 = 4096
 
     def __init__(self, device: Device, plan: Plan, name: str) -> None:
+        self.is_rtx = plan.flavour.name == RTX
         self.device, self.spec = device, plan.bundle.specs()[name]
         self.answers = _answers(str(plan.bundle.folder))
         rows = self.spec.interface('fp32')
@@ -180,12 +226,17 @@ class Engine:
         self.budget = budget
         self.device_memory_size_v2 = 4096 + (budget < self.streamable_weights_size) * 4096
 
-    def create_execution_context(self, strategy: str) -> Context | None:
-        assert strategy == 'user'
+    def create_runtime_config(self) -> RuntimeConfig:
+        assert self.is_rtx  # the other TensorRT has one too, and needs none
+        return RuntimeConfig()
+
+    def create_execution_context(self, how: str | RuntimeConfig) -> Context | None:
+        config = how if isinstance(how, RuntimeConfig) else None
+        assert (config.allocation if config else how) == 'user' and bool(config) == self.is_rtx
         if not self.device.contexts_left:
             return None
         self.device.contexts_left -= 1
-        self.contexts.append(Context(self))
+        self.contexts.append(Context(self, config))
         return self.contexts[-1]
 
 
@@ -206,7 +257,8 @@ class Cache:
 
     rebuild = 'cooper engine build CHECKPOINT'
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.folder = folder
         self._names = {plan.key(graph, 'SM89').name: graph for graph in plan.bundle.specs()}
 
     def entries(self) -> list[Entry]:
@@ -219,7 +271,8 @@ class Cache:
 def tensorrt(device: Device, stats: bool = True) -> Any:
     """The module, as the newest TensorRT for RTX has it, or without statistics of engines."""
     module = SimpleNamespace(
-        Logger=Logger, ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED='user'))
+        Logger=Logger, ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED='user'),
+        DynamicShapesKernelSpecializationStrategy=SimpleNamespace(EAGER='eager'))
     module.Runtime = lambda log: SimpleNamespace(deserialize_cuda_engine=lambda content: (
         None if device.unreadable else Engine(device, module.plan, content.decode())))
     if stats:
@@ -228,10 +281,10 @@ def tensorrt(device: Device, stats: bool = True) -> Any:
 
 
 def plan_of(device: Device, bundle: Bundle, *, context: int = 512, stats: bool = True,
-            **options: Any) -> Plan:
+            flavour: str = RTX, **options: Any) -> Plan:
     """A plan whose engines the stand-in makes."""
     module = tensorrt(device, stats)
-    module.plan = Plan(bundle, Flavour(RTX, '1.7', module), context,
+    module.plan = Plan(bundle, Flavour(flavour, '1.7', module), context,
                        options=BuildOptions(**options))
     return module.plan
 
@@ -265,7 +318,10 @@ def pretend_cuda(device: Device, patch: pytest.MonkeyPatch) -> None:
 
     for name, value in (('is_available', lambda: True), ('Stream', new), ('stream', entered),
                         ('current_stream', lambda: device.current), ('CUDAGraph', CudaGraph),
-                        ('graph', captured), ('mem_get_info', lambda: (device.free, 1 << 40))):
+                        ('graph', captured), ('mem_get_info', lambda: (device.free, 1 << 40)),
+                        ('current_device', lambda: 0), ('get_device_name', lambda: 'a GPU'),
+                        ('get_device_properties', lambda number: SimpleNamespace(
+                            multi_processor_count=1, is_integrated=device.integrated))):
         patch.setattr(torch.cuda, name, value)
     patch.setattr(runner, 'DEVICE', 'cpu')
     patch.setattr(runner, 'gpu_architecture', lambda: 'SM89')

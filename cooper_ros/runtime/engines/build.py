@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import platform
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 from torch import nn
 
@@ -15,13 +17,14 @@ from cooper_ros.errors import EngineBuild
 from cooper_ros.runtime.engines.cache import BuiltEngine
 from cooper_ros.runtime.engines.flavour import Flavour
 from cooper_ros.runtime.engines.key import BuildOptions
-from cooper_ros.runtime.files import write_whole
+from cooper_ros.runtime.files import discard, write_whole
 from cooper_ros.runtime.graphs.spec import GraphSpec, Limits, Span, TensorSpec, profiles_of
 
 MIB = 1 << 20
 _TYPES = {'FLOAT': 'float32', 'HALF': 'float16', 'BF16': 'bfloat16', 'INT64': 'int64',
           'INT32': 'int32', 'BOOL': 'bool'}
 Told = Callable[[str, float], None]  # phase, fraction done 0..1
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -112,21 +115,38 @@ class _Build:
         """Compile a network, whoever has made it; see :func:`build_engine`."""
         started = time.monotonic()
         interface = _checked_interface(network, self.spec, self.precision, self.source)
-        config = _configured(self.flavour, builder, self.spec, self.arch, self.limits,
-                             self.options)
+        with self._refusals():
+            config = _configured(self.flavour, builder, self.spec, self.arch, self.limits,
+                                 self.options)
         _remember_timings(self.flavour, config, self.timing_cache)
         config.progress_monitor = _monitor(self.flavour.module, Phases(self.told))
-        content = builder.build_serialized_network(network, config)
+        with self._refusals():
+            content = builder.build_serialized_network(network, config)
         if content is None:
-            raise EngineBuild(f'TensorRT could not build graph {self.spec.name} for {self.arch}',
-                              value=self.log.last_words(), remedy='see the log; smaller sizes or '
-                              'fewer MiB of workspace need less memory')
+            raise self._refused(self.log.last_words())
         self.told('done', 1.0)
-        _keep_timings(self.flavour, config, self.timing_cache)
         return BuiltEngine(memoryview(content), interface, {
             'seconds': round(time.monotonic() - started, 2), 'limits': self.limits.to_dict(),
             'options': asdict(self.options), 'layers': network.num_layers,
-            'builder': f'{platform.machine()}, {os.cpu_count()} cores'})
+            'builder': f'{platform.machine()}, {os.cpu_count()} cores'},
+            _timings_writer(self.flavour, config, self.timing_cache))
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Numbers that TensorRT cannot hold come back as errors of Python."""
+        try:
+            yield
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise self._refused(str(error).partition('\n')[0]) from error
+
+    def _refused(self, words: str) -> EngineBuild:
+        """What TensorRT said, and what helps against that."""
+        remedy = ('a smaller --context or --side, or more --parts, needs less memory' if
+                  'workspace' not in words else 'give more with --workspace-mib; 0 leaves it to '
+                  'TensorRT' if self.options.workspace_mib else
+                  'a smaller --context or --side needs less workspace')
+        return EngineBuild(f'TensorRT could not build graph {self.spec.name} for {self.arch}',
+                           value=words, remedy=remedy)
 
 
 def _checked_interface(network: Any, spec: GraphSpec, precision: str,
@@ -201,16 +221,49 @@ def _set_shape(profile: Any, entry: TensorSpec, spans: Mapping[str, Span]) -> No
 
 
 def _remember_timings(flavour: Flavour, config: Any, path: Path | None) -> None:
+    """Start from known timings; without any where they are damaged or of another machine."""
     if path is None or flavour.ahead_of_time:
         return
-    known = path.read_bytes() if path.exists() else b''
-    if not config.set_timing_cache(config.create_timing_cache(known), False):
-        config.set_timing_cache(config.create_timing_cache(b''), False)  # of another machine
+    known = b''
+    with _best_effort(path):
+        known = path.read_bytes() if path.is_file() else b''
+    if not _starts_from(config, known):
+        _LOG.warning('kernel timings in %s are damaged or of another machine', path)
+        _starts_from(config, b'')
 
 
-def _keep_timings(flavour: Flavour, config: Any, path: Path | None) -> None:
-    if path is not None and not flavour.ahead_of_time:
-        write_whole(path, memoryview(config.get_timing_cache().serialize()))
+def _starts_from(config: Any, known: bytes) -> bool:
+    try:
+        cache = config.create_timing_cache(known)  # None, or an error, of what is damaged
+        return cache is not None and bool(config.set_timing_cache(cache, False))
+    except (TypeError, ValueError, RuntimeError):
+        return False
+
+
+def _timings_writer(flavour: Flavour, config: Any, path: Path | None) -> Callable[[], None]:
+    """What writes the timings of a build, once its engine is stored."""
+    if path is None or flavour.ahead_of_time:
+        return lambda: None
+    measured = b''
+    with _best_effort(path):
+        measured = bytes(memoryview(config.get_timing_cache().serialize()))
+
+    def write() -> None:
+        with _best_effort(path):
+            if path.is_dir():
+                discard(path)
+            write_whole(path, measured)
+
+    return write if measured else lambda: None
+
+
+@contextlib.contextmanager
+def _best_effort(path: Path) -> Iterator[None]:
+    """Timings only save time: what is wrong with them never costs an engine."""
+    try:
+        yield
+    except Exception as error:  # of the disk, or whatever TensorRT raises
+        _LOG.warning('kernel timings in %s are of no use: %s', path, error)
 
 
 class _Log:

@@ -1,7 +1,8 @@
 """The folder of compiled engines: nothing in it is trusted before it is proved.
 
 An engine is three things: ``NAME.engine``, ``NAME.json`` (its key, interface, size, SHA-256) and
-``NAME.lock``. The JSON file is written last, so an engine without it does not exist.
+``NAME.lock``. The JSON file is written last, so an engine without it does not exist, and one
+beside that of an older engine is damaged.
 """
 
 from __future__ import annotations
@@ -9,16 +10,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
 from cooper_ros.errors import EngineMismatch
 from cooper_ros.runtime.engines.key import EngineKey
-from cooper_ros.runtime.files import discard, locked, sweep, sync_folder, write_whole
+from cooper_ros.runtime.files import (
+    discard,
+    locked,
+    size_of,
+    sweep,
+    sync_folder,
+    unwritten,
+    write_whole,
+)
 from cooper_ros.runtime.graphs.digest import plain_digest
 
 ENGINE, DESCRIPTION, LOCK = '.engine', '.json', '.lock'
+KERNELS = '.kernels'  # what TensorRT for RTX compiled of an engine while it ran
 DESCRIBED = {'key': dict, 'interface': list, 'bytes': int, 'sha256': str, 'facts': dict}
 ROW = (str, str, list, str)  # of an interface: name, direction, shape, type
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)  # of a description
@@ -33,11 +43,13 @@ class BuiltEngine:
         content: the serialised engine.
         interface: names, directions, shapes and types of its inputs and outputs.
         facts: what is good to know later: seconds, limits, options, versions.
+        afterwards: called when the engine is stored; must not raise.
     """
 
     content: bytes | memoryview
     interface: list[list[Any]]
     facts: dict[str, Any]
+    afterwards: Callable[[], None] = field(default=lambda: None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -75,19 +87,25 @@ class EngineCache:
         Args:
             key: what is built.
             build: called under the lock of this engine, at most once.
-            force: build although a sound one exists.
+            force: build although a sound one exists, which stays until the new one is written.
 
         Returns:
             the engine file.
 
         Raises:
             EngineBuild: raised by ``build``.
+            OutOfDisk: it does not fit the disk.
+            Unwritable: the folder cannot be written.
         """
         with locked(self._file(key.name, LOCK)):
             sweep(self.folder, key.name)
-            if force or not self.is_sound(key):
-                self._drop(key.name)
-                self._write(key, build())
+            sound = self.is_sound(key)
+            if not sound:
+                self._drop(key.name)  # of no use, and its room may be needed
+            if force or not sound:
+                built = build()
+                self._write(key, built)
+                built.afterwards()
         return self._file(key.name, ENGINE)
 
     def load(self, key: EngineKey, interface: list[list[Any]]) -> bytes:
@@ -117,19 +135,35 @@ class EngineCache:
     def entries(self) -> Iterator[Entry]:
         """Every engine in the folder, in order of names."""
         for path in sorted(self.folder.glob(f'*{ENGINE}')):
-            try:
-                described = _parsed(path.with_suffix(DESCRIPTION))
-                key, facts = _key(described), described['facts']
-            except UNREADABLE:
-                key, facts = None, {}
-            try:
-                size = path.lstat().st_size
-            except OSError:
-                continue  # somebody has just removed it, or the folder is closed to us
-            yield Entry(path.stem, key, size, facts)
+            if (entry := self._entry(path.stem)) is not None:
+                yield entry
 
-    def check(self, entry: Entry) -> str:
-        """Prove that an engine is what its description says; empty when it is."""
+    def _entry(self, name: str) -> Entry | None:
+        path = self._file(name, ENGINE)
+        try:
+            described = _parsed(path.with_suffix(DESCRIPTION))
+            key, facts = _key(described), described['facts']
+        except UNREADABLE:
+            key, facts = None, {}
+        try:
+            return Entry(name, key, path.lstat().st_size, facts)
+        except OSError:
+            return None  # somebody has just removed it, or the folder is closed to us
+
+    def check(self, entry: Entry, held: Callable[[], None] = lambda: None) -> str:
+        """Prove that an engine is what its description says; empty when it is.
+
+        One that is being built is waited for.
+
+        Args:
+            entry: which; read again once nobody writes it.
+            held: called before waiting.
+        """
+        with unwritten(self._file(entry.name, LOCK), held):
+            return self.fault(self._entry(entry.name) or entry)
+
+    def fault(self, entry: Entry) -> str:
+        """As :meth:`check`, under a lock that the caller holds."""
         if entry.key is None:
             return 'no readable description beside it; it is never used'
         if entry.key.name != entry.name:
@@ -148,16 +182,27 @@ class EngineCache:
             return False
         return True
 
-    def remove(self, name: str) -> int:
-        """Remove an engine; returns the bytes that became free.
+    def remove(self, name: str, only_if: Callable[[Entry], bool] = lambda entry: True,
+               held: Callable[[], None] = lambda: None) -> int | None:
+        """Remove an engine; returns the bytes that became free, None where nothing was removed.
 
         Its lock stays: whoever waits for it would hold a file without a name, and the next one
         another file of that name.
+
+        Args:
+            name: of its files.
+            only_if: asked about what is there under the lock: a builder may just have finished it.
+            held: called before waiting for a builder.
+
+        Raises:
+            Unwritable: the folder cannot be written.
         """
-        path = self._file(name, ENGINE)
-        with locked(self._file(name, LOCK)):
-            freed = path.lstat().st_size if path.is_file() else 0
+        with locked(self._file(name, LOCK), held):
             sweep(self.folder, name)
+            entry = self._entry(name)
+            if entry is None or not only_if(entry):
+                return None
+            freed = size_of(self._file(name, ENGINE))
             self._drop(name)
         return freed
 
@@ -177,6 +222,7 @@ class EngineCache:
         self.load(key, interface)
 
     def _write(self, key: EngineKey, built: BuiltEngine) -> None:
+        """Until the last line is done, an older description has another digest."""
         write_whole(self._file(key.name, ENGINE), built.content)
         described = {'key': asdict(key), 'interface': built.interface, 'facts': built.facts,
                      'bytes': len(built.content),
@@ -186,7 +232,7 @@ class EngineCache:
 
     def _drop(self, name: str) -> None:
         """Remove description first: without it the engine counts as absent."""
-        for suffix in (DESCRIPTION, ENGINE):
+        for suffix in (DESCRIPTION, ENGINE, KERNELS):
             discard(self._file(name, suffix))
             sync_folder(self.folder)
 

@@ -18,6 +18,8 @@ from cooper_ros.runtime.graphs.spec import CONTEXT, UNDERSTAND, Limits
 from cooper_ros.runtime.place import Place
 from cooper_ros.runtime.prepare import ONNX, TENSORRT, Request, command_of
 
+_PICTURES = ('patches', 'cells', 'rows', 'columns')  # sizes that grow with a picture
+
 
 @dataclass(frozen=True)
 class Found:
@@ -25,21 +27,21 @@ class Found:
 
     Attributes:
         plan: which engines, for which sizes, built how.
-        served: tokens of the longest context that a whole set in the cache serves; 0 where none
-            is whole. That is by their descriptions; nothing is proved yet.
+        best: the set in the cache that serves most; None where none is whole. That is by their
+            descriptions; nothing is proved yet.
         cache: where they are.
         request: what builds those of the plan.
     """
 
     plan: Plan
-    served: int
+    best: Plan | None
     cache: EngineCache
     request: Request
 
     @property
     def complete(self) -> bool:
         """Whether the cache names all engines of the plan."""
-        return self.served >= self.plan.context
+        return self.best is self.plan
 
     @property
     def command(self) -> str:
@@ -51,10 +53,13 @@ class Found:
         """Why it is not complete; empty when it is."""
         if self.complete:
             return ''
-        if self.served:
-            return (f'its engines serve contexts of up to {self.served} tokens, and '
-                    f'context_tokens asks for {self.plan.context}')
-        return f'its engines are not in {self.cache.folder}'
+        if self.best is None:
+            return f'its engines are not in {self.cache.folder}'
+        if not covers(self.best, self.plan):
+            return (f'its engines serve pictures of up to {self.best.side} pixels a side, and '
+                    f'those of this checkpoint have up to {self.plan.side}')
+        return (f'its engines serve contexts of up to {self.best.context} tokens, and '
+                f'context_tokens asks for {self.plan.context}')
 
     def is_sound(self) -> bool:
         """Whether every engine is what its description says; reads all of them."""
@@ -85,7 +90,8 @@ def find_plan(place: Place, converter: str) -> Found:
     Returns:
         a complete set where there is one, the one for the longest context if there are several;
         else the set that would be built. A set for shorter contexts than the setting
-        context_tokens asks for is not complete.
+        context_tokens asks for is not complete, nor is one for smaller pictures than the
+        checkpoint's own resize rule makes.
 
     Raises:
         NotReady: there is no TensorRT, or no GPU.
@@ -114,11 +120,18 @@ def find_engines(usual: Plan, arch: str, cache: EngineCache, place: Place) -> Fo
     plans = [usual, *(plan for entry in entries if (plan := plan_of(entry, usual, arch)))]
     whole = [plan for plan in plans
              if all(plan.key(graph, arch).name in names for graph in plan.bundle.specs())]
-    best = max(whole, key=lambda one: one.context, default=None)
-    plan = best if best and best.context >= place.context else usual
+    best = max(whole, key=lambda one: (covers(one, usual), one.context), default=None)
+    plan = usual
+    if best is not None and best.context >= place.context and covers(best, usual):
+        plan = best
     request = request_of(_kind(usual.converter), place, plan)
-    return Found(plan, best.context if best else 0,
-                 EngineCache(place.cache, command_of(request)), request)
+    return Found(plan, best, EngineCache(place.cache, command_of(request)), request)
+
+
+def covers(plan: Plan, usual: Plan) -> bool:
+    """Whether engines take all pictures that others take."""
+    ours, theirs = plan.limits, usual.limits
+    return all(getattr(ours, name).high >= getattr(theirs, name).high for name in _PICTURES)
 
 
 def plan_of(entry: Entry, usual: Plan, arch: str) -> Plan | None:

@@ -6,6 +6,7 @@ from, so every recorded step gets a context of its own. Plain runs share one per
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Mapping
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from cooper_ros.errors import BadOption, CooperError, EngineMismatch, NotReady, OutOfMemory
 from cooper_ros.runtime.engines.build import type_name
 from cooper_ros.runtime.engines.flavour import gpu_architecture
+from cooper_ros.runtime.engines.kernels import kernels_of
 from cooper_ros.runtime.engines.plan import Plan
 from cooper_ros.runtime.graphs.runtime import Tensors
 from cooper_ros.runtime.graphs.spec import UNDERSTAND, GraphSpec
@@ -129,13 +131,15 @@ class LoadedEngine:
         spec: its graph.
         content: the serialised engine.
         rebuild: command shown where it must be built again.
+        kernels: file of what TensorRT for RTX compiles while it runs.
 
     Raises:
         EngineMismatch: TensorRT cannot read it here, or it has another interface.
         OutOfMemory: there is no room for it.
     """
 
-    def __init__(self, plan: Plan, spec: GraphSpec, content: bytes, rebuild: str) -> None:
+    def __init__(self, plan: Plan, spec: GraphSpec, content: bytes, rebuild: str,
+                 kernels: Path) -> None:
         module = self._module = plan.flavour.module
         self.spec, self.precision, self.file_bytes = spec, plan.bundle.precision, len(content)
         self._runtime = module.Runtime(module.Logger(module.Logger.ERROR))
@@ -143,6 +147,7 @@ class LoadedEngine:
         if self.engine is None:
             raise self._unreadable(rebuild)
         self._check(rebuild)
+        self._kernels = kernels_of(plan.flavour, self.engine, kernels)
         self._plain: dict[int, Context] = {}
 
     @property
@@ -158,7 +163,7 @@ class LoadedEngine:
     @property
     def weight_bytes(self) -> int:
         """Weights on the device; by the size of its file where this TensorRT does not tell."""
-        kinds = getattr(self._module, 'EngineStat', None)  # TensorRT 10 has none
+        kinds = getattr(self._module, 'EngineStat', None)  # 10.3 and 10.13 have none, 10.16 has
         whole = (self.file_bytes if kinds is None
                  else int(self.engine.get_engine_stat(kinds.TOTAL_WEIGHTS_SIZE)))
         if not self.streamable_bytes:
@@ -180,15 +185,21 @@ class LoadedEngine:
         self._scratch = scratch
         self._plain = {0: self.context(0, stream)}
 
-    def context(self, profile: int, stream: int) -> Context:
+    def context(self, profile: int, stream: int, *, recorded: bool = False) -> Context:
         """A new execution context in the memory that all of them share.
+
+        Args:
+            profile: number of its optimisation profile.
+            stream: CUDA stream that sets it.
+            recorded: whether it will be captured, so that its kernels must be the final ones.
 
         Raises:
             OutOfMemory: there is no room for it.
             NotReady: TensorRT refuses the profile.
         """
         strategies = self._module.ExecutionContextAllocationStrategy
-        handle = self.engine.create_execution_context(strategies.USER_MANAGED)
+        handle = self.engine.create_execution_context(
+            strategies.USER_MANAGED if self._kernels is None else self._kernels.config(recorded))
         if handle is None:
             raise no_room(f'running graph {self.spec.name}',
                           self.weight_bytes + self.scratch_bytes)
@@ -197,6 +208,11 @@ class LoadedEngine:
             raise NotReady(f'TensorRT refuses a profile of graph {self.spec.name}', value=profile,
                            remedy='build without --decode-profile')
         return Context(self, handle, profile)
+
+    def keep_kernels(self) -> None:
+        """Keep on disk what TensorRT for RTX has compiled so far; others compile nothing."""
+        if self._kernels is not None:
+            self._kernels.keep()
 
     def profile_of(self, inputs: Tensors) -> int:
         """Number of the profile for these sizes: single tokens may have one of their own."""

@@ -19,12 +19,13 @@ from cooper_ros.runtime.engines.key import BuildOptions, EngineKey
 from cooper_ros.runtime.files import locked, room, write_whole
 from cooper_ros.runtime.graphs.bundle import Bundle
 from cooper_ros.runtime.graphs.digest import file_digest, plain_digest
-from cooper_ros.runtime.graphs.spec import CONTEXT, GraphSpec, Limits
+from cooper_ros.runtime.graphs.spec import CONTEXT, GraphSpec, Limits, profiles_of
 
 # Measured with TensorRT-RTX 1.7.1 on 2 cores (AMD EPYC), tiny to 7B-wide graphs, see docs.
 SECONDS_PER_GRAPH, SECONDS_PER_GB = 1.0, 4.0
 ENGINE_PER_WEIGHTS, ENGINE_OVERHEAD = 1.02, 3 << 20
 HOST_PER_WEIGHTS = 3.0  # builder copies; docs of Torch-TensorRT say 3 to 5
+HOST_BASE = int(0.8 * (1 << 30))  # libraries and builder: tiny graphs peak at 0.76 to 0.88 GB
 ONNX = 'onnx'
 FINGERPRINTS, GRAPHS = 'fingerprints.json', 'graphs'  # beside the engines in their folder
 _MODEL_FILES = ('*.safetensors', 'llm_config.json', 'vit_config.json', 'cooper.json',
@@ -47,13 +48,19 @@ class Estimate:
     host_bytes: int
 
     @classmethod
-    def of(cls, onnx_file: Path) -> Estimate:
-        """From the size of the exported weights."""
+    def of(cls, onnx_file: Path, profiles: int = 1) -> Estimate:
+        """From the size of the exported weights.
+
+        Args:
+            onnx_file: the exported graph.
+            profiles: optimisation profiles; each comes with its own copy of the weights.
+        """
         files = (onnx_file, onnx_file.with_name(onnx_file.name + '.data'))
         weights = sum(file.stat().st_size for file in files if file.exists())
-        return cls(int(weights * ENGINE_PER_WEIGHTS) + ENGINE_OVERHEAD,
-                   SECONDS_PER_GRAPH + weights / 1e9 * SECONDS_PER_GB,
-                   int(weights * HOST_PER_WEIGHTS))
+        engine = profiles * weights
+        return cls(int(engine * ENGINE_PER_WEIGHTS) + ENGINE_OVERHEAD,
+                   SECONDS_PER_GRAPH + engine / 1e9 * SECONDS_PER_GB,
+                   HOST_BASE + int(engine * HOST_PER_WEIGHTS))
 
 
 @dataclass(frozen=True)
@@ -120,9 +127,9 @@ class Plan:
         for arch in archs:
             self.flavour.check_architecture(arch)
             for name in graphs or self.bundle.specs():
-                key = self.key(name, arch)
-                yield Job(self.bundle.specs()[name], arch, key,
-                          Estimate.of(self.bundle.graph(name)))
+                key, spec = self.key(name, arch), self.bundle.specs()[name]
+                profiles = profiles_of(spec, self.limits, decode=self.options.decode_profile)
+                yield Job(spec, arch, key, Estimate.of(self.bundle.graph(name), len(profiles)))
 
     def build(self, job: Job, cache: EngineCache, *, force: bool = False,
               modules: Mapping[str, nn.Module] | None = None,

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from cooper_ros.errors import CooperError, NotReady, OutOfMemory
-from cooper_ros.runtime.engines.cache import EngineCache
+from cooper_ros.runtime.engines.cache import KERNELS, EngineCache
 from cooper_ros.runtime.engines.flavour import gpu_architecture
 from cooper_ros.runtime.engines.loaded import (
     MIB,
@@ -37,7 +37,7 @@ from cooper_ros.runtime.graphs.runtime import GraphRuntime, Tensors
 from cooper_ros.runtime.graphs.spec import BUCKET, FLOW, Axis, GraphSpec, dtype_of
 
 DEVICE = 'cuda'
-RECORDED = 16  # steps kept as CUDA graphs
+RECORDED = 16  # steps kept as CUDA graphs, each with all parts of the decoder
 ROWS = 3  # contexts of a session, and as many copies of them: what streamed weights leave free
 _IN_PLACE = ('key_', 'value_')  # inputs that a recorded step reads where they lie
 
@@ -116,6 +116,9 @@ class TensorRtRunner:
         self.device, self._stream = torch.device(DEVICE), torch.cuda.Stream()
         self.most_tokens, self.record = plan.limits.tokens.high, record
         self._recorded: OrderedDict[tuple, Recorded] = OrderedDict()
+        self._most_recorded = RECORDED * plan.bundle.parts
+        self._sizes: set[tuple] = set()  # of all steps recorded so far
+        self._fresh = True  # whether kernels may have been compiled that are not kept yet
         self._plain: dict[str, str] = {}
         llm, size = plan.bundle.config.llm, dtype_of(plan.bundle.precision).itemsize
         self._cache_bytes = 2 * 1024 * llm.num_layers * llm.num_kv_heads * llm.head_dim * size
@@ -134,10 +137,17 @@ class TensorRtRunner:
             self._cache_bytes, sum(kept.values()), tuple(self._plain.values()))
 
     def forget(self) -> None:
-        """Drop recorded steps: their cache is gone, or their memory is needed."""
+        """Drop recorded steps: their cache is gone, or their memory is needed.
+
+        What was compiled for them is kept.
+        """
         if self._recorded:
             self._stream.synchronize()  # the device may not have finished with them
             self._recorded.clear()
+        if self._fresh:
+            self._fresh = False
+            for engine in self.engines.values():
+                engine.keep_kernels()
 
     def run(self, graph: str, inputs: Tensors, into: Tensors) -> Tensors:
         """See :class:`~..graphs.runtime.GraphRunner`.
@@ -204,13 +214,16 @@ class TensorRtRunner:
         key = (name, *((value.data_ptr() if _lies(entry, value) else 0, tuple(value.shape))
                        for entry, value in inputs.items()))
         if key not in self._recorded:
-            while len(self._recorded) >= RECORDED:
+            while len(self._recorded) >= self._most_recorded:
                 self._stream.synchronize()
                 self._recorded.popitem(last=False)
             step = self._recording(engine, inputs)
             if step is None:
                 return None
             self._recorded[key] = step
+            if (size := (name, *_shapes(inputs).values())) not in self._sizes:
+                self._sizes.add(size)
+                self._fresh = True
         self._recorded.move_to_end(key)
         return self._recorded[key]
 
@@ -218,7 +231,7 @@ class TensorRtRunner:
         """Record a step; None, and a line in the log, where that is not possible."""
         stream, name = self._stream.cuda_stream, engine.spec.name
         own, outputs = self._places(engine, inputs)
-        context = engine.context(engine.profile_of(inputs), stream)
+        context = engine.context(engine.profile_of(inputs), stream, recorded=True)
         context.bind({**inputs, **own}, outputs)
         context.execute(stream)  # TensorRT prepares itself for new sizes in the first run
         try:
@@ -295,11 +308,20 @@ def load_tensorrt_runtime(plan: Plan, cache: EngineCache, *, rebuild: str = '',
 def _loaded(plan: Plan, cache: EngineCache, rebuild: str) -> dict[str, LoadedEngine]:
     """All engines of a plan, by graph, after a look at the free memory."""
     arch, specs = gpu_architecture(), plan.bundle.specs()
-    names = {plan.key(name, arch).name for name in specs}
-    check_room(sum(entry.bytes for entry in cache.entries() if entry.name in names),
-               torch.cuda.mem_get_info()[0], plan.options.weight_streaming)
-    return {name: LoadedEngine(plan, spec, cache.load(plan.key(name, arch), spec.interface(
-        plan.bundle.precision)), rebuild) for name, spec in specs.items()}
+    keys = {name: plan.key(name, arch) for name in specs}
+    names = {key.name for key in keys.values()}
+    sizes = [entry.bytes for entry in cache.entries() if entry.name in names]
+    # Host memory holds the file that is being loaded; on a board it is that of the device.
+    twice = max(sizes, default=0) if _is_board() else 0
+    check_room(sum(sizes) + twice, torch.cuda.mem_get_info()[0], plan.options.weight_streaming)
+    return {name: LoadedEngine(plan, spec, cache.load(keys[name], spec.interface(
+        plan.bundle.precision)), rebuild, cache.folder / f'{keys[name].name}{KERNELS}')
+        for name, spec in specs.items()}
+
+
+def _is_board() -> bool:
+    """Whether the GPU has no memory of its own."""
+    return bool(torch.cuda.get_device_properties(torch.cuda.current_device()).is_integrated)
 
 
 def _is_step(spec: GraphSpec, inputs: Tensors, into: Tensors) -> bool:

@@ -21,40 +21,48 @@ from torch import Tensor, nn
 from cooper_ros.errors import EngineBuild, NotReady
 from cooper_ros.runtime.graphs.attention import translations
 from cooper_ros.runtime.graphs.late_weights import Read, forget_weights, read_when_written
-from cooper_ros.runtime.graphs.spec import Axis, GraphSpec, TensorSpec
+from cooper_ros.runtime.graphs.spec import Axis, GraphSpec, Limits, TensorSpec
 
 OPSET = 20
 EXTERNAL_SUFFIX = '.data'
 _EXAMPLE = {'context': 7, 'tokens': 5, 'patches': 12, 'cells': 9, 'branches': 2, 'rows': 3,
             'columns': 2}  # all different and none of them 0 or 1, which torch.export would fix
+_ROWS = 5  # of a position table, if it has so many
 
 
 def example_inputs(spec: GraphSpec, precision: str, *, seed: int = 0,
-                   **sizes: int) -> dict[str, Tensor]:
+                   limits: Limits | None = None, **sizes: int) -> dict[str, Tensor]:
     """Random inputs of a graph that mean something.
 
     Args:
         spec: the graph.
         precision: number type of the weights.
         seed: of the random numbers.
+        limits: sizes and indexes stay within them; None for a network that takes those of the
+            export.
         **sizes: values of symbols; those of the export where not given.
 
     Returns:
         tensors by name; numbers are standard normal, indexes small, every mask sees something.
     """
     generator = torch.Generator().manual_seed(seed)
-    values = {**_EXAMPLE, **sizes}
-    return {entry.name: _example(entry, values, precision, generator) for entry in spec.inputs}
+    values, rows = {**_EXAMPLE, **sizes}, _ROWS
+    if limits is not None:
+        values = {symbol: min(value, getattr(limits, symbol).high)
+                  for symbol, value in values.items()}
+        rows = min(rows, limits.patches.high, limits.cells.high)
+    return {entry.name: _example(entry, values, rows, precision, generator)
+            for entry in spec.inputs}
 
 
-def _example(entry: TensorSpec, values: dict[str, int], precision: str,
+def _example(entry: TensorSpec, values: dict[str, int], rows: int, precision: str,
              generator: torch.Generator) -> Tensor:
     shape, dtype = entry.sizes(values), entry.dtype(precision)
     if dtype == torch.bool:
         return torch.ones(shape, dtype=dtype)
     if dtype == torch.int64:
-        most = values['context'] if entry.name == 'used' else 4
-        return torch.randint(1, most + 1, shape, generator=generator)
+        most = values['context'] if entry.name == 'used' else rows - 1
+        return torch.randint(min(1, most), most + 1, shape, generator=generator)
     if entry.name == 'time':
         return torch.rand(shape, generator=generator, dtype=dtype)
     return torch.randn(shape, generator=generator, dtype=torch.float32).to(dtype)

@@ -1,4 +1,4 @@
-"""One inference of every graph, compared with the network itself, before anything is trusted."""
+"""Inferences of every graph, compared with the network itself, before anything is trusted."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from torch import Tensor, nn
 from cooper_ros.errors import EngineMismatch
 from cooper_ros.runtime.graphs.export import example_inputs
 from cooper_ros.runtime.graphs.runtime import GraphRunner
-from cooper_ros.runtime.graphs.spec import GraphSpec
+from cooper_ros.runtime.graphs.spec import UNDERSTAND, GraphSpec, Limits
 
 # Largest error as a fraction of the largest number of an output. fp32 may run as TF32 on a GPU.
 TOLERANCES = {'fp32': 5e-3, 'fp16': 3e-2, 'bf16': 1e-1}
+LONG = 512  # tokens of a context as it is met in service; the one of the export has seven
 
 
 def probe(runner: GraphRunner, specs: Mapping[str, GraphSpec], modules: Mapping[str, nn.Module],
           precision: str, *, rebuild: str = 'cooper engine build CHECKPOINT',
-          **sizes: int) -> dict[str, float]:
+          limits: Limits | None = None, **sizes: int) -> dict[str, float]:
     """Run graphs and network on the same random inputs.
 
     Args:
@@ -27,6 +28,7 @@ def probe(runner: GraphRunner, specs: Mapping[str, GraphSpec], modules: Mapping[
         modules: the same graphs as PyTorch modules, on the device of the runner.
         precision: number type of both.
         rebuild: command to run where they differ.
+        limits: sizes that the graphs serve; None for all that a probe asks for.
         **sizes: of the inputs; those of the export where not given.
 
     Returns:
@@ -37,8 +39,8 @@ def probe(runner: GraphRunner, specs: Mapping[str, GraphSpec], modules: Mapping[
     """
     found = {}
     for name, spec in specs.items():
-        inputs = {key: value.to(runner.device)
-                  for key, value in example_inputs(spec, precision, **sizes).items()}
+        inputs = {key: value.to(runner.device) for key, value in example_inputs(
+            spec, precision, limits=limits, **sizes).items()}
         with torch.inference_mode():
             wanted = modules[name](*inputs.values())
         outputs = runner.run(name, inputs, {})
@@ -51,6 +53,22 @@ def probe(runner: GraphRunner, specs: Mapping[str, GraphSpec], modules: Mapping[
                                  limit=f'{TOLERANCES[precision]:.3g} in {precision}',
                                  remedy=f'run `{rebuild} --force`')
     return found
+
+
+def probe_in_service(runner: GraphRunner, specs: Mapping[str, GraphSpec],
+                     modules: Mapping[str, nn.Module], precision: str, *, rebuild: str,
+                     limits: Limits) -> None:
+    """Probe compiled engines in the sizes they are met in too, where other kernels may run.
+
+    Decoding a token, reading several and drawing, each behind a context of ``LONG`` tokens, or of
+    the most that they serve; see :func:`probe`.
+    """
+    decoder = {name: spec for name, spec in specs.items() if spec.family}
+    reading = {name: spec for name, spec in decoder.items() if spec.family == UNDERSTAND}
+    probe(runner, specs, modules, precision, rebuild=rebuild, limits=limits)
+    probe(runner, decoder, modules, precision, rebuild=rebuild, limits=limits, context=LONG)
+    probe(runner, reading, modules, precision, rebuild=rebuild, limits=limits, context=LONG,
+          tokens=1)
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:

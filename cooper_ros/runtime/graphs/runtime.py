@@ -116,6 +116,7 @@ class GraphRuntime:
         self.vocabulary = min(vocabulary, config.llm.vocab_size)
         self.device, self.dtype = runner.device, dtype_of(precision)
         self.words = words.to(self.device, self.dtype)
+        self._ended = False
         self._parts = {family: [spec for spec in graph_specs(config, parts).values()
                                 if spec.family == family] for family in (UNDERSTAND, FLOW)}
 
@@ -131,6 +132,13 @@ class GraphRuntime:
     def forget(self) -> None:
         """Let the runner drop what it keeps for caches beyond a call, if it does."""
         getattr(self.runner, 'forget', lambda: None)()
+
+    def ended(self) -> None:
+        """Say that a session has ended; what was kept for its cache goes before the next call.
+
+        A session ends whenever Python finds it, in the middle of a call or of a recording too.
+        """
+        self._ended = True
 
     def with_room(self, make: Callable[[], Made]) -> Made:
         """Allocate something; where there is no room, again without what the runner keeps."""
@@ -187,6 +195,9 @@ class GraphRuntime:
 
     def call(self, graph: str, into: Tensors, **inputs: Tensor) -> Tensors:
         """Run a graph with inputs moved to the device and made contiguous."""
+        if self._ended:
+            self._ended = False
+            self.forget()
         ready = {name: value.to(self.device).contiguous() for name, value in inputs.items()}
         return self.runner.run(graph, ready, into)
 
@@ -220,7 +231,7 @@ class GraphSession:
         angles = rope_angles(torch.arange(capacity + 1), llm.head_dim, llm.rope_theta)
         self._cos, self._sin = (table.to(runtime.device, runtime.dtype) for table in angles)
         self._branches: tuple[object, dict[str, Tensor]] | None = None
-        weakref.finalize(self, runtime.forget).atexit = False  # what was kept for this cache
+        weakref.finalize(self, runtime.ended).atexit = False
 
     def cursor(self, row: int) -> Cursor:
         """See :class:`~cooper_ros.runtime.base.Session`."""

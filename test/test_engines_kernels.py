@@ -1,0 +1,97 @@
+"""What TensorRT for RTX compiles while it runs is kept for the next start, where it can be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.exported import exported_runtime, tiny_bundle
+from support.fake_tensorrt import Cache, Device, plan_of, pretend_cuda
+from test_engines_runner import Load, drawn, filled
+from test_onnx_runtime import near
+
+from cooper_ros.runtime.engines.cache import KERNELS
+from cooper_ros.runtime.engines.flavour import RTX, STANDARD, require_flavour
+from cooper_ros.runtime.engines.runner import load_tensorrt_runtime
+from cooper_ros.runtime.graphs.runtime import GraphRuntime
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    tiny_bundle()  # exported while there is no GPU to be seen
+    made = Device()
+    pretend_cuda(made, monkeypatch)
+    return made
+
+
+@pytest.fixture
+def load(device: Device, tmp_path: Path) -> Load:
+    def loaded_runtime(flavour: str = RTX) -> GraphRuntime:
+        plan = plan_of(device, tiny_bundle(), flavour=flavour)
+        return load_tensorrt_runtime(plan, Cache(plan, tmp_path))
+
+    return loaded_runtime
+
+
+def test_kernels_that_were_compiled_in_service_are_kept(load: Load, device: Device,
+                                                        tmp_path: Path) -> None:
+    def talk() -> None:
+        runtime = load()
+        session = filled(runtime)
+        session.step(0, 7)
+        drawn(session)
+        runtime.forget()
+
+    talk()
+    first = list(device.compiled)
+    files = {path.name: path.stat().st_ino for path in tmp_path.iterdir()}
+    assert len(first) > 4 and len(files) == 6 and all(name.endswith(KERNELS) for name in files)
+    talk()
+    assert device.compiled == first
+    assert files == {path.name: path.stat().st_ino for path in tmp_path.iterdir()}  # as they were
+
+
+@pytest.mark.parametrize('content', [b'', b'kernels', bytes(32) + b'kernels'])
+def test_damaged_kernels_are_compiled_again(load: Load, device: Device, tmp_path: Path,
+                                            content: bytes,
+                                            caplog: pytest.LogCaptureFixture) -> None:
+    load().forget()
+    whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for path in whole:
+        path.write_bytes(content)
+    runtime = load()
+    assert caplog.text.count('is damaged, or of another machine') == len(whole) == 6
+    runtime.forget()
+    assert whole == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_kernels_that_cannot_be_kept_are_no_failure(load: Load, device: Device, tmp_path: Path,
+                                                    caplog: pytest.LogCaptureFixture) -> None:
+    tmp_path.rmdir()
+    load().forget()
+    assert caplog.text.count('cannot be kept in') == 6
+    tmp_path.write_text('no folder')
+    near(filled(load()).step(0, 7), filled(exported_runtime()).step(0, 7))
+    assert 'kernels are compiled again: ' in caplog.text
+
+
+def test_tensorrt_itself_gets_its_contexts_as_ever(load: Load, device: Device,
+                                                   tmp_path: Path) -> None:
+    """The stand-in refuses a runtime configuration there."""
+    runtime = load(flavour=STANDARD)
+    near(filled(runtime).step(0, 7), filled(exported_runtime()).step(0, 7))
+    runtime.forget()
+    assert not list(tmp_path.iterdir()) and device.captures == ['understand']
+
+
+def test_tensorrt_for_rtx_has_what_keeps_kernels() -> None:
+    flavour = require_flavour()
+    module = flavour.module
+    assert flavour.name == RTX and hasattr(module.ICudaEngine, 'create_runtime_config')
+    assert module.DynamicShapesKernelSpecializationStrategy.EAGER.name == 'EAGER'
+    for kind, names in ((module.IRuntimeConfig, (
+            'create_runtime_cache', 'set_runtime_cache',
+            'set_execution_context_allocation_strategy',
+            'dynamic_shapes_kernel_specialization_strategy')),
+            (module.IRuntimeCache, ('serialize', 'deserialize'))):
+        assert all(hasattr(kind, name) for name in names)
