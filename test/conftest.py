@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from support.fake_tensorrt import Device
+
     from cooper_ros.training.data import FrameStore
 
 GRAPHS = 'tiny graphs'
@@ -47,6 +49,17 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FrameStore:
     """Eight training frames with one question per category."""
     from cooper_ros.training.data import frame_store
     return frame_store(tmp_path_factory.mktemp('frames'), 'train', 0, 8, 1)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Device:
+    """A GPU that is not there, for the stand-in of TensorRT."""
+    from support.exported import tiny_bundle
+    from support.fake_tensorrt import Device, pretend_cuda
+    tiny_bundle()  # exported while there is no GPU to be seen
+    made = Device()
+    pretend_cuda(made, monkeypatch)
+    return made
 
 
 @functools.cache

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.exported import exported_runtime, tiny_bundle
-from support.fake_tensorrt import Cache, Device, plan_of, pretend_cuda
+from support.fake_tensorrt import Cache, Device, plan_of
 from test_engines_runner import Load, drawn, filled
 from test_onnx_runtime import near
 
@@ -14,14 +14,6 @@ from cooper_ros.runtime.engines.cache import KERNELS
 from cooper_ros.runtime.engines.flavour import RTX, STANDARD, require_flavour
 from cooper_ros.runtime.engines.runner import load_tensorrt_runtime
 from cooper_ros.runtime.graphs.runtime import GraphRuntime
-
-
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Device:
-    tiny_bundle()  # exported while there is no GPU to be seen
-    made = Device()
-    pretend_cuda(made, monkeypatch)
-    return made
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any, Callable
 import pytest
 import torch
 from support.exported import exported_runtime, tiny_bundle
-from support.fake_tensorrt import Cache, Context, Device, Engine, plan_of, pretend_cuda
+from support.fake_tensorrt import Cache, Context, Device, Engine, plan_of
 from support.tiny import tiny_config
 from test_onnx_runtime import conversation, draw, near
 
@@ -26,14 +26,6 @@ from cooper_ros.runtime.graphs.spec import BUCKET, Limits
 
 GRID = (2, 3)
 Load = Callable[..., GraphRuntime]
-
-
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Device:
-    tiny_bundle()  # exported while there is no GPU to be seen
-    made = Device()
-    pretend_cuda(made, monkeypatch)
-    return made
 
 
 @pytest.fixture

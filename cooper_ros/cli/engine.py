@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from cooper_ros.runtime.engines.cache import EngineCache, Entry
+    from cooper_ros.runtime.engines.flavour import Flavour
     from cooper_ros.runtime.engines.leftovers import Graphs
     from cooper_ros.runtime.engines.plan import Job, Plan
     from cooper_ros.runtime.graphs.bundle import Bundle
@@ -88,19 +89,14 @@ def build(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
     Example: `cooper engine build models/cooper-nano --arch SM86 --arch SM89`
     """
     from cooper_ros.runtime.engines.cache import EngineCache
-    from cooper_ros.runtime.engines.flavour import gpu_architecture, require_flavour
+    from cooper_ros.runtime.engines.flavour import require_flavour
     from cooper_ros.runtime.engines.key import BuildOptions
     from cooper_ros.runtime.engines.plan import Plan, default_cache
     from cooper_ros.runtime.graphs.spec import CONTEXT
     _check_most('--context', context or 0, MOST_CONTEXT)
     _check_most('--workspace-mib', workspace_mib, MOST_WORKSPACE_MIB)
     flavour, folder = require_flavour(), cache or default_cache()
-    archs = [name.upper() for name in arch or [gpu_architecture()]]
-    if not archs[0]:
-        raise BadOption('there is no GPU here to build for', limit=', '.join(
-            flavour.architectures()), remedy='name one with --arch')
-    for name in archs:
-        flavour.check_architecture(name)
+    archs = _architectures(flavour, arch or ())
     _check_sizes(checkpoint, base, parts, graph or (), side)
     modules = _modules(converter, checkpoint, base, precision, parts)
     plan = Plan(_bundle(checkpoint, base, precision, folder, parts), flavour,
@@ -277,6 +273,22 @@ def _is_stale(store: EngineCache, entry: Entry) -> bool:
 def _tensorrt(*maker: str) -> tuple[str, ...]:
     """Name and version of TensorRT alone, without those of a converter."""
     return tuple(words.partition(BY)[0] for words in maker)
+
+
+def _architectures(flavour: Flavour, named: Sequence[str]) -> list[str]:
+    """What to build for: what is named, else the GPU here.
+
+    Raises:
+        BadOption: there is none, or TensorRT does not build for one.
+    """
+    from cooper_ros.runtime.engines.flavour import gpu_architecture
+    archs = [name.upper() for name in named or [gpu_architecture()]]
+    if not archs[0]:
+        raise BadOption('there is no GPU here to build for', limit=', '.join(
+            flavour.architectures()), remedy='name one with --arch')
+    for name in archs:
+        flavour.check_architecture(name)
+    return archs
 
 
 def _check_most(option: str, value: int, most: int) -> None:

@@ -13,6 +13,8 @@ from cooper_ros.errors import BadOption
 from cooper_ros.evaluation.scenes_report import parse_variant
 from cooper_ros.evaluation.suites import FILE_SUITES, SuiteOptions, make_judge
 
+SUITES = ('scenes', *FILE_SUITES)
+
 
 def check(suite: str, place: Path | None, options: SuiteOptions, json_file: str) -> None:
     """Refuse what would fail only after the work.
@@ -26,6 +28,8 @@ def check(suite: str, place: Path | None, options: SuiteOptions, json_file: str)
     Raises:
         BadOption: naming the option.
     """
+    if suite not in SUITES:
+        raise BadOption('no such suite', value=suite, limit=', '.join(SUITES))
     if suite in FILE_SUITES and place is None:
         raise BadOption(f'suite {suite} needs a folder or a table', limit='a path',
                         remedy=f'cooper evaluate --suite {suite} PATH')

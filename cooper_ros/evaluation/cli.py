@@ -13,7 +13,6 @@ import typer
 from rich.console import Console
 
 from cooper_ros.config import CooperConfig
-from cooper_ros.errors import BadOption
 
 HELP = """Score a checkpoint.
 
@@ -70,8 +69,6 @@ def evaluate(
         judge_model: Annotated[str, typer.Option(help='its model')] = '',
         json_file: JsonFlag = '') -> None:
     """Ask every question of simulated rooms, or measure on your own files."""
-    if suite not in SUITES:
-        raise BadOption('no such suite', value=suite, limit=', '.join(SUITES))
     from cooper_ros.engine.engine import CooperEngine
     from cooper_ros.engine.shipped import shipped_model
     from cooper_ros.evaluation import arguments, scenes_report
