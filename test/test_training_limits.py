@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_training_run import MODEL, mixed_values, vae_settings
+from test_training_run import MODEL, exported_vae, mixed_values, vae_settings
 from typer.testing import CliRunner
 
 from cooper_ros.errors import BadCheckpoint, BadData, BadOption
@@ -44,10 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope='module')
 def vae_folder(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp('vae')
-    task = VaeTask(vae_settings(data, folder / 'run'))
-    task.export(folder, task.module.state_dict())
-    return folder
+    return exported_vae(data, tmp_path_factory.mktemp('vae'))
 
 
 def test_one_run_makes_frames_and_another_waits_for_them(

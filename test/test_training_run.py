@@ -62,8 +62,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope='module')
 def vae_folder(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported, hardly trained autoencoder."""
-    folder = tmp_path_factory.mktemp('vae')
+    return exported_vae(data, tmp_path_factory.mktemp('vae'))
+
+
+def exported_vae(data: dict[str, Any], folder: Path) -> Path:
+    """An autoencoder that has not trained, as a run leaves it."""
     task = VaeTask(vae_settings(data, folder / 'run'))
     task.export(folder, task.module.state_dict())
     return folder
