@@ -139,6 +139,20 @@ def test_the_engine_is_told_the_lens_of_the_recording(
     assert lenses.seen == [used]
 
 
+def test_recorded_camera_info_of_other_pictures_is_not_believed(tmp_path: Path,
+                                                                engine: CooperEngine) -> None:
+    other = [(topic, kind, stamp, replace(message, width=1280, height=720)
+              if topic.endswith('camera_info') else message)
+             for topic, kind, stamp, message in with_info(2)]
+    lenses = Lenses(engine)
+    result = replay(Request(write_ros2(tmp_path / 'in', other), tmp_path / 'out', (), ALL,
+                            mode='direct', focal=0.7), lenses)
+    assert lenses.seen == [0.7, 0.7]
+    assert [text for text in result.warnings if 'camera_info' in text] == [
+        'camera_info is about pictures of 1280x720, the picture has 32x24']
+    assert not [topic for topic in read(tmp_path / 'out/answers') if 'camera_info' in topic]
+
+
 @pytest.mark.parametrize('fields', [
     {'k': np.zeros(9), 'p': np.zeros(12)}, {'p': np.full(12, np.nan)}, {'width': 0, 'height': 0},
     {'p': np.full(12, 1e6)}])

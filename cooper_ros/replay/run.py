@@ -13,7 +13,7 @@ from cooper_ros.config import LONGEST_LENS
 from cooper_ros.engine.events import Answer, Event, Failure, Map
 from cooper_ros.errors import BadBag, BadOption
 from cooper_ros.imaging.buffers import MAX_PIXELS
-from cooper_ros.imaging.lens import focal_of
+from cooper_ros.imaging.lens import focal_of, misfit_of
 from cooper_ros.replay.bag import Bag, Frame, Skipped, describe
 from cooper_ros.replay.output import AnswerBag, check_output
 from cooper_ros.replay.questions import DEFAULT_QUESTION, Picker, Plan, Question
@@ -190,26 +190,34 @@ class _Run:
                 break
         self.watch.progress(1.0)
 
-    def _lens(self) -> float:
-        return lens_of(self.camera_info, self.result.topic.name) or self.request.focal
+    def _calibration(self, frame: Frame) -> Any | None:
+        """The recorded camera info, None where it is about other pictures; said once."""
+        if self.camera_info is None:
+            return None
+        wrong = misfit_of(self.camera_info, (frame.rgb.shape[1], frame.rgb.shape[0]))
+        if wrong and wrong not in self.result.warnings:
+            self.result.warnings.append(wrong)
+        return None if wrong else self.camera_info
 
     def _questions(self) -> Sequence[Question]:
         default = () if self.request.question_topic else (Question(DEFAULT_QUESTION),)
         return self.request.questions or default
 
     def _ask_all(self, frame: Frame, questions: Sequence[Question]) -> None:
-        self.out.write_picture(frame, self.result.topic.type, self.camera_info)
+        info = self._calibration(frame)
+        focal = lens_of(info, self.result.topic.name) or self.request.focal
+        self.out.write_picture(frame, self.result.topic.type, info)
         for question in questions:
             number = len(self.result.asked)
-            asked = self._ask(frame, question, f'{frame.index}-{number}')
-            self.out.write_answer(frame, question, asked.mode, asked.end, self.camera_info)
+            asked = self._ask(frame, question, f'{frame.index}-{number}', focal)
+            self.out.write_answer(frame, question, asked.mode, asked.end, info)
             self.watch.asked(number, asked)
             self.result.asked.append(_without_pixels(asked))
 
-    def _ask(self, frame: Frame, question: Question, request_id: str) -> Asked:
+    def _ask(self, frame: Frame, question: Question, request_id: str, focal: float) -> Asked:
         mode, start, end = question.mode or self.request.mode, time.monotonic(), None
         for event in self.engine.ask([frame.rgb], question.text, request_id=request_id,
-                                     mode=mode, seed=self.request.seed, focal=self._lens()):
+                                     mode=mode, seed=self.request.seed, focal=focal):
             self.watch.event(event)
             end = event
         assert isinstance(end, (Answer, Failure)), 'an engine ends with an answer or a failure'
