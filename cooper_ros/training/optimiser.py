@@ -107,11 +107,18 @@ def make_optimiser(module: nn.Module, optim: Optim) -> torch.optim.Optimizer | O
     inner = [p for name, p in named if optim.muon and p.dim() == 2
              and any(part in name for part in BLOCKS)]
     chosen = {id(p) for p in inner}
-    rest = torch.optim.AdamW([p for _, p in named if id(p) not in chosen],
+    rest = torch.optim.AdamW(_groups([p for _, p in named if id(p) not in chosen], optim),
                              lr=optim.learning_rate, betas=tuple(optim.betas), eps=optim.eps,
-                             weight_decay=optim.weight_decay, fused=True)
+                             fused=True)
     if not inner:
         return rest
     return Optimisers([rest, Muon(inner, lr=optim.learning_rate,
                                   weight_decay=optim.weight_decay,
                                   adjust_lr_fn='match_rms_adamw')])
+
+
+def _groups(weights: list[nn.Parameter], optim: Optim) -> list[dict[str, Any]]:
+    """Matrices and tables, which decay; norms and biases, which would only lose their scale."""
+    parts = (([p for p in weights if p.dim() >= 2], optim.weight_decay),
+             ([p for p in weights if p.dim() < 2], 0.0))
+    return [{'params': part, 'weight_decay': decay} for part, decay in parts if part]

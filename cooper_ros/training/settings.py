@@ -30,7 +30,7 @@ class Optim:
         ema: decay of the averaged weights per step, which are the ones shipped.
         ema_ramp: lower it in the first steps, for weights that start from nothing; published: off.
         clip: largest norm of the whole gradient.
-        weight_decay: AdamW's, 0 as published.
+        weight_decay: of matrices and tables, not of norms and biases; 0 as published.
         muon: Muon instead of AdamW for the matrices inside blocks; learns from nothing in fewer
             steps.
         bfloat16: compute under bfloat16 autocast where the device has it (float32 on a CPU
