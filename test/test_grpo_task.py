@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Iterator
 
@@ -26,7 +27,7 @@ from cooper_ros.training.datasets.cooper_set import RlSet
 from cooper_ros.training.flags import FlagOptions, write_flags
 from cooper_ros.training.grpo_task import GrpoTask
 from cooper_ros.training.questions import SceneQuestions, read_flags, with_flags
-from cooper_ros.training.settings import Optim, TrainSettings
+from cooper_ros.training.settings import DataSettings, Optim, TrainSettings
 from cooper_ros.training.trainer import Trainer
 
 TASK = {'rollout': {'group': 4, 'max_turns': 1, 'max_turn_tokens': 5}, 'valid_questions': 2,
@@ -191,6 +192,12 @@ def test_no_id_ever_means_another_question(store: FrameStore, tmp_path: Path) ->
 def test_an_unknown_category_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadOption, match='unknown category; got smell; .*counting'):
         GrpoTask(settings(tmp_path, questions='', categories=['counting', 'smell']))
+
+
+def test_a_run_without_questions_is_refused_before_it_begins(tmp_path: Path) -> None:
+    data = DataSettings(str(tmp_path / 'data'), train=1, valid=1, questions=0)
+    with pytest.raises(BadData, match='there is nothing to train on.*raise data.questions'):
+        GrpoTask(replace(settings(tmp_path, questions=''), data=data))
 
 
 @pytest.mark.parametrize('wrong', [{'rollout': {'group': 1}}, {'reward': {'style': 'x'}},

@@ -47,7 +47,7 @@ from cooper_ros.training.rollouts import Group, RolloutOptions
 from cooper_ros.training.settings import TrainSettings
 from cooper_ros.training.sharding import gathered, is_sharded
 from cooper_ros.training.starting import kept_start, part_way
-from cooper_ros.training.task import batch_indices, sample_generators
+from cooper_ros.training.task import batch_indices, require_samples, sample_generators
 from cooper_ros.training.typed import build, check_ranges
 
 MODE_OF_STYLE = {'interleaved': 'auto', 'text': 'text', 'maps': 'maps'}
@@ -130,6 +130,7 @@ class GrpoTask:
         if options.freeze_gen:
             freeze_generation(self.module)
         self.train, self.valid = _questions(settings, options)
+        require_samples(len(self.train))
         self.parts = self.policy.parts()
         self.rollout = replace(self.rollout, max_turn_tokens=min(
             self.rollout.max_turn_tokens, self.parts.card.max_turn_tokens))

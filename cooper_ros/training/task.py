@@ -55,6 +55,17 @@ def batch_indices(count: int, batch: int, seed: int, step: int) -> Tensor:
     return whole_batch(count, batch, seed, step)[mine.start:mine.stop]
 
 
+def require_samples(count: int) -> None:
+    """Refuse to train on nothing.
+
+    Raises:
+        BadData: there are no samples.
+    """
+    if not count:
+        raise BadData('there is nothing to train on', value='0 samples', limit='at least 1',
+                      remedy='raise data.questions, or name a file with questions')
+
+
 def whole_batch(count: int, batch: int, seed: int, step: int) -> Tensor:
     """Which samples step ``step`` (from 1) takes: every sample once per pass, shuffled anew.
 
@@ -65,9 +76,7 @@ def whole_batch(count: int, batch: int, seed: int, step: int) -> Tensor:
     Raises:
         BadData: there are no samples.
     """
-    if not count:
-        raise BadData('there is nothing to train on', value='0 samples', limit='at least 1',
-                      remedy='raise data.questions, or name a file with questions')
+    require_samples(count)
     first = (step - 1) * batch
     passes = range(first // count, (first + batch - 1) // count + 1)
     order = torch.cat([torch.randperm(count, generator=step_generator(seed, -1 - number))
