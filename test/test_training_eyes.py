@@ -21,8 +21,10 @@ from cooper_ros.training.eyes import whiten
 from cooper_ros.training.optimiser import Muon, Optimisers, make_optimiser
 from cooper_ros.training.placing import place
 from cooper_ros.training.probe import probes, seen_objects
-from cooper_ros.training.see_task import SIDE, cells_of
-from cooper_ros.training.settings import Optim
+from cooper_ros.training.see_task import SIDE, SeeTask, cells_of
+from cooper_ros.training.settings import Optim, TrainSettings
+from cooper_ros.training.task import step_generator
+from cooper_ros.training.typed import build
 
 GRID = (9, 12)
 
@@ -59,6 +61,21 @@ def test_mirrored_cells_are_those_of_the_mirrored_picture(store: FrameStore) -> 
     assert differ < 0.1  # the middle of a cell rounds to the pixel on its other side
     assert torch.equal(cells_of(store, frames, GRID).mirrored(torch.tensor([False, False])).label,
                        cells_of(store, frames, GRID).label)
+
+
+@pytest.mark.parametrize(('only_maps', 'pictures', 'asked'), [
+    (False, 1.0, True), (True, 1.0, False), (True, 0.0, True)])
+def test_metres_may_be_asked_of_drawn_maps_only(only_maps: bool, pictures: float, asked: bool,
+                                                tmp_path: Path) -> None:
+    data = {'folder': str(tmp_path), 'seed': 0, 'train': 2, 'valid': 1, 'questions': 1}
+    width = {'hidden_size': 32, 'intermediate_size': 48, 'num_layers': 1, 'num_heads': 2}
+    model = {'llm': {**width, 'num_kv_heads': 2}, 'max_latent_size': 8, 'vit_side': 12,
+             'vit': {**width, 'patch_size': 14, 'image_size': 168}}
+    task = SeeTask(build(TrainSettings, {
+        'stage': 'see', 'folder': str(tmp_path / 'run'), 'steps': 1, 'batch': 8, 'data': data,
+        'model': model, 'task': {'metres_in_maps_only': only_maps, 'picture_share': pictures}}))
+    losses = task.loss(1, step_generator(0, 1))
+    assert bool(losses['depth'] > 0) is asked and losses['classes'] > 0
 
 
 def test_whitened_patches_spread_alike(store: FrameStore) -> None:
@@ -154,6 +171,19 @@ def test_muon_leaves_the_outer_layers_to_adam() -> None:
     shapes = [sorted(tuple(p.shape) for g in part.param_groups for p in g['params'])
               for part in parts]
     assert shapes == [[(1,), (1, 4), (4,), (4,)], [(4, 4), (4, 4)]]
+
+
+@pytest.mark.parametrize('muon', [False, True])
+def test_only_matrices_decay(muon: bool) -> None:
+    module = nn.Sequential(Holder(), nn.LayerNorm(4))
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    optimiser = make_optimiser(module, Optim(learning_rate=0.1, muon=muon, weight_decay=0.5))
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    for name, value in module.state_dict().items():
+        kept = 0.95 if value.dim() == 2 else 1.0
+        assert torch.allclose(value, before[name] * kept)
 
 
 @pytest.mark.parametrize('shape', [(8, 24), (24, 8), (16, 16)])

@@ -50,12 +50,14 @@ class SeeOptions:
         picture_share: share of camera frames in a batch; drawn maps take the rest.
         depth_weight: weight of the depth error, in natural logarithms of metres.
         object_weight: weight of shape and lengths of objects.
+        metres_in_maps_only: ask how far things are in drawn depth maps, not in photographs.
         vae_rule, vit_rule: longest side, shortest side and stride of the resize rules.
     """
 
     picture_share: float = 0.8
     depth_weight: float = 4.0
     object_weight: float = 1.0
+    metres_in_maps_only: bool = False
     vae_rule: tuple[int, int, int] = (128, 128, 16)
     vit_rule: tuple[int, int, int] = (168, 168, 14)
 
@@ -134,7 +136,8 @@ class SeeTask:
         truth, kinds = truth.to(self._device), kinds.to(self._device)
         out = self.module(pixels.to(self._device)).float().unflatten(-1, (SIDE**2, PER_CELL))
         scores, far, forms, lengths = out.split((CLASSES, 1, FORMS, LENGTHS), dim=-1)
-        named, seen = kinds != DEPTH, kinds != LABELS
+        named = kinds != DEPTH
+        seen = kinds == DEPTH if self.options.metres_in_maps_only else kinds != LABELS
         mine = (truth.shape >= 0) & (kinds == RGB)[:, None, None]  # [B, T, 16]
         terms = {
             'classes': F.cross_entropy(scores[named].flatten(0, 2), truth.label[named].flatten(),
