@@ -23,39 +23,44 @@ _HELP = {name: entry.metadata['help'] for name, entry in Plan.__dataclass_fields
 DEFAULT_OUT = Path('replay_out')
 
 
+BagArg = Annotated[Path, typer.Argument(help='mcap, sqlite3 (db3) or ROS 1 bag; file or folder')]
+QuestionFlag = Annotated[Optional[list[str]], typer.Option(
+    '--question', '-q', help='asked about every picture taken; may be repeated')]
+QuestionsFlag = Annotated[Optional[Path], typer.Option(
+    help='file of questions: text lines, JSON, JSONL or YAML')]
+QuestionTopicFlag = Annotated[Optional[str], typer.Option(
+    help='std_msgs/String topic of the bag whose texts are asked as they come; with --live the '
+    'topic to ask on')]
+TopicFlag = Annotated[Optional[str], typer.Option(
+    help='picture topic; needed when there are several')]
+RateFlag = Annotated[float, typer.Option(help=_HELP['rate'])]
+EveryFlag = Annotated[int, typer.Option(help=_HELP['every'])]
+LimitFlag = Annotated[int, typer.Option(help=_HELP['limit'])]
+OutFlag = Annotated[Path, typer.Option(
+    help='folder for the bag of answers, the summary and the picture sheets')]
+OverwriteFlag = Annotated[bool, typer.Option(
+    '--overwrite', help='replace the answers of an earlier run in --out')]
+TimingsFlag = Annotated[bool, typer.Option(
+    '--timings', help='write timings into the bag; its bytes then differ from run to run')]
+TopicsFlag = Annotated[bool, typer.Option('--topics', help='only list what is recorded')]
+LiveFlag = Annotated[bool, typer.Option(
+    '--live', help='publish the recording onto ROS topics with /clock, for a running node')]
+SpeedFlag = Annotated[float, typer.Option(help='with --live: times real time')]
+LoopFlag = Annotated[bool, typer.Option('--loop', help='with --live: start over at the end')]
+WaitFlag = Annotated[float, typer.Option(
+    help='with --live: seconds to wait for a listener before the first message')]
+
+
 @with_settings('mode', 'max_turns', 'flow_points', 'time_budget_s', 'focal',
                time_budget_s=0.0)
-def replay(
-        bag: Annotated[Path, typer.Argument(help='mcap, sqlite3 (db3) or ROS 1 bag; file or '
-                                            'folder')],
-        question: Annotated[Optional[list[str]], typer.Option(
-            '--question', '-q', help='asked about every picture taken; may be repeated')] = None,
-        questions: Annotated[Optional[Path], typer.Option(
-            help='file of questions: text lines, JSON, JSONL or YAML')] = None,
-        question_topic: Annotated[Optional[str], typer.Option(
-            help='std_msgs/String topic of the bag whose texts are asked as they come; with '
-            '--live the topic to ask on')] = None,
-        topic: Annotated[Optional[str], typer.Option(
-            help='picture topic; needed when there are several')] = None,
-        rate: Annotated[float, typer.Option(help=_HELP['rate'])] = Plan.rate,
-        every: Annotated[int, typer.Option(help=_HELP['every'])] = Plan.every,
-        limit: Annotated[int, typer.Option(help=_HELP['limit'])] = Plan.limit,
-        out: Annotated[Path, typer.Option(help='folder for the bag of answers, the summary and '
-                                          'the picture sheets')] = DEFAULT_OUT,
-        overwrite: Annotated[bool, typer.Option('--overwrite',
-                             help='replace the answers of an earlier run in --out')] = False,
-        timings: Annotated[bool, typer.Option('--timings', help='write timings into the bag; '
-                           'its bytes then differ from run to run')] = False,
-        topics: Annotated[bool, typer.Option('--topics', help='only list what is recorded')
-                          ] = False,
-        live: Annotated[bool, typer.Option('--live', help='publish the recording onto ROS '
-                        'topics with /clock, for a running node')] = False,
-        speed: Annotated[float, typer.Option(help='with --live: times real time')] = Live.speed,
-        loop: Annotated[bool, typer.Option('--loop', help='with --live: start over at the end')
-                        ] = False,
-        wait: Annotated[float, typer.Option(help='with --live: seconds to wait for a listener '
-                                            'before the first message')] = Live.wait_s,
-        *, config: CooperConfig) -> None:
+def replay(bag: BagArg, question: QuestionFlag = None, questions: QuestionsFlag = None,
+           question_topic: QuestionTopicFlag = None, topic: TopicFlag = None,
+           rate: RateFlag = Plan.rate, every: EveryFlag = Plan.every,
+           limit: LimitFlag = Plan.limit, out: OutFlag = DEFAULT_OUT,
+           overwrite: OverwriteFlag = False, timings: TimingsFlag = False,
+           topics: TopicsFlag = False, live: LiveFlag = False, speed: SpeedFlag = Live.speed,
+           loop: LoopFlag = False, wait: WaitFlag = Live.wait_s,
+           *, config: CooperConfig) -> None:
     """Ask about the pictures of a recording.
 
     Straight through the engine, the same bag, seed and questions give the same bytes in
