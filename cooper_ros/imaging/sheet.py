@@ -114,19 +114,23 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def wrapped(text: str, size: int, width: int) -> list[str]:
     """Break one line of text into lines of at most ``width`` pixels, words too long included."""
     font, lines, line = _font(size), [], ''
+
+    def fits(words: str) -> bool:  # a letter takes a pixel at least; long words are not measured
+        return len(words) <= width and font.getlength(words) <= width
+
     for word in text.split(' '):
         candidate = f'{line} {word}' if line else word
-        if font.getlength(candidate) <= width:
+        if fits(candidate):
             line = candidate
             continue
         if line:
             lines.append(line)
-        while font.getlength(word) > width and len(word) > 1:
-            most = min(len(word), max(1, width))  # a letter takes a pixel at least
-            fits = max(1, bisect.bisect_right(range(most + 1), width,
+        while len(word) > 1 and not fits(word):
+            most = min(len(word), max(1, width))
+            kept = max(1, bisect.bisect_right(range(most + 1), width,
                                               key=lambda n: font.getlength(word[:n])) - 1)
-            lines.append(word[:fits])
-            word = word[fits:]
+            lines.append(word[:kept])
+            word = word[kept:]
         line = word
     return lines + [line]
 
