@@ -20,9 +20,9 @@ from cooper_ros.training.cli import run_stage
 from cooper_ros.training.tokenizer import kept_tokenizer
 
 CONFIG = Path(__file__).parents[1] / 'config' / 'train'
-ORDER = ('vae', 'decoder', 'see', 'joint', 'think', 'base', 'stage1', 'practice', 'draw',
-         'rehearse', 'redraw', 'text_grpo', 'final_draw', 'fine_decoder', 'fine_draw', 'one_step',
-         'look', 'auto_grpo', 'decoded', 'grpo', 'maps_grpo')
+ORDER = ('vae', 'decoder', 'see', 'joint', 'think', 'practice', 'draw', 'rehearse', 'redraw',
+         'text_grpo', 'final_draw', 'fine_decoder', 'fine_draw', 'one_step', 'look', 'auto_grpo',
+         'decoded', 'grpo', 'maps_grpo', 'see_names', 'base', 'stage1', 'cooper')
 EXPORTS = {'vae': 'vae_export', 'decoder': 'decoder_export', 'joint': 'model',
            'think': 'think_export', 'practice': 'practice_export', 'draw': 'model',
            'rehearse': 'rehearse_export', 'redraw': 'model',
