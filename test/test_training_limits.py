@@ -227,6 +227,19 @@ def test_a_run_goes_on_with_its_own_settings_or_says_so(data: dict[str, Any],
     check_settings(kept.parent, own)
 
 
+def test_changed_settings_of_the_optimiser_hold(data: dict[str, Any], tmp_path: Path) -> None:
+    """A checkpoint brings weights and moments; how they move is said by the file of today."""
+    settings = vae_settings(data, tmp_path)
+    Trainer(VaeTask(settings), settings).run(until=1)
+    optim = Optim(betas=(0.5, 0.6), eps=1e-3, weight_decay=0.25)
+    changed = dataclasses.replace(settings, optim=optim)
+    trainer = Trainer(VaeTask(changed), changed)
+    assert trainer.step == 1
+    groups = trainer.optimiser.param_groups
+    assert [group['weight_decay'] for group in groups] == [0.25, 0.0]
+    assert all(group['eps'] == 1e-3 and group['betas'] == (0.5, 0.6) for group in groups)
+
+
 def test_what_a_run_that_never_began_was_given_does_not_bind(data: dict[str, Any],
                                                              tmp_path: Path) -> None:
     keep_settings(tmp_path, vae_settings(data, tmp_path, batch=1))

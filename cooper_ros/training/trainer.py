@@ -91,6 +91,14 @@ class Trainer:
         self.saved = self.step
 
     def _resume(self) -> None:
+        """Go on from the newest checkpoint, if any; its weights and moments, our settings."""
+        wanted = [{name: value for name, value in group.items() if name != 'params'}
+                  for group in self.optimiser.param_groups]
+        self._load()
+        for group, values in zip(self.optimiser.param_groups, wanted, strict=True):
+            group.update(values)  # loading put those of the checkpoint there
+
+    def _load(self) -> None:
         shards = newest_shards(self.folder)
         if shards is not None:
             self.step = load_shards(shards, self.task.module, self.optimiser, self.ema.weights)
