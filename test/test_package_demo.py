@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from model_folder import write_model_folder
 from PIL import Image
 from support.signals import sigint
 
+from cooper_ros.node import demo_client
 from cooper_ros.node.demo_views import TrueQuestion
 from cooper_ros.replay.bag import Bag
 
@@ -131,6 +133,15 @@ def test_a_model_that_cannot_be_loaded_ends_it(tmp_path) -> None:
 def test_answers_are_judged(kind: str, truth: str, said: str, right: bool) -> None:
     asked = TrueQuestion('c', kind, 'q? (a) x (b) y', truth, '', [])
     assert asked.judge(said) is right
+
+
+@pytest.mark.parametrize(('asked', 'answered', 'complete'), [
+    (2, 2, True), (1, 2, False), (2, 1, False), (0, 0, False)])
+def test_the_bag_is_complete_with_every_question_and_answer(
+        asked: int, answered: int, complete: bool) -> None:
+    counts = {demo_client.QUESTIONS: asked, demo_client.ANSWERS: answered}
+    bag = SimpleNamespace(counts={name: count for name, count in counts.items() if count})
+    assert demo_client.is_complete(bag, 2) is complete
 
 
 def test_guessing_is_worth_what_it_is_worth() -> None:

@@ -197,10 +197,15 @@ def run(out: Path, count: int, console: Console) -> list[Asked]:
         for number in range(count):
             done.append(one_question(client, number, out, footer))
         (out / 'summary.md').write_text(summary(done, footer), encoding='utf-8')
-        client.wait(lambda: bag.counts[ANSWERS] >= count, CALL_S, NotReady(
-            'the bag misses an answer', value=bag.counts[ANSWERS], limit=count))
+        client.wait(lambda: is_complete(bag, count), CALL_S, NotReady(
+            'the bag misses a question or an answer', limit=f'{count} of each'))
     tell_result(out, done, sum(bag.counts.values()), console)
     return done
+
+
+def is_complete(bag: Recorder, count: int) -> bool:
+    """Whether all questions and answers are written; an answer may be read before its question."""
+    return all(bag.counts.get(topic, 0) >= count for topic in (QUESTIONS, ANSWERS))
 
 
 def tell_result(out: Path, done: Sequence[Asked], messages: int, console: Console) -> None:
