@@ -17,7 +17,9 @@ from typer.testing import CliRunner, Result
 
 from cooper_ros.cli.engine import app
 from cooper_ros.errors import BadOption
+from cooper_ros.runtime.engines import plan
 from cooper_ros.runtime.engines.plan import model_fingerprint
+from cooper_ros.runtime.files import Unwritable
 from cooper_ros.runtime.graphs.bundle import DESCRIPTION, bundle_name
 from cooper_ros.runtime.graphs.spec import PRECISIONS
 from cooper_ros.runtime.place import DTYPES
@@ -52,6 +54,19 @@ def run(*words: object, fails: bool = False) -> Result:
 def build(checkpoint: Path, cache: Path, *words: str) -> str:
     return run('build', checkpoint, '--cache', cache, '--precision', 'fp32', '--context', 64,
                '--graph', 'latents', *words).output
+
+
+@pytest.mark.parametrize('command', ['build', 'export'])
+def test_a_cache_that_cannot_be_written_is_found_before_the_checkpoint_is_read(
+        command: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*arguments: object, **named: object) -> str:
+        raise AssertionError('read')
+    monkeypatch.setattr(plan, 'model_fingerprint', read)
+    (tmp_path / 'file').touch()
+    words = ['--arch', 'SM89'] if command == 'build' else []
+    refused = run(command, checkpoint, '--cache', tmp_path / 'file' / 'engines', *words,
+                  fails=True).exception
+    assert isinstance(refused, Unwritable) and 'name another folder (with --cache' in str(refused)
 
 
 def test_from_building_to_removing(checkpoint: Path, cache: Path) -> None:

@@ -41,7 +41,10 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     (['--suite', 'depth', '.', '--sheet', 'nodir/x.png'], '--sheet cannot be written'),
     (['--suite', 'mmvp', '.', '--out', 'nodir/x.jsonl'], '--out cannot be written'),
     (['--suite', 'mmvp', '.', '--judge-url', 'foo'], 'no web address; got foo'),
-    (['--suite', 'depth'], 'suite depth needs a folder or a table')])
+    (['--suite', 'depth'], 'suite depth needs a folder or a table'),
+    (['--seed', '-1'], 'scene seed out of range; got -1; allowed: 0 .. 1073741823'),
+    (['--seed', '1073741820', '--count', '5'], 'scene seed out of range; got 1073741824'),
+    (['--split', 'tests'], "unknown split; got 'tests'")])
 def test_mistakes_are_found_before_the_model_loads(
         never: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: Sequence[str],
         message: str) -> None:

@@ -6,8 +6,9 @@ import dataclasses
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 import torch
@@ -20,15 +21,17 @@ from cooper_ros.training import data as frames
 from cooper_ros.training.cli import app, run_stage
 from cooper_ros.training.data import frame_store
 from cooper_ros.training.kept_settings import check_settings, keep_settings
-from cooper_ros.training.mixed_options import MixOptions
+from cooper_ros.training.mixed_options import MixOptions, Recipe
 from cooper_ros.training.mixed_task import MixedTask
 from cooper_ros.training.once import one_maker
 from cooper_ros.training.optimiser import make_optimiser
+from cooper_ros.training.recipes import RECIPES, Source
 from cooper_ros.training.see_task import SeeOptions
 from cooper_ros.training.settings import Optim, TrainSettings, load_settings
 from cooper_ros.training.sizes import Sizes, check_views, vae_sizes
 from cooper_ros.training.task import whole_batch
 from cooper_ros.training.trainer import Trainer
+from cooper_ros.training.tree import Tree
 from cooper_ros.training.typed import build
 from cooper_ros.training.vae_task import VaeOptions, VaeTask
 
@@ -167,6 +170,31 @@ def test_a_recipe_without_questions_is_refused(name: str, data: dict[str, Any], 
     with pytest.raises(BadData, match=f'recipe {name} has no frame it can use; .*questions: 0; '
                                       'allowed: .*; remedy: raise data.questions'):
         MixedTask(build(TrainSettings, values))
+
+
+def test_a_scarce_recipe_learns_from_the_first_frames_alone(
+        data: dict[str, Any], vae_folder: Path, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    values = mixed_values(data, vae_folder, tmp_path)
+    values['task']['recipes'] = {'draw': {'weight': 1, 'frames': 1, 'only_first': 2},
+                                 'describe': {'weight': 1, 'frames': 1}}
+    task, seen = MixedTask(build(TrainSettings, values)), {'draw': set(), 'describe': set()}
+
+    def watched(name: str, plain: Callable[..., Tree], source: Source, frame: int,
+                *rest: Any) -> Tree:
+        seen[name].add(frame)
+        return plain(source, frame, *rest)
+
+    for name in seen:
+        monkeypatch.setitem(RECIPES, name, partial(watched, name, RECIPES[name]))
+        for step in range(1, 7):
+            task.batch(task.train, name, step, torch.Generator())
+    assert seen == {'draw': {0, 1}, 'describe': {0, 1, 2}}
+
+
+def test_a_negative_number_of_frames_is_refused() -> None:
+    with pytest.raises(BadOption, match='task.recipes.only_first.*-1; allowed: >= 0'):
+        Recipe(1.0, 1, only_first=-1)
 
 
 def test_a_batch_of_nothing_is_refused() -> None:

@@ -92,12 +92,15 @@ def build(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
     from cooper_ros.runtime.engines.flavour import require_flavour
     from cooper_ros.runtime.engines.key import BuildOptions
     from cooper_ros.runtime.engines.plan import Plan, default_cache
+    from cooper_ros.runtime.files import check_writable
     from cooper_ros.runtime.graphs.spec import CONTEXT
     _check_most('--context', context or 0, MOST_CONTEXT)
     _check_most('--workspace-mib', workspace_mib, MOST_WORKSPACE_MIB)
     flavour, folder = require_flavour(), cache or default_cache()
     archs = _architectures(flavour, arch or ())
     _check_sizes(checkpoint, base, parts, graph or (), side)
+    if not dry_run:
+        check_writable(folder)  # the checkpoint is read next, which can take minutes
     modules = _modules(converter, checkpoint, base, precision, parts)
     plan = Plan(_bundle(checkpoint, base, precision, folder, parts), flavour,
                 context or CONTEXT, side,
@@ -122,7 +125,10 @@ def export(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
 
     Example: `cooper engine export models/cooper-nano --precision fp32`
     """
-    made = _bundle(checkpoint, base, precision, _folder(cache), parts, force)
+    from cooper_ros.runtime.files import check_writable
+    folder = _folder(cache)
+    check_writable(folder)
+    made = _bundle(checkpoint, base, precision, folder, parts, force)
     print(f'graphs are in {made.folder}')
 
 

@@ -10,8 +10,9 @@ from PIL import Image
 
 from cooper_ros.config import MODES
 from cooper_ros.errors import BadOption
-from cooper_ros.evaluation.scenes_report import parse_variant
+from cooper_ros.evaluation.scenes_report import ScenesRun, parse_variant
 from cooper_ros.evaluation.suites import FILE_SUITES, SuiteOptions, make_judge
+from cooper_ros.scenes.splits import absolute_seed
 
 SUITES = ('scenes', *FILE_SUITES)
 
@@ -48,6 +49,16 @@ def _check_picture(sheet: Path) -> None:
     kinds = Image.registered_extensions()
     if kinds.get(sheet.suffix.lower()) not in Image.SAVE:
         raise BadOption('--sheet is no kind of picture', value=sheet, limit='.png, .jpg and such')
+
+
+def check_scenes(run: ScenesRun) -> None:
+    """Refuse scenes that do not exist.
+
+    Raises:
+        BadOption: the split is unknown, or has no such seeds.
+    """
+    for seed in (run.seed, run.seed + run.count - 1):
+        absolute_seed(seed, run.split)
 
 
 def check_variants(variants: Sequence[str], first: tuple[str, str]) -> None:

@@ -78,16 +78,19 @@ def evaluate(
     model = shipped_model(model)
     arguments.check(suite, place, options, json_file)
     arguments.check_variants(variant or [], (model, mode))
+    run = None
+    if suite == 'scenes':
+        run = scenes_report.ScenesRun(seed, count, split, blind, maps, points, threads)
+        arguments.check_scenes(run)
     engine = CooperEngine.from_pretrained(model, CooperConfig(
         model_path=model, mode=mode, flow_points=points, threads=threads, focal=focal,
         time_budget_s=0.0, runtime='torch'))  # scores must not depend on speed or on a cache
     about = {'model': engine.parts.card.name or model, **_machine(engine)}
     keep = functools.partial(arguments.write_json, json_file)
-    if place is None or suite == 'scenes':
-        run = scenes_report.ScenesRun(seed, count, split, blind, maps, points, threads)
+    if run is not None:
         keep(scenes_report.report(engine, run, (model, mode), variant or [], about, Console(),
                                   keep))
-    else:
+    elif place is not None:  # checked above
         keep(_on_files(engine, suite, place, options, about))
 
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image as Picture
 
+from cooper_ros.engine.answers import spoken
 from cooper_ros.engine.events import Label
 from cooper_ros.imaging.buffers import decode_depth, decode_image
 from cooper_ros.imaging.colours import colourise
@@ -123,7 +124,7 @@ def _segmentation_panels(asked: Asked) -> list[Panel]:
 
 def _passages(asked: Asked) -> list[Passage]:
     result = asked.result
-    said = result.answer or result.error_msg
+    said = spoken(result.answer) or result.error_msg
     return [Passage('question', f'{asked.question.question}   (mode {asked.mode})'),
             Passage('reasoning', '\n'.join(result.reasoning)),
             Passage(f'answer, certainty {result.confidence:.2f}', said, strong=True),

@@ -8,6 +8,7 @@ import fcntl
 import os
 import resource
 import shutil
+import tempfile
 from pathlib import Path
 from typing import IO, Callable, Iterator
 
@@ -43,6 +44,19 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
             with contextlib.suppress(OSError):  # else it hides what went wrong
                 part.unlink(missing_ok=True)
         sync_folder(path.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder before long work for it; it is made if it is not there.
+
+    Raises:
+        OutOfDisk: there is no room for it.
+        Unwritable: the system refuses.
+    """
+    with _named(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 @contextlib.contextmanager

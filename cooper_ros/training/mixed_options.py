@@ -19,16 +19,20 @@ class Recipe:
         weight: share of the steps.
         frames: frames per step, over all processes; at least one for each.
         questions: questions per frame.
+        only_first: train on the first so many frames of the data alone, for what is scarce while
+            other recipes have plenty; 0 for all. Validation takes no notice.
     """
 
     weight: float
     frames: int
     questions: int = 1
+    only_first: int = 0
 
     def __post_init__(self) -> None:
         if min(self.frames, self.questions) < 1 or not self.weight > 0:
             raise BadOption('a recipe needs a weight, frames and questions', value=self,
                             limit='> 0')
+        check_ranges(self, (('only_first', self.only_first >= 0, '>= 0'),), 'task.recipes')
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ class MixedTask:
         for any number of processes, and each takes its rows.
         """
         recipe, options = self.recipes[name], self.options
-        usable = source.usable[name]
+        usable = self._usable(source, name)
         places = whole_batch(len(usable), recipe.frames, self.settings.seed, step)
         frames = [usable[place] for place in places.tolist()]
         trees = [RECIPES[name](source, frame, recipe.questions, generator) for frame in frames]
@@ -228,15 +228,20 @@ class MixedTask:
                               count, self.settings.optim.bfloat16)
         return Source(store, cache, PROMPTS, self.tokenizer.encode)
 
+    def _usable(self, source: Source, name: str) -> list[int]:
+        """Frames that a recipe learns from, or is validated on."""
+        limit = self.recipes[name].only_first if source is self.train else 0
+        return [frame for frame in source.usable[name] if not limit or frame < limit]
+
     def _check_usable(self) -> None:
         for split, source in (('train', self.train), ('valid', self.valid)):
             for name in self.recipes:
-                if not source.usable[name]:
+                if not self._usable(source, name):
                     raise BadData(f'recipe {name} has no frame it can use',
                                   value=f'data.{split}: {len(source.store)}, data.questions: '
                                         f'{self.settings.data.questions}', limit=NEEDS.get(name),
-                                  remedy=f'raise data.questions or data.{split}, or leave the '
-                                         'recipe out')
+                                  remedy=f'raise data.questions, data.{split} or only_first of '
+                                         'the recipe, or leave it out')
 
     def _recipe(self, generator: torch.Generator) -> str:
         names = list(self.recipes)
