@@ -62,6 +62,9 @@ class MixOptions:
         decode: weight, for ``depth`` and ``segmentation``, of the error that drawn maps have once
             they are decoded, see :mod:`..decoded`; what is not named is not decoded.
         latent_frames: how many frames get latents, for recipes that read or draw them; 0 for all.
+        own_maps: of how many frames, from the first on, traces show what the start draws instead
+            of the true maps, see :mod:`..own_maps`.
+        learned: how far from the start (0) to the trained weights (1) the exported ones stand.
     """
 
     recipes: Mapping[str, Recipe]
@@ -84,6 +87,8 @@ class MixOptions:
     know: float = 0.0
     decode: Mapping[str, float] = field(default_factory=dict)
     latent_frames: int = 0
+    own_maps: int = 0
+    learned: float = 1.0
 
     def __post_init__(self) -> None:
         for name in self.recipes or ('',):
@@ -92,10 +97,12 @@ class MixOptions:
         for name in self.decode:
             if name not in KIND_OF_TOOL:
                 raise BadOption('no such map', value=name, limit=', '.join(KIND_OF_TOOL))
-        weights = ('ce_weight', 'mse_weight', 'answer_weight', 'point', 'know', 'latent_frames')
+        weights = ('ce_weight', 'mse_weight', 'answer_weight', 'point', 'know', 'latent_frames',
+                   'own_maps')
         check_ranges(self, (
             *((name, getattr(self, name) >= 0, '>= 0') for name in weights),
             ('decode', all(weight >= 0 for weight in self.decode.values()), '>= 0'),
+            ('learned', 0 < self.learned <= 1, '0 < learned <= 1'),
             ('vocabulary', self.vocabulary > 0, '> 0'), ('init_std', self.init_std > 0, '> 0'),
             ('timestep_shift', self.timestep_shift > 0, '> 0'),
             ('flow_points', self.flow_points >= 2, '>= 2'),

@@ -12,8 +12,10 @@ from typing import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.errors import BadData, BadOption
 from cooper_ros.imaging.resize import ImageTransform
 from cooper_ros.model.config import VaeConfig
@@ -31,17 +33,25 @@ from cooper_ros.training.folder import PROMPTS, card, corpus, load_vae, write_fo
 from cooper_ros.training.losses import answer_weights, shared_losses
 from cooper_ros.training.mixed_options import MixOptions
 from cooper_ros.training.naming import Words
+from cooper_ros.training.own_maps import own_maps
 from cooper_ros.training.pictures import picture_cache
 from cooper_ros.training.placing import place
 from cooper_ros.training.pointing import Lessons, lessons
 from cooper_ros.training.policy import freeze_understanding, freeze_weights
 from cooper_ros.training.precision import mixed
 from cooper_ros.training.previews import drawing_engine, drawn_maps
-from cooper_ros.training.processes import part_of, training_device
+from cooper_ros.training.processes import first_before_others, part_of, training_device
 from cooper_ros.training.recipes import KIND_OF_TOOL, NEEDS, RECIPES, Source
 from cooper_ros.training.settings import TrainSettings
 from cooper_ros.training.sizes import Sizes, check_views
-from cooper_ros.training.starting import copy_experts, cut_latents, start_weights, take_weights
+from cooper_ros.training.starting import (
+    copy_experts,
+    cut_latents,
+    kept_start,
+    part_way,
+    start_weights,
+    take_weights,
+)
 from cooper_ros.training.task import step_generator, whole_batch
 from cooper_ros.training.tokenizer import build_tokenizer, kept_tokenizer
 from cooper_ros.training.tree import forward_trees, pack_trees
@@ -106,7 +116,10 @@ class MixedTask:
         self.train, self.valid = (self._source(store, split) for store, split in
                                   ((train, 'train'), (valid, 'validation')))
         self._check_usable()
+        self._start = self._kept_start()
         self.module = self._network()
+        if self.options.own_maps:
+            self.train, self.valid = map(self._with_own_maps, (self.train, self.valid))
         self.ahead = Ahead(self._training_batch, training_device(settings.device))
 
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -170,7 +183,9 @@ class MixedTask:
         return scores, self._drawings() if 'draw' in self.recipes else {}
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """Write a complete model folder."""
+        """Write a complete model folder, ``learned`` of the way from the start to the weights."""
+        if self.options.learned < 1:
+            weights = part_way(self._start_weights(), weights, self.options.learned)
         if self.vae is None:
             raise BadOption('a model folder needs an autoencoder', value='vae: ""',
                             remedy='train stage vae first and name its export in the settings')
@@ -182,17 +197,44 @@ class MixedTask:
                     self.settings.data.canonical_focal)
 
     def _drawings(self) -> dict[str, np.ndarray]:
-        assert self.vae is not None  # the recipe reads its latents
-        engine = drawing_engine(self.module, self.vae, self.tokenizer, self.specials,
-                                self._card())
-        return {'maps': drawn_maps(engine, self.valid.store, PREVIEWS)}
+        return {'maps': drawn_maps(self._engine(), self.valid.store, PREVIEWS)}
+
+    def _engine(self) -> CooperEngine:
+        assert self.vae is not None  # the recipes read its latents
+        return drawing_engine(self.module, self.vae, self.tokenizer, self.specials, self._card())
+
+    def _with_own_maps(self, source: Source) -> Source:
+        """Frames whose traces show what the network draws before it trains."""
+        coded = source.cache.latents
+        if coded is None:
+            raise BadOption('own_maps needs a recipe that reads maps',
+                            value=', '.join(self.recipes), limit=', '.join(LATENT_RECIPES))
+        drawn = own_maps(source.store, self._engine(), nn.ModuleList([self.module, self.vae]),
+                         min(self.options.own_maps, len(coded)),
+                         ImageTransform(*self.options.vit_rule))
+        return replace(source, cache=replace(source.cache, own=drawn))
+
+    def _kept_start(self) -> Path | None:
+        """Where the start is kept, if it is asked for again when the run goes on or ends."""
+        settings, options = self.settings, self.options
+        if options.learned == 1 and not options.own_maps:
+            return None
+        if not settings.start:
+            raise BadOption('learned and own_maps need a network to start from', value='start: ""',
+                            remedy='name a model folder or a run in `start`')
+        with first_before_others():
+            return kept_start(Path(settings.folder), settings.start)
+
+    def _start_weights(self) -> dict[str, Tensor]:
+        weights = (load_file(self._start) if self._start else
+                   start_weights(self.settings.start))
+        return cut_latents(weights, self.config)
 
     def _network(self) -> Cooper:
         torch.manual_seed(self.settings.seed)
         network = Cooper(self.config).initialise(self.options.init_std)
         if self.settings.start:
-            weights = start_weights(self.settings.start)
-            take_weights(network, cut_latents(weights, self.config))
+            take_weights(network, self._start_weights())
         if self.options.eyes:
             open_eyes(network, start_weights(self.options.eyes))
             balanced = min(BALANCE_FRAMES, len(self.train.store))

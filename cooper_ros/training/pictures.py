@@ -16,7 +16,7 @@ from typing import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from cooper_ros.imaging.depth import colourise, picture_from_decoded, relative_from_decoded
@@ -43,11 +43,13 @@ class PictureCache:
         latents: float16 ``[n, 3, C, h, w]``, shifted and scaled means; None without autoencoder.
         drawn: uint8 ``[n, 2, H, W, 3]``: both maps once through the autoencoder, as blurred as
             the ones the model will be shown; None without autoencoder.
+        own: the same, of the first frames, as a network drew them; see :mod:`..own_maps`.
     """
 
     vision: np.ndarray
     latents: np.ndarray | None = None
     drawn: np.ndarray | None = None
+    own: np.ndarray | None = None
 
     def latent(self, frame: int, kind: int) -> Tensor:
         """Latent ``[C, h, w]`` float32."""
@@ -55,9 +57,14 @@ class PictureCache:
 
     def pixels(self, frame: int, kind: int) -> Tensor:
         """Vision input ``[3, H, W]`` in -1..1."""
-        view = (self.vision[frame, kind] if kind == RGB or self.drawn is None
-                else self.drawn[frame, kind - 1])
-        return torch.from_numpy(normalise(view))
+        return torch.from_numpy(normalise(self._view(frame, kind)))
+
+    def _view(self, frame: int, kind: int) -> np.ndarray:
+        if kind != RGB and self.own is not None and frame < len(self.own):
+            return self.own[frame, kind - 1]
+        if kind != RGB and self.drawn is not None:
+            return self.drawn[frame, kind - 1]
+        return self.vision[frame, kind]
 
 
 def picture_cache(store: FrameStore, vae: AutoEncoder | None, vae_rule: ImageTransform,
@@ -73,7 +80,7 @@ def picture_cache(store: FrameStore, vae: AutoEncoder | None, vae_rule: ImageTra
         bfloat16: make them in bfloat16 where the device has it; else in float32, in a file of
             their own.
     """
-    seen = _views_name(store, vae_rule, vit_rule)
+    seen = views_name(store, vae_rule, vit_rule)
     vision_path = store.folder / f'vision_{seen}.npy'
     make_once(vision_path, vision_path.exists,
               lambda: _make_vision(vision_path, store, vae_rule, vit_rule))
@@ -81,7 +88,7 @@ def picture_cache(store: FrameStore, vae: AutoEncoder | None, vae_rule: ImageTra
     if vae is None:
         return PictureCache(vision)
     count = min(latent_frames, len(store))
-    coded = f'{_fingerprint(vae)}_{count}_{seen}' + ('' if bfloat16 else '_float32')
+    coded = f'{fingerprint(vae)}_{count}_{seen}' + ('' if bfloat16 else '_float32')
     paths = [store.folder / f'{name}_{coded}.npy' for name in ('latents', 'drawn')]
     make_once(paths[1], paths[1].exists,
               lambda: _make_coded(paths, store, vae, count, vit_rule, bfloat16))
@@ -164,13 +171,13 @@ def _shown(depth: np.ndarray, labels: np.ndarray, vit_rule: ImageTransform) -> n
     return np.stack([vit_rule.pixels(view) for view in views])
 
 
-def _views_name(store: FrameStore, *rules: ImageTransform) -> str:
+def views_name(store: FrameStore, *rules: ImageTransform) -> str:
     """What views depend on beside the frames: both resize rules, and the lens of depth."""
     sizes = [f'{rule.max_size}-{rule.min_size}-{rule.stride}' for rule in rules]
     return '_'.join([*sizes, f'lens{store.canonical_focal:g}'])
 
 
-def _fingerprint(vae: AutoEncoder) -> str:
+def fingerprint(vae: nn.Module) -> str:
     """Of all weights: two autoencoders may differ in what they draw alone."""
     digest = hashlib.sha256()
     for name, value in sorted(vae.state_dict().items()):
