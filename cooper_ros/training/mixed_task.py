@@ -209,9 +209,10 @@ class MixedTask:
         if coded is None:
             raise BadOption('own_maps needs a recipe that reads maps',
                             value=', '.join(self.recipes), limit=', '.join(LATENT_RECIPES))
+        options = self.options
         drawn = own_maps(source.store, self._engine(), nn.ModuleList([self.module, self.vae]),
-                         min(self.options.own_maps, len(coded)),
-                         ImageTransform(*self.options.vit_rule))
+                         options.flow_points, min(options.own_maps, len(coded)),
+                         ImageTransform(*options.vit_rule))
         return replace(source, cache=replace(source.cache, own=drawn))
 
     def _kept_start(self) -> Path | None:

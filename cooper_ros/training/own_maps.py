@@ -22,14 +22,15 @@ from cooper_ros.training.once import make_once
 from cooper_ros.training.pictures import fingerprint, views_name
 
 
-def own_maps(store: FrameStore, engine: CooperEngine, weights: nn.Module, count: int,
-             vit_rule: ImageTransform) -> np.ndarray:
+def own_maps(store: FrameStore, engine: CooperEngine, weights: nn.Module, points: int,
+             count: int, vit_rule: ImageTransform) -> np.ndarray:
     """Open the maps drawn of the first frames, drawing them if they are missing.
 
     Args:
         store: the frames.
         engine: draws.
-        weights: all that it draws with; names the file.
+        weights: all that it draws with; they name the file.
+        points: grid points of the flow that it draws with; they name it too.
         count: how many frames; those of a shorter store, all.
         vit_rule: resize rule of the vision tower.
 
@@ -37,7 +38,7 @@ def own_maps(store: FrameStore, engine: CooperEngine, weights: nn.Module, count:
         uint8 ``[n, 2, H, W, 3]``: depth and segmentation as the vision tower reads them.
     """
     count = min(count, len(store))
-    name = f'own_{fingerprint(weights)}_{count}_{views_name(store, vit_rule)}.npy'
+    name = f'own_{fingerprint(weights)}-{points}_{count}_{views_name(store, vit_rule)}.npy'
     path = store.folder / name
     make_once(path, path.exists, lambda: _draw(path, store, engine, count, vit_rule))
     return np.load(path, mmap_mode='r')
