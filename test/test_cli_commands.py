@@ -264,6 +264,16 @@ def test_groups_answer_for_themselves(group: str) -> None:
     assert result.exit_code == 0
 
 
+@pytest.mark.parametrize(('group', 'example'), [
+    ('train', 'cooper train '), ('evaluate', 'cooper evaluate --suite depth FOLDER'),
+    ('engine', 'cooper engine build models/COOPER'), ('data', 'cooper data check hypersim')])
+def test_groups_show_how_they_are_called(group: str, example: str,
+                                         capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([group, '--help'])
+    assert f'  {example}' in capfd.readouterr().out
+
+
 def test_a_scene_sheet_is_drawn(tmp_path: Path) -> None:
     result = runner.invoke(app, ['scenes', 'preview', str(tmp_path / 'rooms.png'), '--count', '1'])
     assert result.exit_code == 0, result.output

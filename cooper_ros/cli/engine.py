@@ -44,6 +44,7 @@ ArchFlag = Annotated[Optional[list[str]], typer.Option(
     'this machine if absent')]
 GraphFlag = Annotated[Optional[list[str]], typer.Option(
     '--graph', help='build only this graph; may be repeated')]
+PrecisionFlag = Annotated[str, typer.Option(help='fp32, fp16 or bf16')]
 BaseFlag = Annotated[str, typer.Option(
     '--base', help='folder with configs and autoencoder, where the model folder lacks them')]
 ContextFlag = Annotated[Optional[int], typer.Option(
@@ -70,8 +71,7 @@ DryFlag = Annotated[bool, typer.Option(
 
 @app.command()
 def build(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
-          arch: ArchFlag = None, graph: GraphFlag = None,
-          precision: Annotated[str, typer.Option(help='fp32, fp16 or bf16')] = 'bf16',
+          arch: ArchFlag = None, graph: GraphFlag = None, precision: PrecisionFlag = 'bf16',
           cache: CacheFlag = None, base: BaseFlag = CooperConfig.base_path,
           context: ContextFlag = None, side: SideFlag = 0,
           parts: PartsFlag = CooperConfig.engine_parts, workspace_mib: WorkspaceFlag = 0,
@@ -114,7 +114,7 @@ def build(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
 
 @app.command()
 def export(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
-           precision: Annotated[str, typer.Option(help='fp32, fp16 or bf16')] = 'bf16',
+           precision: PrecisionFlag = 'bf16',
            cache: CacheFlag = None, base: BaseFlag = CooperConfig.base_path,
            parts: PartsFlag = CooperConfig.engine_parts,
            force: Annotated[bool, typer.Option('--force', help='export again')] = False) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cooper_ros.config import CooperConfig
 
-HELP = """Score a checkpoint.
+HELP = """Score a checkpoint: ask every question of simulated rooms, or measure on your own files.
 
 \b
   cooper evaluate --suite scenes --seed 0 --count 100                the default way of asking
@@ -25,10 +25,13 @@ HELP = """Score a checkpoint.
   cooper evaluate --suite sibench SIBench.tsv --out answers.jsonl    a benchmark table
 """
 SUITES = ('scenes', 'depth', 'segmentation', 'sibench', 'mmvp', 'qspatial')
-app = typer.Typer(name='evaluate', help=HELP, rich_markup_mode=None, add_completion=False,
+app = typer.Typer(name='evaluate', rich_markup_mode=None, add_completion=False,
                   pretty_exceptions_enable=False)
 DEFAULTS = CooperConfig()
 PlaceArgument = Annotated[Optional[Path], typer.Argument(help='folder or table; not for scenes')]
+SuiteFlag = Annotated[str, typer.Option(help=', '.join(SUITES))]
+ModeFlag = Annotated[str, typer.Option(help='auto, direct, text or maps')]
+ModelFlag = Annotated[str, typer.Option(help='model folder')]
 VariantFlag = Annotated[Optional[list[str]], typer.Option(
     help='MODE, FOLDER or FOLDER:MODE, asked the same questions and compared in pairs; may be '
          'repeated')]
@@ -49,14 +52,13 @@ SheetFlag = Annotated[Optional[Path], typer.Option(help='PNG of the first pictur
 JsonFlag = Annotated[str, typer.Option('--json', help='file for all numbers and rows')]
 
 
-@app.command()
+@app.command(help=HELP)  # of one command, typer shows no help of the app
 def evaluate(
         place: PlaceArgument = None,
-        suite: Annotated[str, typer.Option(help=', '.join(SUITES))] = 'scenes',
+        suite: SuiteFlag = 'scenes',
         seed: Annotated[int, typer.Option(help='first scene seed within the split')] = 0,
         count: Annotated[int, typer.Option(min=1, help='scenes')] = 100,
-        mode: Annotated[str, typer.Option(help='auto, direct, text or maps')] = DEFAULTS.mode,
-        model: Annotated[str, typer.Option(help='model folder')] = DEFAULTS.model_path,
+        mode: ModeFlag = DEFAULTS.mode, model: ModelFlag = DEFAULTS.model_path,
         variant: VariantFlag = None, split: SplitFlag = 'test',
         blind: Annotated[bool, typer.Option(help='also ask with a grey picture')] = True,
         maps: MapsFlag = 50, points: PointsFlag = DEFAULTS.flow_points,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Callable
+from typing import Annotated, Callable, Optional
 
 import torch
 import typer
@@ -24,6 +24,7 @@ YAML differs. A run that was stopped, by whatever, goes on when the same command
 \b
   cooper train vae   --config config/train/nano_vae.yaml     the autoencoder
   cooper train joint --config config/train/nano_joint.yaml   drawing and reasoning together
+  cooper train curves runs/nano/joint --out curves.png       a picture of its log
 """
 app = typer.Typer(name='train', help=HELP, no_args_is_help=True, rich_markup_mode=None,
                   add_completion=False, pretty_exceptions_enable=False)
@@ -93,3 +94,19 @@ def _command(stage: str) -> Callable[..., None]:
 
 for _stage in STAGES:
     app.command(_stage)(_command(_stage))
+
+
+@app.command()
+def curves(
+        runs: Annotated[list[Path], typer.Argument(help='folders of runs, or their logs')],
+        out: Annotated[Path, typer.Option(help='picture to write: .png, .svg or .pdf')] = Path(
+            'curves.png'),
+        number: Annotated[Optional[list[str]], typer.Option(
+            help='draw this number only; may be repeated')] = None) -> None:
+    """Draw the curves of runs, one panel for every number, also while they train.
+
+    Example: `cooper train curves runs/nano/base runs/nano/stage1 --number loss`
+    """
+    from cooper_ros.training.curve_sheet import draw_curves
+    draw_curves(runs, out, number or ())
+    print(f'wrote {out}')
