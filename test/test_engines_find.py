@@ -13,8 +13,15 @@ from typing import Any
 import pytest
 import torch
 from model_folder import write_model_folder
-from support.tiny import tiny_runtime
-from test_runtime_choice import ARCH, lines, pretend_gpu, put_engines, put_graphs
+from support.tiny import late, tiny_runtime
+from test_runtime_choice import (
+    ARCH,
+    forget_answers,
+    lines,
+    pretend_gpu,
+    put_engines,
+    put_graphs,
+)
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import EngineMismatch, OutOfMemory
@@ -133,15 +140,16 @@ def test_damaged_engines_are_made_again_with_their_own_sizes_and_options(
     path = engine_of(plan, config)
     path.write_bytes(b'no engine')
     building = config.replaced(runtime='tensorrt', engine_missing='build')
-    opened = open_runtime('tensorrt', tiny_runtime(), building, print)
+    opened = open_runtime('tensorrt', late(tiny_runtime()), building, print)
     assert isinstance(opened.runtime, GraphRuntime) and path.read_bytes() == b'an engine'
     (request,) = asked
     assert (request.context, request.side, request.workspace_mib) == (512, 80, 64)
     assert not request.force  # one is damaged, the others stay
-    open_runtime('tensorrt', tiny_runtime(), building, print)
+    open_runtime('tensorrt', late(tiny_runtime()), building, print)
     assert len(asked) == 1
+    forget_answers(config)
     with pytest.raises(EngineMismatch, match='does not say what the network says'):
-        open_runtime('tensorrt', tiny_runtime(seed=1), building, print)
+        open_runtime('tensorrt', late(tiny_runtime(seed=1)), building, print)
     assert asked[1] == replace(request, force=True)  # all are sound, so they are wrong
 
 
@@ -170,9 +178,9 @@ def test_engines_for_a_shorter_context_than_asked_for_are_not_complete(
     assert '--context 300 ' in said
     with pytest.raises(EngineMismatch, match='are for shorter contexts than context_tokens asks '
                        'for; got 256; allowed: 300 or more; remedy: run `cooper .+--context 300'):
-        open_runtime('tensorrt', tiny_runtime(), config.replaced(runtime='tensorrt'), print)
-    opened = open_runtime('tensorrt', tiny_runtime(), config.replaced(engine_missing='build'),
-                          print)
+        open_runtime('tensorrt', late(tiny_runtime()), config.replaced(runtime='tensorrt'), print)
+    opened = open_runtime('tensorrt', late(tiny_runtime()),
+                          config.replaced(engine_missing='build'), print)
     assert isinstance(opened.runtime, GraphRuntime)
     assert [(request.context, request.force) for request in asked] == [(300, False)]
     assert found_for(config).plan.limits != short.limits
@@ -189,9 +197,9 @@ def test_engines_for_smaller_pictures_than_the_checkpoint_makes_are_not_complete
                            'side, and those of this checkpoint have up to 64: run `cooper engine')
     with pytest.raises(EngineMismatch, match='are for smaller pictures than the checkpoint makes; '
                        'got 32; allowed: 64 or more; remedy: run `cooper .+--side 64'):
-        open_runtime('tensorrt', tiny_runtime(), config.replaced(runtime='tensorrt'), print)
-    opened = open_runtime('tensorrt', tiny_runtime(), config.replaced(engine_missing='build'),
-                          print)
+        open_runtime('tensorrt', late(tiny_runtime()), config.replaced(runtime='tensorrt'), print)
+    opened = open_runtime('tensorrt', late(tiny_runtime()),
+                          config.replaced(engine_missing='build'), print)
     assert isinstance(opened.runtime, GraphRuntime)
     assert [(request.side, request.force) for request in asked] == [(64, False)]
     wide = put_engines(config, context=256)  # a shorter context, but for all pictures
@@ -202,7 +210,7 @@ def test_engines_for_smaller_pictures_than_the_checkpoint_makes_are_not_complete
 def test_torch_answers_where_auto_cannot_open_what_it_chose(config: CooperConfig) -> None:
     put_engines(config)
     said: list[Notice] = []
-    opened = open_runtime('tensorrt', network := tiny_runtime(seed=1), config, said.append)
+    opened = open_runtime('tensorrt', late(network := tiny_runtime(seed=1)), config, said.append)
     assert opened.runtime is network and said[-1].error and said[-1].runtime == 'torch'
     assert said[-1].text.startswith('tensorrt is not used, torch answers: ENGINE_MISMATCH: graph '
                                     'vision does not say what the network says')
@@ -247,8 +255,8 @@ def test_torch_answers_where_engines_do_not_fit_beside_it(
     put_engines(config)
     monkeypatch.setattr(runner, 'load_tensorrt_runtime', full)
     said: list[Notice] = []
-    opened = open_runtime('tensorrt', network := tiny_runtime(), config.replaced(**settings),
-                          said.append)
+    opened = open_runtime('tensorrt', late(network := tiny_runtime()),
+                          config.replaced(**settings), said.append)
     assert opened.runtime is network and isinstance(network, TorchRuntime)
     assert opened.upgrade is None and said[-1].error and said[-1].runtime == 'torch'
     assert said[-1].text == ('tensorrt is not used, torch answers: OUT_OF_MEMORY: the engines do '
@@ -261,12 +269,12 @@ def test_engines_that_were_asked_for_and_do_not_fit_are_an_error(
     asking = config.replaced(runtime='tensorrt')
     monkeypatch.setattr(runner, 'load_tensorrt_runtime', full)
     with pytest.raises(OutOfMemory, match='the engines do not fit the device'):
-        open_runtime('tensorrt', tiny_runtime(), asking, print)
+        open_runtime('tensorrt', late(tiny_runtime()), asking, print)
 
     def out_of_memory(*args: Any, **more: Any) -> GraphRuntime:
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
 
     monkeypatch.setattr(runner, 'load_tensorrt_runtime', out_of_memory)
-    with pytest.raises(OutOfMemory, match='tensorrt does not fit beside the network; got CUDA out '
-                                          'of memory.+; remedy: set runtime to torch'):
-        open_runtime('tensorrt', tiny_runtime(), asking, print)
+    with pytest.raises(OutOfMemory, match='tensorrt does not fit the device; got CUDA out of '
+                                          'memory.+; remedy: set runtime to torch'):
+        open_runtime('tensorrt', late(tiny_runtime()), asking, print)

@@ -19,7 +19,7 @@ import pytest
 import torch
 from model_folder import write_model_folder
 from support.exported import tiny_bundle
-from support.tiny import tiny_config, tiny_runtime
+from support.tiny import late, tiny_config, tiny_runtime
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
@@ -31,6 +31,7 @@ from cooper_ros.runtime.engines import find, runner
 from cooper_ros.runtime.engines.cache import BuiltEngine, EngineCache
 from cooper_ros.runtime.engines.flavour import require_flavour
 from cooper_ros.runtime.engines.plan import Plan, model_fingerprint
+from cooper_ros.runtime.graphs.answers import ANSWERS
 from cooper_ros.runtime.graphs.bundle import DESCRIPTION, bundle_name
 from cooper_ros.runtime.graphs.digest import file_digest
 from cooper_ros.runtime.graphs.runtime import GraphRuntime
@@ -66,6 +67,12 @@ def put_graphs(config: CooperConfig) -> Path:
     described = json.loads((target / DESCRIPTION).read_text())
     (target / DESCRIPTION).write_text(json.dumps({**described, 'model': model}))
     return target
+
+
+def forget_answers(config: CooperConfig) -> None:
+    """As if the network had never been asked; another one answers otherwise."""
+    for path in Path(config.engine_cache).glob(f'graphs/*/{ANSWERS}'):
+        path.unlink()
 
 
 def put_engines(config: CooperConfig, **changes: Any) -> Plan:
@@ -144,7 +151,8 @@ def test_quantised_weights_run_in_torch(config: CooperConfig, tmp_path: Path) ->
     assert found[0] == 'tensorrt passed over: quantised weights run in torch only'
     assert found[-1].startswith('torch chosen')
     with pytest.raises(NotReady, match='quantised weights run in torch only; got .+; remedy: set'):
-        open_runtime('tensorrt', tiny_runtime(), config.replaced(model_path=str(folder)), print)
+        open_runtime('tensorrt', late(tiny_runtime()),
+                     config.replaced(model_path=str(folder)), print)
 
 
 def test_engines_are_chosen_on_a_gpu_and_torch_where_they_are_missing(
@@ -194,7 +202,7 @@ def test_engines_are_found_whatever_sizes_they_serve(config: CooperConfig, gpu: 
 def test_engines_that_fit_are_proved_and_used(config: CooperConfig, gpu: None) -> None:
     put_graphs(config)
     put_engines(config)
-    opened = open_runtime('tensorrt', tiny_runtime(), config, print)
+    opened = open_runtime('tensorrt', late(tiny_runtime()), config, print)
     assert isinstance(opened.runtime, GraphRuntime) and opened.upgrade is None
 
 
@@ -204,7 +212,8 @@ def test_engines_that_say_something_else_are_refused(config: CooperConfig, gpu: 
     with pytest.raises(EngineMismatch, match='graph vision does not say what the network says; '
                        'got error .+; allowed: 0.005 in fp32; remedy: run `cooper engine build '
                        f'{config.model_path} --cache .+ --force`'):
-        open_runtime('tensorrt', tiny_runtime(seed=1), config.replaced(runtime='tensorrt'), print)
+        open_runtime('tensorrt', late(tiny_runtime(seed=1)),
+                     config.replaced(runtime='tensorrt'), print)
 
 
 def test_a_missing_engine_is_an_error_or_is_built_as_the_setting_says(
@@ -213,7 +222,7 @@ def test_a_missing_engine_is_an_error_or_is_built_as_the_setting_says(
     config = config.replaced(runtime='tensorrt')
     network, asked, said = tiny_runtime(), [], []
     with pytest.raises(EngineMismatch, match='no compiled engine for graph .+ run `cooper engine'):
-        open_runtime('tensorrt', network, config, print)
+        open_runtime('tensorrt', late(network), config, print)
 
     def build(request: Request, told: Any) -> None:
         asked.append(request)
@@ -223,14 +232,15 @@ def test_a_missing_engine_is_an_error_or_is_built_as_the_setting_says(
 
     monkeypatch.setattr(opening, 'prepare_in_child', build)
     building = config.replaced(engine_missing='build')
-    opened = open_runtime('tensorrt', network, building, said.append)
+    opened = open_runtime('tensorrt', late(network), building, said.append)
     assert isinstance(opened.runtime, GraphRuntime)
     assert asked[0].kind == 'tensorrt' and not asked[0].force and asked[0].side == 64
     assert [notice.preparing for notice in said][1:] == [
         'tensorrt: engine flow (50%)', 'tensorrt: engine flow (60%)']
     assert [bool(notice.text) for notice in said] == [True, True, False]  # new steps are logged
+    forget_answers(config)
     with pytest.raises(EngineMismatch, match='does not say'):  # built once more, then an error
-        open_runtime('tensorrt', tiny_runtime(seed=1), building, print)
+        open_runtime('tensorrt', late(tiny_runtime(seed=1)), building, print)
     assert asked[1].force
 
 
@@ -320,7 +330,7 @@ def test_damaged_graphs_are_refused_and_made_again(config: CooperConfig,
         put_graphs(config)
 
     monkeypatch.setattr(opening, 'prepare_in_child', build)
-    opened = open_runtime('onnx', tiny_runtime(), config, said.append)
+    opened = open_runtime('onnx', late(tiny_runtime()), config, said.append)
     assert isinstance(opened.runtime, GraphRuntime) and forced == [False]
     assert 'exported graphs are damaged; got flow.onnx; allowed: the SHA-256' in said[0].text
     path.write_bytes(b'x' * path.stat().st_size)
@@ -328,8 +338,9 @@ def test_damaged_graphs_are_refused_and_made_again(config: CooperConfig,
     described['files'][path.name][1] = file_digest(path)
     (folder / DESCRIPTION).write_text(json.dumps(described))
     with pytest.raises(EngineMismatch, match='onnxruntime cannot read graph flow'):
-        open_runtime('onnx', tiny_runtime(), config.replaced(runtime='onnx'), print)
-    opened = open_runtime('onnx', tiny_runtime(), config.replaced(engine_missing='build'), print)
+        open_runtime('onnx', late(tiny_runtime()), config.replaced(runtime='onnx'), print)
+    opened = open_runtime('onnx', late(tiny_runtime()), config.replaced(engine_missing='build'),
+                          print)
     assert isinstance(opened.runtime, GraphRuntime) and forced == [False, True]
 
 

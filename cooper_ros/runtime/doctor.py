@@ -72,20 +72,17 @@ class Need:
             understanding only (text answers, no maps).
         weights: bytes.
         working: bytes of cache, activations and libraries; an estimate.
-        beside: bytes of the network in PyTorch, which is on the device too until the engines are
-            loaded and compared with it.
     """
 
     precision: str
     use: str
     weights: int
     working: int
-    beside: int = 0
 
     @property
     def total(self) -> int:
-        """Bytes in all, at the worst moment."""
-        return self.weights + self.working + self.beside
+        """Bytes in all."""
+        return self.weights + self.working
 
     def fits(self, memory: int) -> bool:
         """Whether it fits a device with this many bytes free."""
@@ -206,7 +203,7 @@ def needs(config: ModelConfig, *, context: int = 8192, side: int = 512) -> list[
         everything = int(linear * size + 2 * (rest + vae))
         again = int(talk_linear * size)  # flow has its own copy of the understanding expert
         found += [Need(precision, EVERYTHING, everything, drawing),
-                  Need(precision, COMPILED, everything + again, drawing, everything),
+                  Need(precision, COMPILED, everything + again, drawing),
                   Need(precision, TALK_ONLY, int(talk_linear * size + 2 * talk_rest), talking)]
     return found
 
@@ -247,16 +244,12 @@ def can_run(need: Need, capability: tuple[int, int] | None, free: int) -> str:
 
 def need_rows(config: ModelConfig, capability: tuple[int, int] | None, free: int
               ) -> list[tuple[str, ...]]:
-    """Every precision and use as cells: weights, use, GiB needed, whether it runs here.
-
-    What is compiled needs most while it is loaded; what it needs afterwards stands behind that.
-    """
+    """Every precision and use as cells: weights, use, GiB needed, whether it runs here."""
     rows = []
     for need in needs(config):
         wrong = can_run(need, capability, free)
         here = wrong or ('fits' if _is_ready(need) else 'fits, but is not part of this version')
-        later = f', then {(need.total - need.beside) / GIB:.1f}' if need.beside else ''
-        rows.append((need.precision, need.use, f'{need.total / GIB:.1f} GiB{later}', here))
+        rows.append((need.precision, need.use, f'{need.total / GIB:.1f} GiB', here))
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Callable, Sequence
 
@@ -14,9 +15,18 @@ from cooper_ros.runtime.base import Runtime
 from cooper_ros.runtime.card import ModelCard
 from cooper_ros.runtime.checkpoint import LoadedModel, read_model_folder
 from cooper_ros.runtime.choice import choose
+from cooper_ros.runtime.late_network import LateNetwork
 from cooper_ros.runtime.notice import Notice, Tell, silent
 from cooper_ros.runtime.opening import Opened, Upgrade, open_runtime
-from cooper_ros.runtime.place import AUTO, FIRST_MAP, ONNX, TORCH, choose_device, choose_dtype
+from cooper_ros.runtime.place import (
+    AUTO,
+    COMPILE,
+    FIRST_MAP,
+    ONNX,
+    TORCH,
+    choose_device,
+    choose_dtype,
+)
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
 
@@ -56,7 +66,7 @@ def load_runtime(folder: str | Path, config: CooperConfig, tell: Tell = silent) 
             on disk.
         NotReady: a package, a compiler or a GPU is missing for the runtime.
         EngineMismatch: compiled engines are missing, damaged or for something else.
-        OutOfMemory: engines do not fit beside the network; with ``auto`` torch answers then.
+        OutOfMemory: engines do not fit the device; with ``auto`` torch answers then.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -71,15 +81,20 @@ def load_runtime(folder: str | Path, config: CooperConfig, tell: Tell = silent) 
     for verdict in verdicts:
         say(Notice(f'runtime {verdict}'))
     device = choose_device('cpu' if chosen == ONNX else config.device)
-    loaded = read_model_folder(folder, config.base_path or None, device=device,
-                               dtype=choose_dtype(config.dtype, device),
-                               defer_drawing=defer)
-    network = TorchRuntime(loaded.network, loaded.vae, specials=loaded.specials,
-                           vocabulary=loaded.vocabulary, later=loaded.later)
+    read = partial(read_model_folder, folder, config.base_path or None, device=device,
+                   dtype=choose_dtype(config.dtype, device), defer_drawing=defer)
+    late = chosen not in (TORCH, COMPILE)  # graphs and engines may do without the network
+    loaded = read(hollow=late)
+    network = LateNetwork(lambda: _in_torch(read() if late else loaded))
     opened = open_runtime(chosen, network, config, say)
-    say(Notice(runtime=TORCH if opened.runtime is network else chosen,
+    say(Notice(runtime=TORCH if isinstance(opened.runtime, TorchRuntime) else chosen,
                preparing=chosen if opened.upgrade else ''))
     return _loaded(loaded, opened)
+
+
+def _in_torch(loaded: LoadedModel) -> TorchRuntime:
+    return TorchRuntime(loaded.network, loaded.vae, specials=loaded.specials,
+                        vocabulary=loaded.vocabulary, later=loaded.later)
 
 
 def _defers_drawing(config: CooperConfig) -> bool:

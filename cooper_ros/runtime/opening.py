@@ -18,11 +18,13 @@ from cooper_ros.errors import BadCheckpoint, CooperError, EngineMismatch, NotRea
 from cooper_ros.runtime.base import Runtime
 from cooper_ros.runtime.engines.find import Found, covers, find_bundle, find_plan, request_of
 from cooper_ros.runtime.engines.plan import Plan
+from cooper_ros.runtime.graphs.answers import Answers, Ask
 from cooper_ros.runtime.graphs.bundle import Bundle
 from cooper_ros.runtime.graphs.modules import graph_modules
-from cooper_ros.runtime.graphs.probe import probe, probe_in_service
+from cooper_ros.runtime.graphs.probe import compare, questions, questions_in_service, said_by
 from cooper_ros.runtime.graphs.runtime import GraphRuntime
 from cooper_ros.runtime.graphs.spec import Limits
+from cooper_ros.runtime.late_network import LateNetwork
 from cooper_ros.runtime.memory import is_memory_error
 from cooper_ros.runtime.notice import Notice, Tell
 from cooper_ros.runtime.place import AUTO, COMPILE, ERROR, ONNX, SERVE, TENSORRT, TORCH, Place
@@ -73,14 +75,14 @@ class Upgrade:
                               TORCH, error=True))
 
 
-def open_runtime(name: str, network: TorchRuntime, config: CooperConfig, tell: Tell) -> Opened:
-    """The runtime of this name for a loaded network.
+def open_runtime(name: str, network: LateNetwork, config: CooperConfig, tell: Tell) -> Opened:
+    """The runtime of this name for a checkpoint.
 
     With the setting ``auto`` torch answers where engines or graphs cannot, and the log says why.
 
     Args:
         name: ``torch``, ``compile``, ``onnx``, ``tensorrt`` or ``torch_tensorrt``.
-        network: the network; moved to float32 in place for ``onnx``.
+        network: in PyTorch; read where it answers, or where it must be asked what is right.
         config: settings.
         tell: hears what is prepared.
 
@@ -88,12 +90,12 @@ def open_runtime(name: str, network: TorchRuntime, config: CooperConfig, tell: T
         NotReady: a package, a compiler or a GPU is missing for it.
         EngineMismatch: engines are missing, damaged or say something else, and may not be made.
         EngineBuild: they could not be made.
-        OutOfMemory: they do not fit beside the network, and torch may not answer instead.
+        OutOfMemory: they do not fit, and torch may not answer instead.
     """
     if name == TORCH:
-        return Opened(network)
+        return Opened(network.get())
     if name == COMPILE:
-        return Opened(_compiled(network, config, tell))
+        return Opened(_compiled(network.get(), config, tell))
     place = replace(Place.of(config), precision='fp32') if name == ONNX else Place.of(config)
     if place.quantised:
         raise NotReady('quantised weights run in torch only', value=config.model_path,
@@ -105,10 +107,10 @@ def open_runtime(name: str, network: TorchRuntime, config: CooperConfig, tell: T
         if config.runtime != AUTO and not waits:
             raise
         tell(Notice(f'{name} is not used, torch answers: {error}', TORCH, error=True))
-        return Opened(network)
+    return Opened(network.get())  # the error is gone, and what it held
 
 
-def _graphs(name: str, network: TorchRuntime, place: Place, missing: str, tell: Tell) -> Opened:
+def _graphs(name: str, network: LateNetwork, place: Place, missing: str, tell: Tell) -> Opened:
     def make(serving: str = '') -> Runtime:
         runtime = proved(name, network, place)
         if plan := _memory_of(runtime):
@@ -125,7 +127,7 @@ def _graphs(name: str, network: TorchRuntime, place: Place, missing: str, tell: 
             raise
         tell(Notice(f'{name} must be prepared first: {error}', preparing=name))
     if missing == SERVE:
-        return Opened(network, Upgrade(name, request, partial(make, TORCH), tell))
+        return Opened(network.get(), Upgrade(name, request, partial(make, TORCH), tell))
     prepare_in_child(request, _progress(name, tell))
     return Opened(make())
 
@@ -154,35 +156,46 @@ def _converter(name: str) -> str:
     return ONNX if name == TENSORRT else name
 
 
-def proved(name: str, network: TorchRuntime, place: Place) -> GraphRuntime:
-    """Graphs or engines as a runtime, each compared with the network.
+def proved(name: str, network: LateNetwork, place: Place) -> GraphRuntime:
+    """Graphs or engines as a runtime, each compared with what the network says.
+
+    The network is read only if it was not asked before, and dropped before engines are loaded.
 
     Raises:
         NotReady: a package or a GPU is missing.
         EngineMismatch: something is missing, damaged, for something else, or says something else.
-        OutOfMemory: there is no room for it beside the network.
+        OutOfMemory: there is no room for it.
     """
-    find = _find_graphs if name == ONNX else _find_engines
+    find, ask = ((_find_graphs, questions) if name == ONNX else
+                 (_find_engines, questions_in_service))
     bundle, limits, command, load = find(name, place)
-    if name == ONNX:
-        network.network.float()
-        network.vae.float()
+    asked = partial(ask, bundle.specs(), bundle.precision, limits=limits)
     try:
+        answers = Answers(bundle)
+        answers.gather(asked(), partial(_asking, network, bundle))
+        network.drop()
         runtime = load()
-        compare = probe if name == ONNX else probe_in_service
-        compare(runtime.runner, bundle.specs(),
-                graph_modules(network.network, network.vae, bundle.parts), bundle.precision,
-                rebuild=command, limits=limits)
-        runtime.forget()  # steps recorded where the inputs of the probe were
-    except BadCheckpoint as error:  # the network is loaded, so this is about the graphs
+        compare(runtime.runner, asked(), answers, bundle.precision, rebuild=command)
+        runtime.forget()  # steps recorded where the inputs of the questions were
+    except BadCheckpoint as error:  # the model folder was found sound, so this is about the graphs
         raise EngineMismatch(error.what, value=error.value, limit=error.limit,
                              remedy=f'run `{command}`') from error
     except (MemoryError, RuntimeError) as error:
         if not is_memory_error(error):
             raise
-        raise OutOfMemory(f'{name} does not fit beside the network', value=str(error)[:200],
+        raise OutOfMemory(f'{name} does not fit the device', value=str(error)[:200],
                           remedy='set runtime to torch') from error
     return runtime
+
+
+def _asking(network: LateNetwork, bundle: Bundle) -> Ask:
+    """What asks the network, in the number type of the graphs; float32 ones may be of another."""
+    runtime = network.get()
+    if bundle.precision == 'fp32':
+        runtime.network.float()
+        runtime.vae.float()
+    modules = graph_modules(runtime.network, runtime.vae, bundle.parts)
+    return partial(said_by, modules, runtime.device)
 
 
 # graphs, sizes they serve, what makes them, what loads them
@@ -203,6 +216,7 @@ def _find_engines(name: str, place: Place) -> Source:
     found = find_plan(place, _converter(name))
     if found.best is not None and not found.complete:
         raise _too_small(found.best, found)
+    found.expect()  # before the network is read for them
     return found.plan.bundle, found.plan.limits, found.command, lambda: load_tensorrt_runtime(
         found.plan, found.cache, rebuild=found.command)
 

@@ -185,11 +185,17 @@ def _read_headers(paths: Sequence[Path], *, is_vae: bool) -> Weights:
     return Weights(shapes, files, types)
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path,
+                 facts: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file that whoever may read new files here can read: whole, or not at
     all.
 
     The library makes files for their writer alone; but a robot often runs as somebody else.
+
+    Args:
+        tensors: by name.
+        path: the file.
+        facts: words kept beside them.
 
     Raises:
         OutOfDisk: there is no room; an older file of that name is still there.
@@ -200,7 +206,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         with room(path.parent, needed, path.name, 'free some space, or name another folder'):
             part.touch()
             rights = part.stat().st_mode
-            save_file(dict(tensors), part, metadata={'format': 'pt'})
+            save_file(dict(tensors), part, metadata={'format': 'pt', **(facts or {})})
             part.chmod(rights)
             os.replace(part, path)
     finally:

@@ -12,6 +12,7 @@ from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens, VaeCo
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.card import Drawing, ModelCard
+from cooper_ros.runtime.late_network import LateNetwork
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
 SPECIALS = SpecialTokens(256, 257, 258, 259)
@@ -36,6 +37,11 @@ def tiny_runtime(seed: int = 0, std: float = 0.2) -> TorchRuntime:
     network = Cooper(config).initialise(std)
     torch.nn.init.normal_(network.llm2vae.weight, std=std)
     return TorchRuntime(network, AutoEncoder(config.vae), specials=SPECIALS, vocabulary=260)
+
+
+def late(network: TorchRuntime) -> LateNetwork:
+    """A network that is there already."""
+    return LateNetwork(lambda: network)
 
 
 def tiny_card(**changes: object) -> ModelCard:

@@ -119,18 +119,27 @@ class EngineCache:
             EngineMismatch: it is absent, damaged, or built for something else; both sides and
                 the command to run are named.
         """
-        described = self._described(key)
-        found = _key(described)
-        if found != key:
-            raise self._mismatch('a compiled engine was built for something else',
-                                 '; '.join(found.differences(key)), 'what is asked for')
-        self._compare_interface(described['interface'], interface, key)
+        described = self.expect(key, interface)
         content = self._content(key.name, described['bytes'])
         digest = hashlib.sha256(content).hexdigest()
         if digest != described['sha256']:
             raise self._mismatch(f'compiled engine {key.name} is damaged', digest[:12],
                                  described['sha256'][:12])
         return content
+
+    def expect(self, key: EngineKey, interface: list[list[Any]]) -> dict[str, Any]:
+        """The description of an engine, compared with what is wanted; the engine is not read.
+
+        Raises:
+            EngineMismatch: as :meth:`load`, but for damage of the engine itself.
+        """
+        described = self._described(key)
+        found = _key(described)
+        if found != key:
+            raise self._mismatch('a compiled engine was built for something else',
+                                 '; '.join(found.differences(key)), 'what is asked for')
+        self._compare_interface(described['interface'], interface, key)
+        return described
 
     def entries(self) -> Iterator[Entry]:
         """Every engine in the folder, in order of names."""

@@ -61,6 +61,17 @@ class Found:
         return (f'its engines serve contexts of up to {self.best.context} tokens, and '
                 f'context_tokens asks for {self.plan.context}')
 
+    def expect(self) -> None:
+        """Look whether every engine is there, by its description; reads none of them.
+
+        Raises:
+            EngineMismatch: one is not, or is for something else.
+        """
+        arch = gpu_architecture()
+        for graph, spec in self.plan.bundle.specs().items():
+            self.cache.expect(self.plan.key(graph, arch),
+                              spec.interface(self.plan.bundle.precision))
+
     def is_sound(self) -> bool:
         """Whether every engine is what its description says; reads all of them."""
         arch = gpu_architecture()

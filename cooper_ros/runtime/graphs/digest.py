@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +29,17 @@ def plain_digest(values: Any) -> str:
 
 def weights_digest(modules: Iterable[nn.Module]) -> str:
     """SHA-256 of names, types, shapes and content of all weights, in order of their names."""
+    return tensors_digest({f'{number}/{name}': value for number, module in enumerate(modules)
+                           for name, value in module.state_dict().items()})
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and content of tensors, in order of their names."""
     total = hashlib.sha256()
-    for number, module in enumerate(modules):
-        for name, value in sorted(module.state_dict().items()):
-            total.update(f'{number}/{name}:{value.dtype}:{tuple(value.shape)};'.encode())
-            for part in _parts(value):
-                total.update(part)
+    for name, value in sorted(tensors.items()):
+        total.update(f'{name}:{value.dtype}:{tuple(value.shape)};'.encode())
+        for part in _parts(value):
+            total.update(part)
     return total.hexdigest()
 
 

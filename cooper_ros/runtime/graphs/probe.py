@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from cooper_ros.errors import EngineMismatch
+from cooper_ros.runtime.graphs.digest import tensors_digest
 from cooper_ros.runtime.graphs.export import example_inputs
 from cooper_ros.runtime.graphs.runtime import GraphRunner
 from cooper_ros.runtime.graphs.spec import UNDERSTAND, GraphSpec, Limits
@@ -17,19 +20,72 @@ TOLERANCES = {'fp32': 5e-3, 'fp16': 3e-2, 'bf16': 1e-1}
 LONG = 512  # tokens of a context as it is met in service; the one of the export has seven
 
 
-def probe(runner: GraphRunner, specs: Mapping[str, GraphSpec], modules: Mapping[str, nn.Module],
-          precision: str, *, rebuild: str = 'cooper engine build CHECKPOINT',
-          limits: Limits | None = None, **sizes: int) -> dict[str, float]:
-    """Run graphs and network on the same random inputs.
+@dataclass(frozen=True)
+class Question:
+    """One inference that a graph is asked for.
+
+    Attributes:
+        spec: the graph.
+        inputs: by name, random, the same on every machine; on the CPU.
+    """
+
+    spec: GraphSpec
+    inputs: Mapping[str, Tensor]
+
+    @property
+    def name(self) -> str:
+        """The graph, and a digest of the inputs."""
+        return f'{self.spec.name}-{tensors_digest(self.inputs)[:16]}'
+
+
+def questions(specs: Mapping[str, GraphSpec], precision: str, *, limits: Limits | None = None,
+              **sizes: int) -> Iterator[Question]:
+    """One question to every graph.
+
+    Args:
+        specs: graphs to probe.
+        precision: number type of the weights.
+        limits: sizes that the graphs serve; None for all that a probe asks for.
+        **sizes: of the inputs; those of the export where not given.
+    """
+    for spec in specs.values():
+        yield Question(spec, example_inputs(spec, precision, limits=limits, **sizes))
+
+
+def questions_in_service(specs: Mapping[str, GraphSpec], precision: str, *,
+                         limits: Limits) -> Iterator[Question]:
+    """Questions in the sizes that compiled engines are met in too, where other kernels may run.
+
+    Decoding a token, reading several and drawing, each behind a context of ``LONG`` tokens, or of
+    the most that they serve; see :func:`questions`.
+    """
+    decoder = {name: spec for name, spec in specs.items() if spec.family}
+    reading = {name: spec for name, spec in decoder.items() if spec.family == UNDERSTAND}
+    yield from questions(specs, precision, limits=limits)
+    yield from questions(decoder, precision, limits=limits, context=LONG)
+    yield from questions(reading, precision, limits=limits, context=LONG, tokens=1)
+
+
+def said_by(modules: Mapping[str, nn.Module], device: torch.device, question: Question
+            ) -> tuple[Tensor, ...]:
+    """What the network answers, with its graphs as PyTorch modules on a device."""
+    with torch.inference_mode():
+        said = modules[question.spec.name](*(value.to(device)
+                                             for value in question.inputs.values()))
+    return said if isinstance(said, tuple) else (said,)
+
+
+def compare(runner: GraphRunner, asked: Iterable[Question],
+            wanted: Callable[[Question], tuple[Tensor, ...]], precision: str, *,
+            rebuild: str = 'cooper engine build CHECKPOINT') -> dict[str, float]:
+    """Ask graphs, and compare with what the network says.
 
     Args:
         runner: runs the graphs.
-        specs: graphs to probe.
-        modules: the same graphs as PyTorch modules, on the device of the runner.
+        asked: the questions.
+        wanted: what the network says to each.
         precision: number type of both.
         rebuild: command to run where they differ.
-        limits: sizes that the graphs serve; None for all that a probe asks for.
-        **sizes: of the inputs; those of the export where not given.
 
     Returns:
         largest error of each graph, as a fraction of the largest number of its output.
@@ -37,42 +93,36 @@ def probe(runner: GraphRunner, specs: Mapping[str, GraphSpec], modules: Mapping[
     Raises:
         EngineMismatch: a graph says something else, or no number.
     """
-    found = {}
-    for name, spec in specs.items():
-        inputs = {key: value.to(runner.device) for key, value in example_inputs(
-            spec, precision, limits=limits, **sizes).items()}
-        with torch.inference_mode():
-            wanted = modules[name](*inputs.values())
-        outputs = runner.run(name, inputs, {})
-        wanted = wanted if isinstance(wanted, tuple) else (wanted,)
-        found[name] = max(relative_error(outputs[entry.name], value)
-                          for entry, value in zip(spec.outputs, wanted, strict=True))
-        if not found[name] <= TOLERANCES[precision]:  # NaN is refused too
+    found: dict[str, float] = {}
+    for question in asked:
+        name = question.spec.name
+        right = wanted(question)
+        outputs = runner.run(name, {key: value.to(runner.device)
+                                    for key, value in question.inputs.items()}, {})
+        error = max(relative_error(outputs[entry.name], value)
+                    for entry, value in zip(question.spec.outputs, right, strict=True))
+        if not error <= TOLERANCES[precision]:  # NaN is refused too
             raise EngineMismatch(f'graph {name} does not say what the network says',
-                                 value=f'error {found[name]:.3g}',
+                                 value=f'error {error:.3g}',
                                  limit=f'{TOLERANCES[precision]:.3g} in {precision}',
                                  remedy=f'run `{rebuild} --force`')
+        found[name] = max(error, found.get(name, 0.0))
     return found
 
 
-def probe_in_service(runner: GraphRunner, specs: Mapping[str, GraphSpec],
-                     modules: Mapping[str, nn.Module], precision: str, *, rebuild: str,
-                     limits: Limits) -> None:
-    """Probe compiled engines in the sizes they are met in too, where other kernels may run.
+def probe(runner: GraphRunner, specs: Mapping[str, GraphSpec], modules: Mapping[str, nn.Module],
+          precision: str, *, rebuild: str = 'cooper engine build CHECKPOINT',
+          **sizes: int) -> dict[str, float]:
+    """Compare graphs with the network, which is on the same device: one question to each.
 
-    Decoding a token, reading several and drawing, each behind a context of ``LONG`` tokens, or of
-    the most that they serve; see :func:`probe`.
+    See :func:`questions` and :func:`compare`.
     """
-    decoder = {name: spec for name, spec in specs.items() if spec.family}
-    reading = {name: spec for name, spec in decoder.items() if spec.family == UNDERSTAND}
-    probe(runner, specs, modules, precision, rebuild=rebuild, limits=limits)
-    probe(runner, decoder, modules, precision, rebuild=rebuild, limits=limits, context=LONG)
-    probe(runner, reading, modules, precision, rebuild=rebuild, limits=limits, context=LONG,
-          tokens=1)
+    return compare(runner, questions(specs, precision, **sizes),
+                   partial(said_by, modules, runner.device), precision, rebuild=rebuild)
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
     """Largest difference, as a fraction of the largest number wanted; NaN where one is NaN."""
     least = torch.finfo(torch.float32).tiny
-    return float((found.float() - wanted.float()).abs().max()
-                 / wanted.float().abs().max().clamp(min=least))
+    found, wanted = found.float(), wanted.to(found.device).float()
+    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=least))
