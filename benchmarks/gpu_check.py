@@ -279,7 +279,8 @@ def exported(network: TorchRuntime, folder: Path, precision: str, report: Report
     model = (model_fingerprint(checkpoint, folder / FINGERPRINTS) if checkpoint else
              weights_digest((network.network, network.vae)))
     target = folder / GRAPHS / bundle_name(model, precision, parts)
-    found = sound_bundle(target, lambda text: report.say('graphs found', text))
+    found = sound_bundle(target.parent, model, precision, parts,
+                         lambda text: report.say('graphs found', text))
     if found is not None:
         return found
     made = export_bundle(network.network.cpu(), network.vae.cpu(), target, model=model,

@@ -17,7 +17,7 @@ from typing import Any, Callable
 import pytest
 from model_folder import write_model_folder
 from support.crash import killed_at, moments
-from support.exported import exported_runtime, tiny_bundle
+from support.exported import exported_runtime, redescribe, tiny_bundle
 from typer.testing import CliRunner
 
 from cooper_ros.cli.engine import app
@@ -25,7 +25,7 @@ from cooper_ros.errors import BadCheckpoint, EngineBuild, ErrorCode, NotReady, O
 from cooper_ros.runtime import files
 from cooper_ros.runtime.files import PART, room, write_whole
 from cooper_ros.runtime.graphs import bundle as bundles
-from cooper_ros.runtime.graphs.bundle import Bundle, export_bundle
+from cooper_ros.runtime.graphs.bundle import Bundle, bundle_name, export_bundle
 from cooper_ros.runtime.onnx_runtime import load_onnx_runtime, onnx_runtime_of
 
 GPU_CHECK = Path(__file__).parents[1] / 'benchmarks' / 'gpu_check.py'
@@ -34,7 +34,9 @@ DAMAGES = {
     'cut short': lambda folder: os.truncate(folder / 'flow.onnx.data', 100),
     'gone': lambda folder: (folder / 'words.safetensors').unlink(),
     'undescribed': lambda folder: (folder / 'bundle.json').write_text('{'),
-    'described without names': lambda folder: _change(folder, files=[]),
+    'described without names': lambda folder: redescribe(folder, files=[]),
+    'changed': lambda folder: _change(folder, vocabulary=70),
+    'of another checkpoint': lambda folder: redescribe(folder, model='f' * 64),
 }
 
 
@@ -91,6 +93,49 @@ def test_engine_build_exports_a_damaged_bundle_again(
     assert again.exit_code == 0 and 'exporting again' in again.output, again.output
     assert len(quick_export) == 12
     Bundle.load(folder).prove()
+
+
+@pytest.mark.parametrize('change', [
+    {'specials': {'bos': 66, 'eos': 65, 'start_of_image': 258, 'end_of_image': 259}},
+    {'vocabulary': 70}, {'model': 'f' * 64}, {'precision': ['fp32']}, {'parts': '1'},
+    {'files': {'x' * 5000: [1, 'a']}}, {'files': {'flow.onnx': [float('inf'), 'a']}}])
+def test_a_changed_description_is_refused(copy: Bundle, change: dict[str, Any]) -> None:
+    """No graph holds marker ids or the vocabulary: a probe would find nothing wrong."""
+    path = copy.folder / 'bundle.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(BadCheckpoint, match=f'description of exported graphs was changed; got '
+                       f'{path}; allowed: the SHA-256 in it; remedy: run `cooper engine build`'):
+        Bundle.load(copy.folder)
+
+
+@pytest.mark.parametrize('content', ['[' * 200_000, '[]', 'null', '{}', '', '{"sha256": 1}'])
+def test_what_is_no_description_is_no_bundle(copy: Bundle, content: str) -> None:
+    (copy.folder / 'bundle.json').write_text(content)
+    with pytest.raises(BadCheckpoint, match='no exported graphs here|was changed'):
+        Bundle.load(copy.folder)
+
+
+@pytest.mark.parametrize('change', [{'model': 'f' * 64}, {'precision': 'bf16'}, {'parts': 2}])
+def test_graphs_of_something_else_are_not_those_looked_for(
+        copy: Bundle, change: dict[str, Any]) -> None:
+    """Sound in themselves, but in the place of others."""
+    place = copy.folder.parent
+    copy.folder.rename(place / bundle_name(copy.model, 'fp32'))
+    assert Bundle.find(place, copy.model, 'fp32').model == copy.model
+    redescribe(place / bundle_name(copy.model, 'fp32'), **change)
+    with pytest.raises(BadCheckpoint, match='these graphs are of something else; got checkpoint '
+                       f'.+; allowed: checkpoint {copy.model[:12]}, fp32, 1 part'):
+        Bundle.find(place, copy.model, 'fp32')
+
+
+@pytest.mark.parametrize('lie', [Path.touch, lambda path: path.symlink_to('nowhere')])
+def test_graphs_are_exported_where_a_file_or_a_link_lies(
+        tmp_path: Path, quick_export: list[str], lie: Callable[[Path], None]) -> None:
+    lie(tmp_path / 'graphs')
+    (tmp_path / f'graphs{PART}1').touch()
+    export(tmp_path / 'graphs').prove()
+    assert len(quick_export) == 6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['graphs', 'graphs.lock']
 
 
 def test_a_pipe_is_no_description(copy: Bundle) -> None:

@@ -372,7 +372,8 @@ def test_a_checkpoint_is_read_once_and_again_when_it_changes(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize('name', ['tokenizer.json', 'tokenizer_config.json', 'vocab.json',
-                                  'merges.txt', 'added_tokens.json', 'cooper.json'])
+                                  'merges.txt', 'added_tokens.json', 'cooper.json',
+                                  'model.safetensors.index.json'])
 def test_what_graphs_keep_of_a_folder_is_part_of_its_fingerprint(tmp_path: Path,
                                                                  name: str) -> None:
     def fingerprint() -> str:
@@ -384,6 +385,17 @@ def test_what_graphs_keep_of_a_folder_is_part_of_its_fingerprint(tmp_path: Path,
         (tmp_path / name).write_text(text)
         found.append(fingerprint())
     assert len(set(found)) == 3
+
+
+def test_other_weights_of_the_same_size_and_time_are_noticed(tmp_path: Path) -> None:
+    """What ``cp -p`` and ``rsync -t`` leave."""
+    weights, other = tmp_path / 'ema.safetensors', tmp_path / 'other'
+    weights.write_text('a')
+    first = model_fingerprint([tmp_path], tmp_path / 'known.json')
+    other.write_text('b')
+    shutil.copystat(weights, other)
+    shutil.copy2(other, weights)
+    assert model_fingerprint([tmp_path], tmp_path / 'known.json') != first
 
 
 @pytest.mark.parametrize('memo', ['', '[]', '{"a": 5}', '[' * 100_000])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from model_folder import write_model_folder
-from support.exported import tiny_bundle
+from support.exported import redescribe, tiny_bundle
 from typer.testing import CliRunner, Result
 
 from cooper_ros.cli.engine import app
@@ -20,7 +20,7 @@ from cooper_ros.errors import BadOption
 from cooper_ros.runtime.engines import plan
 from cooper_ros.runtime.engines.plan import model_fingerprint
 from cooper_ros.runtime.files import Unwritable
-from cooper_ros.runtime.graphs.bundle import DESCRIPTION, bundle_name
+from cooper_ros.runtime.graphs.bundle import bundle_name
 from cooper_ros.runtime.graphs.spec import PRECISIONS
 from cooper_ros.runtime.place import DTYPES
 
@@ -40,8 +40,7 @@ def cache(tmp_path: Path, checkpoint: Path) -> Path:
     model = model_fingerprint([checkpoint], folder / 'fingerprints.json')
     target = folder / 'graphs' / bundle_name(model, 'fp32')
     shutil.copytree(tiny_bundle().folder, target)
-    described = json.loads((target / DESCRIPTION).read_text())
-    (target / DESCRIPTION).write_text(json.dumps({**described, 'model': model}))
+    redescribe(target, model=model)
     return folder
 
 

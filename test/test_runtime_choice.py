@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from model_folder import write_model_folder
-from support.exported import tiny_bundle
+from support.exported import redescribe, tiny_bundle
 from support.tiny import late, tiny_config, tiny_runtime
 
 from cooper_ros.config import CooperConfig
@@ -64,8 +64,7 @@ def put_graphs(config: CooperConfig) -> Path:
     model = model_fingerprint([Path(config.model_path)], cache / 'fingerprints.json')
     target = cache / 'graphs' / bundle_name(model, 'fp32')
     shutil.copytree(tiny_bundle().folder, target)
-    described = json.loads((target / DESCRIPTION).read_text())
-    (target / DESCRIPTION).write_text(json.dumps({**described, 'model': model}))
+    redescribe(target, model=model)
     return target
 
 
@@ -334,9 +333,8 @@ def test_damaged_graphs_are_refused_and_made_again(config: CooperConfig,
     assert isinstance(opened.runtime, GraphRuntime) and forced == [False]
     assert 'exported graphs are damaged; got flow.onnx; allowed: the SHA-256' in said[0].text
     path.write_bytes(b'x' * path.stat().st_size)
-    described = json.loads((folder / DESCRIPTION).read_text())
-    described['files'][path.name][1] = file_digest(path)
-    (folder / DESCRIPTION).write_text(json.dumps(described))
+    files = json.loads((folder / DESCRIPTION).read_text())['files']
+    redescribe(folder, files={**files, path.name: (files[path.name][0], file_digest(path))})
     with pytest.raises(EngineMismatch, match='onnxruntime cannot read graph flow'):
         open_runtime('onnx', late(tiny_runtime()), config.replaced(runtime='onnx'), print)
     opened = open_runtime('onnx', late(tiny_runtime()), config.replaced(engine_missing='build'),

@@ -104,12 +104,12 @@ def onnx_runtime_of(runtime: TorchRuntime, cache: Path, *, threads: int = 0,
     """
     network, vae = runtime.network.float(), runtime.vae.float()
     model = weights_digest((network, vae))
-    folder = cache / bundle_name(model, 'fp32')
     try:
-        bundle = Bundle.load(folder)
+        bundle = Bundle.find(cache, model, 'fp32')
         bundle.prove()
     except BadCheckpoint:  # not there, or damaged: the network is at hand, so make it
-        bundle = export_bundle(network, vae, folder, specials=runtime.specials, model=model,
+        bundle = export_bundle(network, vae, cache / bundle_name(model, 'fp32'),
+                               specials=runtime.specials, model=model,
                                vocabulary=runtime.vocabulary, precision='fp32',
                                progress=progress)
     return load_onnx_runtime(bundle, threads=threads)

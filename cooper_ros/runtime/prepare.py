@@ -112,30 +112,32 @@ def exported(folders: Sequence[Path], precision: str, cache: Path, parts: int = 
     dtype = dtype_of(precision)
     model = model_fingerprint(folders, cache / FINGERPRINTS,
                               lambda path: say(f'reading {path} for its fingerprint'))
-    target = cache / GRAPHS / bundle_name(model, precision, parts)
-    if not force and (found := sound_bundle(target, say)) is not None:
+    graphs = cache / GRAPHS
+    if not force and (found := sound_bundle(graphs, model, precision, parts, say)) is not None:
         return found
     loaded = read_model_folder(folders[0], *folders[1:], dtype=dtype, hollow=True)
     return export_bundle(
-        loaded.network, loaded.vae, target, specials=loaded.specials, model=model,
-        vocabulary=loaded.vocabulary, precision=precision, parts=parts, read=loaded.numbers,
-        force=force,
+        loaded.network, loaded.vae, graphs / bundle_name(model, precision, parts),
+        specials=loaded.specials, model=model, vocabulary=loaded.vocabulary,
+        precision=precision, parts=parts, read=loaded.numbers, force=force,
         progress=lambda graph, done, total: told(f'graph {graph}' if graph else 'graphs',
                                                  done / total))
 
 
-def sound_bundle(folder: Path, say: Callable[[str], None]) -> Any:
-    """The graphs in a folder, every file read and found as it was written; None otherwise.
+def sound_bundle(graphs: Path, model: str, precision: str, parts: int,
+                 say: Callable[[str], None]) -> Any:
+    """The graphs of a checkpoint, every file read and found as it was written; None otherwise.
 
     Args:
-        folder: where they would lie.
+        graphs: folder of all exported graphs.
+        model, precision, parts: which ones; see :meth:`~.graphs.bundle.Bundle.find`.
         say: hears what is wrong with those that are there, of an older version included.
     """
-    from cooper_ros.runtime.graphs.bundle import DESCRIPTION, Bundle
-    if not (folder / DESCRIPTION).is_file():
+    from cooper_ros.runtime.graphs.bundle import DESCRIPTION, Bundle, bundle_name
+    if not (graphs / bundle_name(model, precision, parts) / DESCRIPTION).is_file():
         return None
     try:
-        found = Bundle.load(folder)
+        found = Bundle.find(graphs, model, precision, parts)
         found.prove()
         return found
     except BadCheckpoint as error:

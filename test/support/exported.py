@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import os
 import re
 import subprocess
@@ -24,7 +25,7 @@ from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.evaluation.conformance_golden import Golden
 from cooper_ros.model.network import Cooper
 from cooper_ros.runtime.files import PART
-from cooper_ros.runtime.graphs.bundle import Bundle, export_bundle
+from cooper_ros.runtime.graphs.bundle import DESCRIPTION, Bundle, export_bundle, sealed
 from cooper_ros.runtime.graphs.export import export_graph
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.spec import graph_specs
@@ -50,6 +51,12 @@ def begin_exporting() -> None:
         env=os.environ | {'PYTHONPATH': f'{ROOT}{os.pathsep}{ROOT / "test"}'})
     atexit.register(process.wait)  # atexit ends what came last first
     atexit.register(process.kill)
+
+
+def redescribe(folder: Path, **changes: object) -> None:
+    """Change what exported graphs say of themselves, as if they had been exported so."""
+    path = folder / DESCRIPTION
+    path.write_text(sealed({**json.loads(path.read_text()), **changes}))
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from cooper_ros.runtime.engines.flavour import gpu_architecture, require_flavour
 from cooper_ros.runtime.engines.key import BuildOptions
 from cooper_ros.runtime.engines.plan import FINGERPRINTS, GRAPHS, Plan, model_fingerprint
 from cooper_ros.runtime.engines.plan import ONNX as PARSER
-from cooper_ros.runtime.graphs.bundle import Bundle, bundle_name
+from cooper_ros.runtime.graphs.bundle import Bundle
 from cooper_ros.runtime.graphs.spec import CONTEXT, UNDERSTAND, Limits
 from cooper_ros.runtime.place import Place
 from cooper_ros.runtime.prepare import ONNX, TENSORRT, Request, command_of
@@ -86,7 +86,7 @@ def find_bundle(place: Place, precision: str) -> Bundle | None:
         return None  # without reading the weights for their fingerprint
     try:
         model = model_fingerprint(place.folders, place.cache / FINGERPRINTS)
-        return Bundle.load(graphs / bundle_name(model, precision, place.parts))
+        return Bundle.find(graphs, model, precision, place.parts)
     except (BadCheckpoint, OSError):  # what cannot be read is named where it is loaded
         return None
 

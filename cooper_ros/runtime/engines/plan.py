@@ -28,9 +28,10 @@ HOST_PER_WEIGHTS = 3.0  # builder copies; docs of Torch-TensorRT say 3 to 5
 HOST_BASE = int(0.8 * (1 << 30))  # libraries and builder: tiny graphs peak at 0.76 to 0.88 GB
 ONNX = 'onnx'
 FINGERPRINTS, GRAPHS = 'fingerprints.json', 'graphs'  # beside the engines in their folder
-_MODEL_FILES = ('*.safetensors', 'llm_config.json', 'vit_config.json', 'cooper.json',
-                'tokenizer.json', 'tokenizer_config.json', 'added_tokens.json', 'vocab.json',
-                'merges.txt')  # graphs keep marker ids and the size of the vocabulary
+# Graphs keep marker ids and the size of the vocabulary, so the tokenizer counts too.
+_MODEL_FILES = ('*.safetensors', '*.safetensors.index.json', 'llm_config.json',
+                'vit_config.json', 'cooper.json', 'tokenizer.json', 'tokenizer_config.json',
+                'added_tokens.json', 'vocab.json', 'merges.txt')
 
 
 def default_cache() -> Path:
@@ -182,14 +183,16 @@ def model_fingerprint(folders: Sequence[Path], memory: Path,
 
     Args:
         folders: model folder, then base folder if any.
-        memory: file that remembers digests by path, size and time of change, so that 29 GB are
-            read once and not at every start; where it cannot be written they are read again.
+        memory: file that remembers digests by path, size, number and times of change, so that
+            29 GB are read once and not at every start; where it cannot be written they are read
+            again. (The time of the last write alone can be set, and `cp -p` does.)
         told: called before a file is read.
     """
     known, found, fresh = _remembered(memory), {}, {}
     for path in _model_files(folders):
         stat = path.stat()
-        sign = f'{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}'
+        sign = ':'.join(map(str, (path.resolve(), stat.st_size, stat.st_mtime_ns,
+                                  stat.st_ctime_ns, stat.st_ino)))
         if sign not in known:
             told(path)
             known[sign] = fresh[sign] = file_digest(path)

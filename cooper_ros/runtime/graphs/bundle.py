@@ -22,7 +22,7 @@ from cooper_ros.errors import BadCheckpoint
 from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens, VaeConfig, VitConfig
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
-from cooper_ros.runtime.files import PART, locked, room, sync_folder, sync_tree
+from cooper_ros.runtime.files import PART, discard, locked, room, sync_folder, sync_tree
 from cooper_ros.runtime.graphs.digest import file_digest, plain_digest, weights_digest
 from cooper_ros.runtime.graphs.export import EXTERNAL_SUFFIX, OPSET, export_graph
 from cooper_ros.runtime.graphs.late_weights import Read
@@ -32,6 +32,7 @@ from cooper_ros.runtime.weights import save_tensors
 
 FORMAT = 3  # raised when exported graphs change for the same weights
 DESCRIPTION, WORDS = 'bundle.json', 'words.safetensors'
+_SEAL = 'sha256'
 REMEDY = 'run `cooper engine build`, which exports damaged graphs again'
 Progress = Callable[[str, int, int], None]  # graph, how many are done, how many there are
 
@@ -104,6 +105,20 @@ class Bundle:
         return path
 
     @classmethod
+    def find(cls, place: Path, model: str, precision: str, parts: int = 1) -> Bundle:
+        """The graphs of a checkpoint in a folder of graphs, under the name that is theirs.
+
+        Raises:
+            BadCheckpoint: as :meth:`load`; or what has this name is of something else.
+        """
+        found = cls.load(place / bundle_name(model, precision, parts))
+        ours, theirs = ((model, precision, parts), (found.model, found.precision, found.parts))
+        if ours != theirs:
+            raise BadCheckpoint('these graphs are of something else', remedy=REMEDY,
+                                value=_told(*theirs), limit=_told(*ours))
+        return found
+
+    @classmethod
     def load(cls, folder: Path) -> Bundle:
         """Read the description of a folder that :func:`export_bundle` wrote.
 
@@ -111,11 +126,12 @@ class Bundle:
         (:meth:`prove`): the graphs of the 7B network take a while to read.
 
         Raises:
-            BadCheckpoint: it is no bundle, of another format, or a file is missing.
+            BadCheckpoint: it is no bundle, of another format, its description was changed, or a
+                file is missing.
         """
         remedy = REMEDY
         try:
-            values = _description(folder / DESCRIPTION)
+            values = _unsealed(folder / DESCRIPTION)
             if values['format'] != FORMAT or values['opset'] != OPSET:
                 raise BadCheckpoint('graphs are of another version', remedy=remedy,
                                     value=f"format {values['format']}, opset {values['opset']}",
@@ -125,7 +141,7 @@ class Bundle:
                        values.get('parts', 1),
                        {name: (int(size), str(digest))
                         for name, (size, digest) in values['files'].items()})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadCheckpoint('no exported graphs here', value=folder, remedy=remedy) from error
         damaged = [name for name, (size, _) in made.files.items()
                    if _size(folder / name) != size]
@@ -135,10 +151,32 @@ class Bundle:
         return made
 
 
-def _description(path: Path) -> dict[str, Any]:
+def sealed(values: Mapping[str, Any]) -> str:
+    """A description as it is written: JSON, with a SHA-256 of all that it says."""
+    said = {name: value for name, value in values.items() if name != _SEAL}
+    return json.dumps({**said, _SEAL: plain_digest(said)}, indent=1)
+
+
+def _unsealed(path: Path) -> dict[str, Any]:
+    """What :func:`sealed` was given.
+
+    Sizes and marker ids are in no graph, so nothing else would tell that they were changed.
+
+    Raises:
+        BadCheckpoint: it was changed since.
+    """
     if not path.is_file():  # a pipe would wait for a writer
         raise FileNotFoundError(path)
-    return json.loads(path.read_text())
+    values = json.loads(path.read_text())
+    seal = values.pop(_SEAL)
+    if seal != plain_digest(values):
+        raise BadCheckpoint('the description of exported graphs was changed', value=path,
+                            limit='the SHA-256 in it', remedy=REMEDY)
+    return values
+
+
+def _told(model: str, precision: str, parts: int) -> str:
+    return f'checkpoint {model[:12]}, {precision}, {parts} part(s)'
 
 
 def _size(path: Path) -> int:
@@ -233,7 +271,7 @@ def _export(made: Bundle, network: Cooper, vae: AutoEncoder, progress: Progress,
 def _sweep(folder: Path) -> None:
     """Remove what killed processes left; call under the lock."""
     for left in folder.parent.glob(f'{folder.name}{PART}*'):
-        shutil.rmtree(left)
+        discard(left)
 
 
 def _bytes_of(modules: Iterable[nn.Module]) -> int:
@@ -245,13 +283,13 @@ def _bytes_of(modules: Iterable[nn.Module]) -> int:
 def _finish(made: Bundle, words: Tensor, draft: Path) -> None:
     """Write what stands beside the graphs, then show the folder under its name."""
     save_tensors({'words': words.detach().contiguous()}, draft / WORDS)
-    (draft / DESCRIPTION).write_text(json.dumps({
+    (draft / DESCRIPTION).write_text(sealed({
         'format': FORMAT, 'opset': OPSET, 'precision': made.precision, 'model': made.model,
         'vocabulary': made.vocabulary, 'parts': made.parts, 'specials': asdict(made.specials),
         'torch': torch.__version__, 'config': made.config.to_dict(),
-        'files': {file.name: _state(file) for file in sorted(draft.iterdir())}}, indent=1))
+        'files': {file.name: _state(file) for file in sorted(draft.iterdir())}}))
     sync_tree(draft)  # a name that outlives a power cut must not outlive its content
-    if made.folder.exists():
+    if os.path.lexists(made.folder):  # a file or a dangling link may lie there as well
         made.folder.rename(made.folder.with_name(f'{made.folder.name}{PART}old'))
     draft.rename(made.folder)
     sync_folder(made.folder.parent)
