@@ -30,6 +30,7 @@ from cooper_ros.model.training_forward import forward_train
 from cooper_ros.runtime.deferred import is_drawing
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 from cooper_ros.training import logs
+from cooper_ros.training.cli import run_stage
 from cooper_ros.training.logs import RunLog
 from cooper_ros.training.mixed_task import MixedTask
 from cooper_ros.training.placing import place, place_code
@@ -282,8 +283,12 @@ def test_kill_nine_loses_one_interval(data: dict[str, Any], vae_folder: Path,
     while not (tmp_path / 'run' / 'checkpoint.pt').exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
+    with pytest.raises(BadOption, match='another run trains in this folder; got .+/run: process '
+                       f'{process.pid}; remedy: wait for it, stop it .`kill {process.pid}`.'):
+        run_stage('vae', config, steps=1)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    run_stage('vae', config, steps=1)  # the folder is free, and beyond step 1 already
     settings = vae_settings(data, tmp_path / 'run', steps=100000)
     trainer = Trainer(VaeTask(settings), settings)
     assert trainer.step > 0 and trainer.step % 2 == 0

@@ -15,6 +15,7 @@ from cooper_ros.training.kept_settings import check_settings
 from cooper_ros.training.precision import spoken
 from cooper_ros.training.processes import is_first, joined, training_device, wait_for_all
 from cooper_ros.training.settings import STAGES, TrainSettings, load_settings
+from cooper_ros.training.sole_run import sole_run
 from cooper_ros.training.task import Task
 from cooper_ros.training.trainer import Trainer
 
@@ -60,7 +61,7 @@ def run_stage(stage: str, config: Path, steps: int = 0, export: str = '',
     """Train one stage to its end (or to ``steps``), then export.
 
     Raises:
-        BadOption: the YAML is for another stage.
+        BadOption: the YAML is for another stage, or another run trains in its folder.
         BadCheckpoint: the run was begun with other settings, and not ``changed`` on purpose.
     """
     settings = load_settings(config)
@@ -71,7 +72,7 @@ def run_stage(stage: str, config: Path, steps: int = 0, export: str = '',
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = training_device(settings.device)
-    with joined(device):
+    with joined(device), sole_run(Path(settings.folder)):
         task = make_task(settings)
         trainer = Trainer(task, settings)
         if is_first():
