@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -19,7 +20,9 @@ from test_data_readers import (
     hypersim_tree,
     open_tiny,
     png,
+    ramp,
     rgb,
+    save,
     talk_row,
 )
 
@@ -78,7 +81,8 @@ def test_the_check_of_the_cooper_set_goes_on_past_everything(tmp_path: Path) -> 
         'not a base64 picture': ['Interleaved_SFT.jsonl:1'],
         'not a JSON line': ['Interleaved_SFT.jsonl:3', 'RL_data.jsonl:6'],
         'the picture of a question is missing': ['RL_data.jsonl:1', 'RL_data.jsonl:2'],
-        'the picture cannot be read': [str(folder / 'bomb.png'), str(folder / 'float.tif')]}
+        'the picture cannot be read': ['RL_data.jsonl:3', 'RL_data.jsonl:4']}
+    assert f'RL_data.jsonl:3: {folder / "bomb.png"}: ' in '\n'.join(report.lines())
     assert report.counts['readable of RL_data.jsonl'] == 1
     assert report.counts['readable of Interleaved_SFT.jsonl'] == 1
     assert max(map(len, report.lines())) < 500
@@ -123,6 +127,86 @@ def test_a_published_list_with_damaged_rows_is_read_to_its_end(tmp_path: Path) -
     assert len(found.pairs) == 1 and {what: len(places) for what, places in found.problems.items()
                                       } == {'row without rgb_image and depth_image': 1,
                                             'listed file missing': 1}
+
+
+@pytest.mark.parametrize('changes, words', [
+    ({'answer': None}, 'the answer of a row has the wrong form; got RL_data.jsonl:2: null; '
+                       'allowed: text that is not empty, or a finite number'),
+    ({'answer': ['a']}, r'the answer of a row .*got RL_data.jsonl:2: \["a"\]'),
+    ({'answer': float('nan')}, 'the answer of a row .*: NaN'),
+    ({'answer': True}, 'the answer of a row .*: true'), ({'answer': ' '}, 'the answer of a row'),
+    ({'question': ''}, 'the question of a row has the wrong form; got RL_data.jsonl:2: ""; '
+                       'allowed: text that is not empty'),
+    ({'question': 7}, 'the question of a row .*: 7'),
+    ({'image': 3}, 'the image of a row .*RL_data.jsonl:2: 3'),
+    ({'data_id': None}, 'the data_id of a row .*: null; allowed: .*or a whole number'),
+    ({'data_id': 1.5}, 'the data_id of a row'), ({'category': []}, 'the category of a row'),
+    ({'data_id': 'g1'}, 'two rows have one data_id; got RL_data.jsonl:2: g1; allowed: one row; '
+                        'the first is RL_data.jsonl:1; remedy: give the second another one'),
+    ({'data_id': 2}, 'two rows have one data_id; .*RL_data.jsonl:3: 2; .*RL_data.jsonl:2')])
+def test_a_question_that_breaks_the_schema_is_named(changes: dict, words: str,
+                                                    tmp_path: Path) -> None:
+    """By the reader and by the check; the third row has no id, so that its number is one."""
+    good = {'question': 'q', 'answer': 'a', 'image': 'p.png'}
+    rows = [dict(good, data_id='g1'), {**good, 'data_id': 'g2', **changes}, good,
+            dict(good, answer=2, data_id=7), dict(good, answer=0.5, category='reach')]
+    folder = cooper_tree(tmp_path, [talk_row(rgb())], rows)
+    (folder / 'p.png').write_bytes(base64.b64decode(png(rgb())))
+    data, found = RlSet(tmp_path), []
+    for index in range(len(rows)):
+        try:
+            data.sample(index)
+        except BadData as error:
+            found.append(str(error))
+    assert len(found) == 1 and re.search(words, found[0]), found
+    report = check('cooper', tmp_path, workers=1)
+    assert report.counts['readable of RL_data.jsonl'] == 4 and len(report.problems) == 1
+
+
+def test_a_broken_line_takes_no_id(tmp_path: Path) -> None:
+    good = {'question': 'q', 'answer': 'a', 'image': 'p.png'}
+    folder = cooper_tree(tmp_path, [talk_row(rgb())], [])
+    (folder / 'p.png').write_bytes(base64.b64decode(png(rgb())))
+    (folder / 'RL_data.jsonl').write_text('{"question":\n' + json.dumps(dict(good, data_id='0')))
+    assert RlSet(tmp_path).sample(1).data_id == '0'
+
+
+def test_a_damaged_file_of_a_list_is_named_with_its_line(tmp_path: Path) -> None:
+    tree = hypersim_tree(tmp_path)
+    row = {'rgb_image': 'ai_001_001/rgb_cam_00_fr0000.png',
+           'depth_image': 'ai_001_001/depth_plane_cam_00_fr0000.png'}
+    (tree / 'train.jsonl').write_text('\n' + json.dumps(row))
+    save(tree / row['depth_image'], rgb()[..., 0])
+    data = open_tiny('hypersim', tree)
+    with pytest.raises(BadData, match='not a 16-bit depth picture; got train.jsonl:2: '
+                                      f'{row["depth_image"]}: L; allowed: 16-bit PNG'):
+        data.sample(0)
+    (tree / row['rgb_image']).write_bytes(b'404')
+    for read in (data.sample, data.size):
+        with pytest.raises(BadData, match='cannot be read; got train.jsonl:2: .*rgb_cam_00'):
+            read(0)
+
+
+@pytest.mark.parametrize('numbers', [[[-1, 5]], [[5, 70000]]])
+def test_depth_beyond_16_bits_is_named_before_it_is_resized(numbers: list,
+                                                            tmp_path: Path) -> None:
+    for name in ('rgb_00001.png', 'depth_00001.png'):
+        save(tmp_path / 'room' / name, rgb(1, 2))
+    Image.fromarray(np.array(numbers, np.int32)).save(tmp_path / 'room' / 'depth_00001.png',
+                                                      'TIFF')
+    assert check('nyu', tmp_path).problems == {
+        'not a 16-bit depth picture': ['room/depth_00001.png: I']}
+
+
+def test_a_picture_below_the_window_of_kitti_is_named(tmp_path: Path) -> None:
+    frames = tmp_path / 'Scene01' / 'clone' / 'frames'
+    save(frames / 'rgb' / 'Camera_0' / 'rgb_00007.jpg', rgb())
+    save(frames / 'depth' / 'Camera_0' / 'depth_00007.png', ramp(1, 9))
+    data = open_tiny('vkitti', tmp_path)
+    for read in (data.sample, data.size):
+        with pytest.raises(BadData, match='too small for the KITTI window; got Scene01/clone/'
+                                          'frames/rgb/Camera_0/rgb_00007.jpg: 64x48; allowed'):
+            read(0)
 
 
 def test_a_line_of_brackets_is_no_row(tmp_path: Path) -> None:

@@ -113,7 +113,15 @@ def test_settings_of_the_reward_out_of_range_are_named(name: str, value: float) 
 
 @pytest.mark.parametrize('judge, words', [
     ('http://x', 'task.checker.judge must be a mapping'), ({'url': 'x', 'address': 1}, 'address'),
-    ({'url': 'x', 'published': 'no'}, 'judge.published has the wrong type')])
+    ({'url': 'x', 'published': 'no'}, 'judge.published has the wrong type'),
+    ({'threads': 0}, 'judge.threads is out of range; got 0; allowed: 1 .. 1024'),
+    ({'attempts': 0}, 'judge.attempts is out of range; got 0; allowed: 1 .. 20'),
+    ({'attempts': 21}, 'judge.attempts is out of range'),
+    ({'backoff_s': -1}, 'judge.backoff_s is out of range; got -1.0; allowed: 0 .. 3600'),
+    ({'timeout_s': 0}, r'judge.timeout_s is out of range; got 0.0; allowed: 0.1 .. 86400'),
+    ({'timeout_s': 1e12}, 'judge.timeout_s is out of range'),
+    ({'max_tokens': 0}, 'judge.max_tokens is out of range; got 0; allowed: 1 .. 1000000')])
 def test_a_wrong_judge_is_named(judge: object, words: str) -> None:
+    known = {'url': 'http://x', **judge} if isinstance(judge, dict) else judge
     with pytest.raises(BadOption, match=words):
-        make_checker({'judge': judge})
+        make_checker({'judge': known})

@@ -37,7 +37,10 @@ def test_the_published_numbers_of_grpo() -> None:
     options = grpo_options(settings.task)
     assert (settings.optim.learning_rate, settings.optim.betas) == (3e-6, (0.9, 0.999))
     assert settings.batch * options.rollout['group'] == 1024
-    assert options.drawing == {'flow_points': 30, 'flow_shift': 3.0} and options.epsilon == 0.2
+    assert options.drawing == {'flow_points': 30, 'flow_shift': 3.0, 'cfg_text': 4.0,
+                               'cfg_image': 2.0, 'cfg_low': 0.4, 'cfg_high': 1.0,
+                               'cfg_renorm': 'global'}  # reference 6.5
+    assert options.epsilon == 0.2
     text = load(FOLDER / 'text_grpo_7b.yaml')
     assert text.task['reward'] == {'format_weight': 0.1, 'exploration': 0.0}
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Callable, Iterator
 
 import pytest
@@ -239,6 +242,39 @@ def test_a_judge_that_fails_now_and_then_is_counted(judge: Callable) -> None:
     checker.scores([WRONG])
     assert (checker.asked, checker.failed, checker.failed_share) == (5, 3, 1.0)
     checker.require_verdicts()  # it has judged before
+
+
+def test_deeply_nested_replies_are_no_replies(judge: Callable) -> None:
+    script = {1: (-1, '[' * 200_000), 2: (200, 'True')}
+    server = judge(lambda number, _: script[number])
+    assert Judge(JudgeSettings(server.url)).verdicts([RIGHT]) == [True]
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize('head', [b'', b'HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n'])
+def test_a_reply_that_drips_is_cut_off_in_time(head: bytes) -> None:
+    """Every byte comes well within the time of a try; the whole reply does not."""
+    ended = threading.Event()
+
+    class Dripping(BaseRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):  # it hangs up
+                self.request.sendall(head)
+                while not ended.wait(0.05):
+                    self.request.sendall(b'H')
+
+    with ThreadingTCPServer(('127.0.0.1', 0), Dripping) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        pauses: list[float] = []
+        url = f'http://127.0.0.1:{server.server_address[1]}/v1'
+        asked = Judge(JudgeSettings(url, attempts=2, timeout_s=0.3), pauses.append)
+        begun = time.monotonic()
+        verdicts = asked.verdicts([RIGHT])
+        took = time.monotonic() - begun
+        ended.set()
+        server.shutdown()
+    assert verdicts == [None] and pauses == [1.0] and 0.6 <= took < 3
 
 
 def test_a_dead_address_is_tried_five_times(judge: Callable) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
+import socket
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Callable, Sequence
+from functools import partial
+from typing import Any, Callable, Sequence
 from urllib.parse import urlsplit
 
 from cooper_ros.engine.answers import answer_text
@@ -43,6 +46,11 @@ class Claim:
     response: str
 
 
+NO_REPLY = (ValueError, KeyError, IndexError, TypeError, http.client.HTTPException,
+            RecursionError)  # the last: brackets in brackets, by the thousand
+# Longest pauses and time-outs are what clocks take: the last pause is 2^19 units.
+RANGES = (('attempts', 1, 20), ('timeout_s', 0.1, 86400), ('threads', 1, 1024),
+          ('max_tokens', 1, 10**6), ('backoff_s', 0, 3600))
 EASY = Claim('What is one plus one?', '2', '2')  # who cannot judge this judges nothing
 
 
@@ -55,7 +63,7 @@ class JudgeSettings:
         model: name sent with the request.
         key_variable: environment variable with the key; ``-`` is sent where it is not set.
         attempts: tries per claim.
-        timeout_s: seconds of one try.
+        timeout_s: seconds of one try, the whole reply among them.
         threads: claims asked at the same time.
         max_tokens: longest reply.
         backoff_s: unit of the pause after a connection or status error: 2^attempt of it.
@@ -74,6 +82,10 @@ class JudgeSettings:
         if not _is_address(self.url):
             raise BadOption('the address of the judge is no web address', value=self.url,
                             limit='http://HOST:PORT/v1, or https')
+        for name, least, most in RANGES:
+            if not least <= getattr(self, name) <= most:
+                raise BadOption(f'judge.{name} is out of range', value=getattr(self, name),
+                                limit=f'{least} .. {most}')
 
 
 def _is_address(url: object) -> bool:
@@ -119,7 +131,7 @@ class Judge:
                 if attempt + 1 < self.settings.attempts:
                     self.pause(self.settings.backoff_s * 2 ** attempt)
                 continue
-            except (ValueError, KeyError, IndexError, TypeError, http.client.HTTPException):
+            except NO_REPLY:
                 continue  # not what a chat server says: at once again, as published
             if reply in ('true', 'false'):
                 return reply == 'true'
@@ -136,5 +148,60 @@ class Judge:
         request = urllib.request.Request(
             settings.url.rstrip('/') + '/chat/completions', json.dumps(body).encode(),
             {'Content-Type': 'application/json', 'Authorization': f'Bearer {key}'})
-        with urllib.request.urlopen(request, timeout=settings.timeout_s) as reply:
+        until = time.monotonic() + settings.timeout_s
+        opener = urllib.request.build_opener(_Http(until), _Https(until))
+        with opener.open(request, timeout=settings.timeout_s) as reply:
             return str(json.load(reply)['choices'][0]['message']['content'])
+
+
+class _Until(io.RawIOBase):
+    """What a socket receives up to a moment: its own time-out begins anew with every byte."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, until: float) -> None:
+        self.raw, self.sock, self.until = raw, sock, until
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError('the reply was not whole in time')
+        self.sock.settimeout(left)
+        return self.raw.readinto(buffer)
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()
+
+
+class _Reply(http.client.HTTPResponse):
+    """A reply whose head and body come up to a moment."""
+
+    def __init__(self, until: float, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self.fp = io.BufferedReader(_Until(self.fp.detach(), sock, until))
+
+
+class _InTime:
+    """Makes a handler of urllib read its replies as :class:`_Reply`."""
+
+    def __init__(self, until: float) -> None:
+        super().__init__()
+        self.until = until
+
+    def do_open(self, connect: Callable, request: urllib.request.Request, **options: Any) -> Any:
+        """See urllib's own."""
+        def connected(*args: Any, **named: Any) -> http.client.HTTPConnection:
+            connection = connect(*args, **named)
+            connection.response_class = partial(_Reply, self.until)
+            return connection
+        return super().do_open(connected, request, **options)  # type: ignore[misc]
+
+
+class _Http(_InTime, urllib.request.HTTPHandler):
+    """Without encryption."""
+
+
+class _Https(_InTime, urllib.request.HTTPSHandler):
+    """With it."""

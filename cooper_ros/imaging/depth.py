@@ -50,16 +50,20 @@ def depth_set(name: str) -> DepthSet:
     return DEPTH_SETS[name]
 
 
-def kitti_crop_box(width: int, height: int) -> tuple[int, int, int, int]:
+def kitti_crop_box(width: int, height: int, name: object = '') -> tuple[int, int, int, int]:
     """The KITTI window of a picture: (left, top, right, bottom), centred, bottom aligned.
+
+    Args:
+        width, height: of the picture.
+        name: of the picture, for the message.
 
     Raises:
         BadData: the picture is smaller than the window.
     """
     wide, high = KITTI_WINDOW
     if width < wide or height < high:
-        raise BadData('too small for the KITTI window', value=f'{width}x{height}',
-                      limit=f'at least {wide}x{high}')
+        raise BadData('too small for the KITTI window', limit=f'at least {wide}x{high}',
+                      value=f'{name}: {width}x{height}' if name else f'{width}x{height}')
     left, top = (width - wide) // 2, height - high
     return left, top, left + wide, top + high
 

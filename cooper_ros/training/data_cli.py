@@ -80,8 +80,8 @@ def flags(model: ModelFlag,
           with_mode: WithFlag = 'maps', without_mode: WithoutFlag = 'text',
           tries: Annotated[int, typer.Option(min=1, help='answers per question and mode; 1 is '
                                              'greedy, more are sampled')] = 1,
-          margin: Annotated[float, typer.Option(help='accuracies closer than this count as '
-                                                'equal')] = 0.0,
+          margin: Annotated[float, typer.Option(min=0, max=1, help='accuracies closer than this '
+                                                'count as equal')] = 0.0,
           limit: Annotated[int, typer.Option(min=0, help='ask only so many; 0: all')] = 0) -> None:
     """Measure accuracy with and without tools, and flag every question for stage grpo.
 
@@ -91,6 +91,7 @@ def flags(model: ModelFlag,
     Example: `cooper data flags --model models/cooper-nano --out runs/flags.jsonl --frames 100`
     """
     from cooper_ros.training.flags import FlagOptions
+    options = FlagOptions(with_mode, without_mode, tries, margin=margin)  # checked first
     if questions is not None:
         from cooper_ros.training.datasets.cooper_set import RlSet
         rows = RlSet(questions, images)
@@ -99,7 +100,7 @@ def flags(model: ModelFlag,
         from cooper_ros.training.questions import SceneQuestions
         rows = SceneQuestions(frame_store(data, 'train', seed, frames, per_category),
                               f'train/{seed}')
-    _flag(model, rows, out, FlagOptions(with_mode, without_mode, tries, margin=margin), limit)
+    _flag(model, rows, out, options, limit)
 
 
 def _flag(model: str, rows: Questions, out: Path, options: FlagOptions, limit: int) -> None:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Mapping
 
 from tqdm import tqdm
 
+from cooper_ros.config import MODES
 from cooper_ros.engine.engine import CooperEngine
-from cooper_ros.engine.events import Answer
-from cooper_ros.errors import BadOption
+from cooper_ros.engine.events import Answer, Event, Failure
+from cooper_ros.errors import BadOption, CooperError
 from cooper_ros.evaluation.judge import Claim
 from cooper_ros.training.checker import Checker, RuleChecker
 from cooper_ros.training.datasets.json_lines import JsonLines
 from cooper_ros.training.datasets.samples import RlSample
 from cooper_ros.training.questions import LINE_BEGIN, Questions, flag_line, read_flags
 from cooper_ros.training.rewards import flag_of
+from cooper_ros.training.typed import check_ranges
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,23 @@ class FlagOptions:
     temperature: float = 1.0
     margin: float = 0.0
 
+    def __post_init__(self) -> None:
+        choice = ', '.join(MODES)
+        check_ranges(self, (
+            ('with_mode', self.with_mode in MODES, choice),
+            ('without_mode', self.without_mode in MODES, choice),
+            ('without_mode', self.without_mode != self.with_mode, 'another than with_mode'),
+            ('tries', self.tries >= 1, '>= 1'),
+            ('temperature', self.temperature > 0, '> 0'),
+            ('margin', 0 <= self.margin <= 1, '0 .. 1')))
+
 
 def write_flags(engine: CooperEngine, questions: Questions, out: Path,
                 options: FlagOptions = FlagOptions(), checker: Checker | None = None,
                 limit: int = 0, model: str = '') -> Counter[str]:
     """Append a row per question to ``out``; what is in it already is not asked again.
+
+    Every row says how it was measured: the options and the model.
 
     Args:
         engine: the model, usually the start of GRPO.
@@ -59,11 +74,14 @@ def write_flags(engine: CooperEngine, questions: Questions, out: Path,
 
     Raises:
         BadData: a row of ``out`` is broken.
-        BadOption: another model wrote in it.
+        BadOption: another model wrote in it, or it was measured in another way.
+        CooperError: the engine refused a question; the code is the engine's. Rows written so far
+            stay, and the same call goes on from them.
     """
     checker = checker or RuleChecker()
     out.parent.mkdir(parents=True, exist_ok=True)
-    flags = _kept(out, model) if out.exists() else {}
+    made = {**asdict(options), **({'model': model} if model else {})}
+    flags = _kept(out, made) if out.exists() else {}
     count = min(limit or len(questions), len(questions))
     with open(out, 'a', encoding='utf-8') as file:
         for index in tqdm(range(count), desc='flags', mininterval=1):
@@ -73,22 +91,30 @@ def write_flags(engine: CooperEngine, questions: Questions, out: Path,
             scores = [accuracy(engine, row, mode, options, checker)
                       for mode in (options.with_mode, options.without_mode)]
             flags[row.data_id] = flag_of(*scores, options.margin)
-            file.write(flag_line(row.data_id, flags[row.data_id], *scores, model))
+            line = json.loads(flag_line(row.data_id, flags[row.data_id], *scores, model))
+            file.write(json.dumps({**line, **made}) + '\n')
             file.flush()
     return Counter(flags.values())
 
 
-def _kept(out: Path, model: str) -> dict[str, str]:
-    """Flags that an earlier run wrote."""
+def _kept(out: Path, made: Mapping[str, Any]) -> dict[str, str]:
+    """Flags that an earlier run wrote, made as ours will be."""
     _end_last_line(out)
     flags, lines = read_flags(out), JsonLines(out)
-    for index in range(len(lines) if model else 0):
-        other = lines.row(index).get('model', model)  # older files do not name theirs
-        if other != model:
-            raise BadOption('the flag file is of another model', limit=model,
-                            value=f'{lines.where(index)}: {other}',
-                            remedy=f'give another --out, or delete {out}')
+    for index in range(len(lines)):
+        row = lines.row(index)  # those of older versions do not say how they were made
+        changed = [name for name in made if row.get(name, made[name]) != made[name]]
+        if changed:
+            raise BadOption(
+                'the flag file is of another model' if changed == ['model'] else
+                'the flags of this file were measured in another way',
+                value=f'{lines.where(index)}: {_listed(changed, row)}',
+                limit=_listed(changed, made), remedy=f'give another --out, or delete {out}')
     return flags
+
+
+def _listed(names: list[str], values: Mapping[str, Any]) -> str:
+    return ', '.join(f'{name} {values[name]}' for name in names)
 
 
 def _end_last_line(out: Path) -> None:
@@ -107,11 +133,30 @@ def _end_last_line(out: Path) -> None:
 
 def accuracy(engine: CooperEngine, row: RlSample, mode: str, options: FlagOptions,
              checker: Checker) -> float:
-    """Mean score of a question in one mode, 0..1; a request without an answer scores 0."""
+    """Mean score of a question in one mode, 0..1.
+
+    Raises:
+        CooperError: the engine refused the question, with the engine's code.
+    """
     claims = []
     for seed in range(options.tries):
         last = list(engine.ask(row.image, row.question, mode=mode, seed=seed,
                                sample=options.tries > 1, temperature=options.temperature))[-1]
-        response = last.reasoning[-1] if isinstance(last, Answer) else ''
-        claims.append(Claim(row.question, row.answer, response))
+        claims.append(Claim(row.question, row.answer, _response(last, row.data_id, mode)))
     return sum(checker.scores(claims)) / len(claims)
+
+
+def _response(last: Event, data_id: str, mode: str) -> str:
+    """The last turn of an answer; what was never answered is neither right nor wrong."""
+    if isinstance(last, Answer):
+        return last.reasoning[-1]
+    assert isinstance(last, Failure)  # a request ends in one of both
+    raise _kind_of(last.error_code)(
+        'a question was not answered', value=f'{data_id} in mode {mode}: {last.error_msg}',
+        remedy='mend the cause, or take the question out; the same command then goes on')
+
+
+def _kind_of(code: int) -> type[CooperError]:
+    """The error class of a code."""
+    return next((kind for kind in CooperError.__subclasses__() if kind.code == code),
+                CooperError)

@@ -1,19 +1,26 @@
-"""The settings a run was begun with, kept in its folder: it goes on with the same ones."""
+"""The settings a run was begun with, kept in its folder: it goes on with the same ones.
+
+The name of a reward function stands among them; with it goes a digest of its file, for the name
+does not say what is learnt.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping
 
 from cooper_ros.errors import BadCheckpoint, BadOption
 from cooper_ros.runtime.files import room, write_whole
 from cooper_ros.training.checkpoints import REMEDY, has_begun
+from cooper_ros.training.reward_function import current_digest, loaded_digest
 from cooper_ros.training.settings import TrainSettings
 from cooper_ros.training.typed import build
 
 NAME = 'settings.json'
+DIGESTS = 'sha256'  # beside the settings: name of a setting -> digest of the file it names
+FUNCTION = 'task.reward.function'
 UNSET = 'not set'
 SHOWN = 8
 # What does not change what is learnt, or is how far: places, pace, and what is shown or exported.
@@ -28,7 +35,9 @@ def keep_settings(folder: Path, settings: TrainSettings) -> None:
     Raises:
         OutOfDisk: there is no room.
     """
-    content = json.dumps(_plain(settings), indent=1).encode()
+    digests = _digests(settings, loaded_digest)
+    values = {**_plain(settings), **({DIGESTS: digests} if digests else {})}
+    content = json.dumps(values, indent=1).encode()
     if not (folder / NAME).exists() or (folder / NAME).read_bytes() != content:
         folder.mkdir(parents=True, exist_ok=True)
         with room(folder, len(content), NAME, REMEDY):
@@ -39,11 +48,16 @@ def check_settings(folder: Path, settings: TrainSettings) -> None:
     """Compare settings with those of the run they go on with, if there is one that kept them.
 
     Raises:
-        BadCheckpoint: they differ in what is learnt, or the kept ones cannot be read.
+        BadCheckpoint: they differ in what is learnt, a file they name has changed, or the kept
+            ones cannot be read.
     """
     if not has_begun(folder) or not (folder / NAME).exists():  # or of an older version
         return
-    kept, now = _flat(_plain(_read(folder / NAME))), _flat(_plain(settings))
+    begun, digests = _read(folder / NAME)
+    kept, now = _flat(_plain(begun)), _flat(_plain(settings))
+    for name, digest in _digests(settings, current_digest).items():
+        if name in digests:  # older versions kept none
+            kept[f'{name}.{DIGESTS}'], now[f'{name}.{DIGESTS}'] = digests[name], digest
     changed = [name for name in sorted({**kept, **now})
                if name not in FREE and kept.get(name, UNSET) != now.get(name, UNSET)]
     if changed:
@@ -54,13 +68,25 @@ def check_settings(folder: Path, settings: TrainSettings) -> None:
                    '--changed-settings takes the new ones')
 
 
-def _read(path: Path) -> TrainSettings:
-    """Kept settings; those that are newer than they are have their defaults."""
+def _read(path: Path) -> tuple[TrainSettings, dict[str, str]]:
+    """Kept settings, and digests of files; settings newer than the run have their defaults."""
     try:
-        return build(TrainSettings, json.loads(path.read_text(encoding='utf-8')))
+        values = json.loads(path.read_text(encoding='utf-8'))
+        digests = values.pop(DIGESTS, {}) if isinstance(values, dict) else {}
+        if not isinstance(digests, dict):
+            raise ValueError(f'{DIGESTS} is no object')
+        return build(TrainSettings, values), digests
     except (OSError, ValueError, BadOption) as error:
         raise BadCheckpoint('the settings of this run cannot be read', value=f'{path}: {error}',
                             remedy='--changed-settings goes on without them') from error
+
+
+def _digests(settings: TrainSettings, digest: Callable[[str], str]) -> dict[str, str]:
+    """Digests of the files that settings name and that decide what is learnt."""
+    reward = settings.task.get('reward')
+    name = reward.get('function') if isinstance(reward, Mapping) else None
+    found = digest(name) if isinstance(name, str) else ''
+    return {FUNCTION: found} if found else {}  # one that is not there is named when it is loaded
 
 
 def _plain(settings: TrainSettings) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from cooper_ros.training.datasets.cooper_set import (
     RlSet,
     TalkSet,
 )
+from cooper_ros.training.datasets.damage import listed_at
 from cooper_ros.training.datasets.draw import DEPTH, DrawKind, read_pair
 from cooper_ros.training.datasets.samples import Pair
 
@@ -105,7 +106,8 @@ def _check_draw(kind: DrawKind, place: Path, limit: int, workers: int) -> Report
 def _try_pair(kind: DrawKind, pair: Pair) -> None:
     _, target = read_pair(kind, pair)
     if kind.kind == DEPTH and not np.asarray(target).any():
-        raise BadData('depth is 0 everywhere', value=pair.data_id)
+        with listed_at(pair.listed):
+            raise BadData('depth is 0 everywhere', value=pair.inside(pair.target))
 
 
 def _check_cooper(place: Path, images: Path | None, limit: int, workers: int) -> Report:

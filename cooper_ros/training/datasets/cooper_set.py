@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from PIL import Image
 
 from cooper_ros.errors import BadData
 from cooper_ros.imaging.resize import to_rgb
-from cooper_ros.training.datasets.damage import decoding
+from cooper_ros.training.datasets.damage import decoding, listed_at
 from cooper_ros.training.datasets.draw import open_rgb
 from cooper_ros.training.datasets.json_lines import JsonLines
 from cooper_ros.training.datasets.layouts import require_folder
@@ -23,6 +25,7 @@ SFT_FILE, RL_FILE = 'Interleaved_SFT.jsonl', 'RL_data.jsonl'
 PUBLISHED_SFT = 6901
 PARTS = 'COOPER_Train_Set.tar.gz.part.*'
 JOIN = f'cat {PARTS} | tar xz'
+TEXT = 'text that is not empty'
 
 
 def find_file(place: Path, name: str) -> Path:
@@ -103,6 +106,9 @@ class RlSet:
         self.lines = JsonLines(path)
         self.roots = ([image_root] if image_root else
                       [path.parent, path.parent / 'images', path.parent.parent])
+        self._first: dict[str, int] = {}  # data id -> its first row
+        for index in range(len(self.lines)):
+            self._first.setdefault(self._id(index), index)
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -111,22 +117,61 @@ class RlSet:
         """One question.
 
         Raises:
-            BadData: a key, the picture or a legal flag is missing.
+            BadData: the row breaks the schema, its data id is that of an earlier row, or its
+                picture cannot be read; all name file and line.
         """
         where, row = self.lines.where(index), self.lines.row(index)
-        missing = [key for key in ('question', 'answer', 'image') if key not in row]
-        if missing:
-            raise BadData('row without ' + ', '.join(missing), value=where)
-        flag = row.get('flag', 'boundary')  # as published: no flag, no exploration term
-        if flag not in FLAGS:
-            raise BadData('unknown flag', value=f'{where}: {flag!r}', limit=', '.join(FLAGS))
-        return RlSample(str(row.get('data_id', index)), str(row['question']), str(row['answer']),
-                        np.asarray(self._picture(row['image'], where)), flag,
-                        str(row.get('category', '')))
+        _check_question(row, where)
+        data_id = self._id(index)
+        first = self._first[data_id]
+        if first != index:  # flags and logs know a question by its id alone
+            raise BadData('two rows have one data_id', value=f'{where}: {data_id}',
+                          limit=f'one row; the first is {self.lines.where(first)}',
+                          remedy='give the second another one')
+        picture = self._picture(row['image'], where)
+        return RlSample(data_id, row['question'], str(row['answer']), np.asarray(picture),
+                        row.get('flag', 'boundary'),  # as published: no flag, no exploration term
+                        row.get('category', ''))
 
-    def _picture(self, name: Any, where: str) -> Image.Image:
+    def _id(self, index: int) -> str:
+        """Data id of a row; empty for what is no row, which is named when it is read."""
+        try:
+            return str(self.lines.row(index).get('data_id', index))
+        except BadData:
+            return ''
+
+    def _picture(self, name: str, where: str) -> Image.Image:
         for root in self.roots:
-            if os.path.isfile(root / str(name)):  # Path.is_file raises for names that are too long
-                return open_rgb(root / str(name))
-        raise BadData('the picture of a question is missing', value=f'{where}: {str(name)[:200]}',
+            if os.path.isfile(root / name):  # Path.is_file raises for names that are too long
+                with listed_at(where):
+                    return open_rgb(root / name)
+        raise BadData('the picture of a question is missing', value=f'{where}: {name[:200]}',
                       limit=', '.join(map(str, self.roots)), remedy='give its folder: --images')
+
+
+def _check_question(row: dict[str, Any], where: str) -> None:
+    """Compare a row with the table in docs/training.md."""
+    missing = [key for key in ('question', 'answer', 'image') if key not in row]
+    if missing:
+        raise BadData('row without ' + ', '.join(missing), value=where)
+    answer, data_id = row['answer'], row.get('data_id', 0)
+    for key, fits, limit in (
+            ('question', _is_text(row['question']), TEXT),
+            ('answer', _is_text(answer) or _is_number(answer), f'{TEXT}, or a finite number'),
+            ('image', _is_text(row['image']), TEXT),
+            ('data_id', _is_text(data_id) or type(data_id) is int, f'{TEXT}, or a whole number'),
+            ('category', isinstance(row.get('category', ''), str), 'text')):
+        if not fits:
+            raise BadData(f'the {key} of a row has the wrong form', limit=limit,
+                          value=f'{where}: {json.dumps(row[key])[:200]}')
+    flag = row.get('flag', 'boundary')
+    if flag not in FLAGS:
+        raise BadData('unknown flag', value=f'{where}: {flag!r}', limit=', '.join(FLAGS))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int or isinstance(value, float) and math.isfinite(value)

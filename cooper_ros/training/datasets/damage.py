@@ -28,3 +28,19 @@ def decoding(where: object, what: str = 'the picture cannot be read',
         yield
     except PICTURE_ERRORS as error:
         raise BadData(what, value=f'{where}: {error}', remedy=remedy) from error
+
+
+@contextmanager
+def listed_at(where: str) -> Iterator[None]:
+    """Context in which a file is read that a row of a list names; ``''``: no list names it.
+
+    Raises:
+        BadData: the one that was raised, with the file and line of the list before its value.
+    """
+    try:
+        yield
+    except BadData as error:
+        if not where:
+            raise
+        raise BadData(error.what, value=f'{where}: {error.value}', limit=error.limit,
+                      remedy=error.remedy) from error

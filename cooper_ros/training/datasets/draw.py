@@ -13,7 +13,7 @@ from cooper_ros.errors import BadData
 from cooper_ros.imaging.depth import depth_set, depth_target, kitti_crop_box
 from cooper_ros.imaging.resize import VAE_TRANSFORM, VIT_TRANSFORM, ImageTransform, to_rgb
 from cooper_ros.training.datasets import hdf5
-from cooper_ros.training.datasets.damage import decoding
+from cooper_ros.training.datasets.damage import decoding, listed_at
 from cooper_ros.training.datasets.find import Found, pairs_of_list
 from cooper_ros.training.datasets.layouts import require_folder
 from cooper_ros.training.datasets.samples import DrawSample, Pair
@@ -103,12 +103,13 @@ class DrawSet:
         pair = self.pairs[index]
         if pair.row >= 0:
             return 640, 480
-        with decoding(pair.rgb), Image.open(pair.rgb) as picture:
-            size = picture.size
-        if self.kind.kind == DEPTH and depth_set(self.kind.name).kitti_crop:
-            left, top, right, bottom = kitti_crop_box(*size)
-            return right - left, bottom - top
-        return size
+        with listed_at(pair.listed):
+            with decoding(pair.rgb), Image.open(pair.rgb) as picture:
+                size = picture.size
+            if self.kind.kind == DEPTH and depth_set(self.kind.name).kitti_crop:
+                left, top, right, bottom = kitti_crop_box(*size, pair.inside(pair.rgb))
+                return right - left, bottom - top
+            return size
 
 
 def open_set(kind: DrawKind, place: Path, vae: ImageTransform = VAE_TRANSFORM,
@@ -131,19 +132,24 @@ def read_pair(kind: DrawKind, pair: Pair) -> tuple[Image.Image, Image.Image]:
     Raises:
         BadData: unreadable, of different sizes, or the target is no depth or no RGB picture.
     """
-    picture, target = _read_files(kind, pair)
-    if picture.size != target.size:
-        raise BadData('picture and target differ in size', value=f'{pair.data_id}: {picture.size}',
-                      limit=target.size)
-    if kind.kind == SEGMENTATION:
-        if target.mode not in ('RGB', 'P'):
-            raise BadData('the segmentation has no colours', limit='RGB',
-                          value=f'{pair.data_id}: {target.mode}')
-        return picture, target.convert('RGB')
-    if depth_set(kind.name).kitti_crop:
-        box = kitti_crop_box(*picture.size)
-        picture, target = picture.crop(box), target.crop(box)
-    return picture, target
+    with listed_at(pair.listed):
+        picture, target = _read_files(kind, pair)
+        if picture.size != target.size:
+            raise BadData('picture and target differ in size', limit=target.size,
+                          value=f'{pair.inside(pair.rgb)}: {picture.size}')
+        if kind.kind == SEGMENTATION:
+            return picture, _colours(pair, target)
+        if depth_set(kind.name).kitti_crop:
+            box = kitti_crop_box(*picture.size, pair.inside(pair.rgb))
+            picture, target = picture.crop(box), target.crop(box)
+        return picture, target
+
+
+def _colours(pair: Pair, target: Image.Image) -> Image.Image:
+    if target.mode not in ('RGB', 'P'):
+        raise BadData('the segmentation has no colours', limit='RGB',
+                      value=f'{pair.inside(pair.target)}: {target.mode}')
+    return target.convert('RGB')
 
 
 def _read_files(kind: DrawKind, pair: Pair) -> tuple[Image.Image, Image.Image]:
@@ -154,10 +160,17 @@ def _read_files(kind: DrawKind, pair: Pair) -> tuple[Image.Image, Image.Image]:
     if pair.target.suffix == '.hdf5':
         return picture, Image.fromarray(hdf5.hypersim_millimetres(pair.target))
     target = open_picture(pair.target)
-    if kind.kind == DEPTH and not target.mode.startswith('I'):
-        raise BadData('not a 16-bit depth picture', value=f'{pair.target.name}: {target.mode}',
-                      limit='16-bit PNG')
+    if kind.kind == DEPTH and not _is_16_bit(target):
+        raise BadData('not a 16-bit depth picture', limit='16-bit PNG',
+                      value=f'{pair.inside(pair.target)}: {target.mode}')
     return picture, target
+
+
+def _is_16_bit(depth: Image.Image) -> bool:
+    if depth.mode != 'I':
+        return depth.mode.startswith('I')
+    least, most = depth.getextrema()  # 32-bit numbers, which PNG files of 16 bits become too
+    return 0 <= least and most <= 65535
 
 
 def open_picture(path: Path) -> Image.Image:

@@ -60,7 +60,8 @@ def pair_up(root: Path, is_picture: Callable[[Path], bool], partner: Partner,
             found.problem('picture without target', path.relative_to(root))
             continue
         used.add(target)
-        found.pairs.append(Pair(path, target, path.relative_to(root).with_suffix('').as_posix()))
+        found.pairs.append(Pair(path, target, path.relative_to(root).with_suffix('').as_posix(),
+                                root=root))
     for path in everything:
         if is_target(path) and path not in used:
             found.problem('target without picture', path.relative_to(root))
@@ -100,7 +101,7 @@ def _add_row(found: Found, line: str, where: str, target_key: str, roots: list[P
             found.problem('listed file missing', f'{where}: {name[:200]}')
     if places[0] and places[1]:
         name = next((str(row[key]) for key in ID_KEYS if key in row), Path(rgb).stem)
-        found.pairs.append(Pair(places[0], places[1], name))
+        found.pairs.append(Pair(places[0], places[1], name, root=roots[0], listed=where))
 
 
 def _resolve(name: str, roots: list[Path]) -> Path | None:

@@ -149,7 +149,8 @@ def nyu(root: Path) -> Found:
     mats = sorted(root.rglob(NYU_MAT))
     if mats:
         count = hdf5.nyu_count(mats[0])
-        return Found([Pair(mats[0], mats[0], f'labeled_{row:04d}', row) for row in range(count)])
+        return Found([Pair(mats[0], mats[0], f'labeled_{row:04d}', row, root)
+                      for row in range(count)])
     return pair_up(root, lambda path: path.suffix in PICTURES and bool(_nyu_number(path)),
                    _nyu_target, lambda path: path.suffix == '.png' and 'depth' in path.name)
 

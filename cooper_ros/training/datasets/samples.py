@@ -19,12 +19,22 @@ class Pair:
         target: the depth or segmentation file.
         data_id: names it in logs and problems.
         row: number inside both files, where one file holds many pictures; else -1.
+        root: folder of the set, from which messages name its files.
+        listed: ``file:line`` of the list that names the pair, where one does.
     """
 
     rgb: Path
     target: Path
     data_id: str
     row: int = -1
+    root: Path | None = None
+    listed: str = ''
+
+    def inside(self, path: Path) -> str:
+        """A file of the pair as it lies in the set; the whole path where it lies elsewhere."""
+        known = self.root is not None and path.is_relative_to(self.root)
+        name = path.relative_to(self.root).as_posix() if known else str(path)
+        return f'{name} row {self.row}' if self.row >= 0 else name
 
 
 @dataclass(frozen=True)
