@@ -15,6 +15,7 @@ import yaml
 from bag_maker import camera, picture, write_ros2
 from model_folder import write_model_folder
 from PIL import Image
+from support.signals import sigint
 from typer.testing import CliRunner
 
 import cooper_ros
@@ -85,6 +86,21 @@ def test_an_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str],
     status, said = failing(['replay', str(tmp_path / 'none.mcap'), '--topics'], capsys)
     assert status == 2 and said.count('\n') == 1 and said.startswith('cooper: BAD_BAG: ')
     assert 'none.mcap' in said and 'Traceback' not in said
+
+
+STOPPED = """
+import os, signal
+from cooper_ros.cli import app, settings
+settings.settings_yaml = lambda: os.kill(os.getpid(), signal.SIGINT)
+app.main(['config', '--format', 'yaml'])
+"""
+
+
+def test_ctrl_c_ends_a_command_with_a_word_and_status_130() -> None:
+    with sigint(handled=True):
+        done = subprocess.run([sys.executable, '-c', STOPPED], capture_output=True, text=True,
+                              cwd=Path(cooper_ros.__file__).parents[1], timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, '', 'cooper: stopped\n')
 
 
 def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:

@@ -11,7 +11,13 @@ from support.tiny import tiny_config
 from cooper_ros.errors import BadOption, EngineBuild, NotReady
 from cooper_ros.runtime.engines.build import Phases, build_engine
 from cooper_ros.runtime.engines.cache import EngineCache
-from cooper_ros.runtime.engines.flavour import ANY_GPU, RTX, find_flavour, gpu_name
+from cooper_ros.runtime.engines.flavour import (
+    ANY_GPU,
+    RTX,
+    architecture_name,
+    find_flavour,
+    gpu_name,
+)
 from cooper_ros.runtime.engines.key import BuildOptions
 from cooper_ros.runtime.engines.plan import HOST_BASE, Estimate, Plan
 from cooper_ros.runtime.engines.runner import load_tensorrt_runtime
@@ -72,11 +78,23 @@ def test_engines_for_two_architectures_differ() -> None:
     assert made[0] != made[1]
 
 
-@pytest.mark.parametrize('arch', ['SM87', 'SM110', 'sm89', ''])
-def test_other_architectures_are_refused_with_what_to_do(arch: str) -> None:
-    with pytest.raises(BadOption, match='SM75, SM80, SM86, SM89, SM120, SM121; remedy: build on '
-                                        'the device itself with the TensorRT of its JetPack'):
+@pytest.mark.parametrize(('arch', 'remedy'), [
+    ('SM87', 'build on the device itself with the TensorRT of its JetPack'),
+    ('SM110', 'build on the device itself with the TensorRT of its JetPack'),
+    ('SM90', 'build on the machine that has this GPU, with its own TensorRT'),
+    ('SM42', ''), ('sm89', ''), ('', '')])
+def test_other_architectures_are_refused_with_what_to_do(arch: str, remedy: str) -> None:
+    with pytest.raises(BadOption) as caught:
         find_flavour().check_architecture(arch)
+    assert f'got {arch}; allowed: SM75, SM80, SM86, SM89, SM120, SM121' in str(caught.value)
+    assert caught.value.remedy == remedy
+
+
+@pytest.mark.parametrize(('written', 'name'), [
+    ('89', 'SM89'), ('sm89', 'SM89'), ('sm_89', 'SM89'), (' SM_120 ', 'SM120'), ('SM42', 'SM42'),
+    ('8.9', '8.9'), ('Orin', 'Orin'), ('', '')])
+def test_architectures_may_be_written_as_cuda_does(written: str, name: str) -> None:
+    assert architecture_name(written) == name
 
 
 def test_a_graph_of_another_checkpoint_is_refused() -> None:

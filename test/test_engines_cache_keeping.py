@@ -185,27 +185,28 @@ with locked(Path(sys.argv[1])):
 
 def test_what_killed_processes_left_is_shown_and_swept(cache: EngineCache, key: EngineKey) -> None:
     engine, graphs = cache.store(key, built), cache.folder / 'graphs'
-    for name in ('0123', f'0123-2{PART}7'):
+    busy, whole = replace(key, graph='flow').name, '0123456789abcdef'
+    for name in (whole, f'{whole}-2{PART}7'):
         (graphs / name).mkdir(parents=True)
         (graphs / name / 'vision.onnx').write_bytes(bytes(1 << 20))
     live = f'tensorrt-10.3.0-SM89.timings{PART}{os.getpid()}'
     for part in (f'{key.name}{ENGINE}{PART}7', f'fingerprints.json{PART}7', live,
-                 f'tensorrt-10.3.0-SM89.timings{PART}{2**22 + 1}', f'busy{ENGINE}{PART}7'):
+                 f'tensorrt-10.3.0-SM89.timings{PART}{2**22 + 1}', f'{busy}{ENGINE}{PART}7'):
         (cache.folder / part).write_bytes(b'half')
-    with subprocess.Popen([sys.executable, '-c', HOLDING, str(cache.folder / f'busy{LOCK}')],
+    with subprocess.Popen([sys.executable, '-c', HOLDING, str(cache.folder / f'{busy}{LOCK}')],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b'held\n'
         said = run(cache, 'list').output
-        assert '0123' in said and '1 engines, 0 MiB; 1 folders of graphs, 1 MiB' in said
+        assert whole in said and '1 engines, 0 MiB; 1 folders of graphs, 1 MiB' in said
         assert '4 leftovers of killed processes, 1.0 MiB' in said
-        assert ('removed 0 engines, 0 folders of graphs and 4 leftovers, 1.0 MiB'
-                in run(cache, 'remove', '--stale').output)
-        busy = f'busy{ENGINE}{PART}7'
-        assert names(cache.folder) == {engine.name, f'{key.name}{DESCRIPTION}', live, busy,
-                                       'graphs'}
-        assert names(graphs) == {'0123'}
+        assert ('removed 0 engines, 1 folders of graphs and 4 leftovers, 2.0 MiB'
+                in run(cache, 'remove', '--stale').output)  # graphs without a description
+        assert names(cache.folder) == {engine.name, f'{key.name}{DESCRIPTION}', live,
+                                       f'{busy}{ENGINE}{PART}7', 'graphs'}
+        assert names(graphs) == set()
         holder.stdin.close()
-    assert ('removed 1 engines, 1 folders of graphs and 1 leftovers, 1.0 MiB'
+    (graphs / whole).mkdir()
+    assert ('removed 1 engines, 1 folders of graphs and 1 leftovers, 0.0 MiB'
             in run(cache, 'remove', '--all').output)
     assert names(cache.folder) == {live, 'graphs'} and names(graphs) == set()
 

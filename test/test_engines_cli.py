@@ -69,25 +69,28 @@ def test_a_cache_that_cannot_be_written_is_found_before_the_checkpoint_is_read(
 
 
 def test_from_building_to_removing(checkpoint: Path, cache: Path) -> None:
-    said = build(checkpoint, cache, '--arch', 'sm86', '--arch', 'SM89')
+    said = build(checkpoint, cache, '--arch', 'sm_86', '--arch', '89', '--arch', 'SM89')
     assert '2 engines with tensorrt-rtx' in said and 'latents SM86: done' in said
     engines = sorted(cache.glob('*.engine'))
     assert [path.name.rpartition('-')[0] for path in engines] == ['latents-fp32-SM86',
                                                                  'latents-fp32-SM89']
     listed = run('list', '--cache', cache).output
     assert all(path.stem in listed for path in engines) and '2 engines' in listed
-    assert run('check', '--cache', cache).output.count('ok  ') == 2
+    checked = run('check', '--cache', cache).output  # the graphs too
+    assert checked.count('ok  ') == 3 and '2 engines are sound, and 1 folders' in checked
     engines[0].write_bytes(engines[0].read_bytes()[:-1])
     bad = run('check', '--cache', cache, fails=True).output
     assert f'BAD {engines[0].stem}: ENGINE_MISMATCH' in bad and 'not the file that was' in bad
     assert 'removed 1 engines' in run('remove', '--stale', '--cache', cache).output
     assert list(cache.glob('*.engine')) == engines[1:]
-    shutil.copy(engines[1], cache / 'another.engine')
+    another = engines[1].with_stem(engines[1].stem[:-16] + 'f' * 16)
+    shutil.copy(engines[1], another)
     described = json.loads(engines[1].with_suffix('.json').read_text())
-    (cache / 'another.json').write_text(json.dumps(described | {'sha256': None}))
+    another.with_suffix('.json').write_text(json.dumps(described | {'sha256': None}))
     bad = run('check', '--cache', cache, fails=True).output
-    assert 'BAD another: no readable description' in bad and f'ok  {engines[1].stem}' in bad
-    assert 'another' in run('list', '--cache', cache).output
+    assert f'BAD {another.stem}: no readable description' in bad
+    assert f'ok  {engines[1].stem}' in bad
+    assert another.stem in run('list', '--cache', cache).output
     assert 'removed 1 engines' in run('remove', '--stale', '--cache', cache).output
     assert 'removed 1 engines' in run('remove', engines[1].stem, '--cache', cache).output
     assert list(cache.glob('*.engine')) == []
@@ -119,8 +122,6 @@ def test_a_dry_run_only_tells_the_cost(checkpoint: Path, cache: Path) -> None:
 def test_wrong_words_are_named(checkpoint: Path, cache: Path) -> None:
     for words, expected in ((['build', checkpoint, '--arch', 'SM87'], 'SM87; allowed: SM75'),
                             (['build', checkpoint], 'no GPU here to build for'),
-                            (['build', checkpoint, '--arch', 'SM89', '--precision', 'int7'],
-                             'unknown precision; got int7; allowed: fp32, fp16, bf16'),
                             (['remove'], 'name the engines to remove'),
                             (['remove', 'nothing'], 'got nothing; allowed: ')):
         error = run(*words, '--cache', cache, fails=True).exception
@@ -140,6 +141,19 @@ def test_sizes_are_refused_before_anything_is_exported(checkpoint: Path, tmp_pat
                 fails=True).exception
     assert isinstance(error, BadOption) and expected in str(error)
     assert not (tmp_path / 'engines').exists()
+
+
+@pytest.mark.parametrize('command', ['build', 'export'])
+@pytest.mark.parametrize(('folder', 'precision', 'expected'), [
+    (None, 'int7', 'BAD_OPTION: unknown precision; got int7; allowed: fp32, fp16, bf16'),
+    ('none', 'fp32', 'BAD_CHECKPOINT: there is no such model folder; got none; allowed: a f')])
+def test_no_folder_is_made_for_what_cannot_be_exported(
+        command: str, folder: str | None, precision: str, expected: str, checkpoint: Path,
+        tmp_path: Path) -> None:
+    words = ['--arch', 'SM89'] if command == 'build' else []
+    error = run(command, folder or checkpoint, '--precision', precision, *words, '--cache',
+                tmp_path / 'engines', fails=True).exception
+    assert str(error).startswith(expected) and not (tmp_path / 'engines').exists()
 
 
 def test_help_teaches() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import sys
 from typing import Annotated, Sequence
 
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run ``cooper``. Errors of the product end as one line on stderr and exit status 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = '--debug' in given
+    _print_anything()
     try:
         app(args=[word for word in given if word != '--debug'], prog_name='cooper')
     except (CooperError, OSError) as error:
@@ -56,9 +58,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f'cooper: {" ".join(str(error).split())}', file=sys.stderr)
         sys.exit(EXIT_ERROR)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if not _is_interrupt(end):
+            raise
         print('cooper: stopped', file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _print_anything() -> None:
+    """Show what the terminal or file cannot hold by its number, instead of failing over it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
+
+
+def _is_interrupt(end: BaseException) -> bool:
+    """Whether Ctrl-C is behind this end: typer makes an exit of its own of it."""
+    if isinstance(end, SystemExit) and not end.code:
+        return False
+    cause: BaseException | None = end
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Callable, Iterable, Optional, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Callable,
+    Iterable,
+    Optional,
+    Sequence,
+    TypeVar,
+)
 
 import typer
 
 from cooper_ros.config import CooperConfig
-from cooper_ros.errors import BadOption
+from cooper_ros.errors import BadCheckpoint, BadOption, CooperError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -28,10 +38,11 @@ Typical use:
   cooper engine export models/COOPER                      graphs only, for a board or runtime: onnx
   cooper engine list                                      what there is
   cooper engine check                                     is all of it sound?
-  cooper engine remove --stale                            of another TensorRT, or damaged
+  cooper engine remove --stale                            of another version, or damaged
 """
 MIB, GIB = 1 << 20, 1 << 30
 MOST_CONTEXT = (1 << 31) - 256  # TensorRT counts the sizes of an axis in 31 bits
+Thing = TypeVar('Thing')
 BY = ' by '  # in a key, between TensorRT and another converter than its own
 MOST_WORKSPACE_MIB = 1 << 20  # 1 TiB, more than any GPU has
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode=None)
@@ -40,8 +51,8 @@ CacheFlag = Annotated[Optional[Path], typer.Option('--cache', help='folder of en
 
 
 ArchFlag = Annotated[Optional[list[str]], typer.Option(
-    '--arch', help='GPU architecture, such as SM89; give it several times for several; the GPU of '
-    'this machine if absent')]
+    '--arch', help='GPU architecture, such as SM89 (or 89, sm_89); give it several times for '
+    'several; the GPU of this machine if absent')]
 GraphFlag = Annotated[Optional[list[str]], typer.Option(
     '--graph', help='build only this graph; may be repeated')]
 PrecisionFlag = Annotated[str, typer.Option(help='fp32, fp16 or bf16')]
@@ -98,6 +109,7 @@ def build(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
     _check_most('--workspace-mib', workspace_mib, MOST_WORKSPACE_MIB)
     flavour, folder = require_flavour(), cache or default_cache()
     archs = _architectures(flavour, arch or ())
+    _check_source(checkpoint, precision)
     _check_sizes(checkpoint, base, parts, graph or (), side)
     if not dry_run:
         check_writable(folder)  # the checkpoint is read next, which can take minutes
@@ -127,6 +139,7 @@ def export(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
     """
     from cooper_ros.runtime.files import check_writable
     folder = _folder(cache)
+    _check_source(checkpoint, precision)
     check_writable(folder)
     made = _bundle(checkpoint, base, precision, folder, parts, force)
     print(f'graphs are in {made.folder}')
@@ -175,21 +188,27 @@ def _graphs_row(graphs: Graphs) -> tuple[str, ...]:
 
 @app.command()
 def check(cache: CacheFlag = None) -> None:
-    """Read every engine and prove that it is what its description says.
+    """Read every engine and all exported graphs, and prove that they are what was written.
 
-    Exit status 1 when one is not. Engines that are being built are waited for. Nothing is changed.
+    Exit status 1 when one is not. What is being made is waited for. Nothing is changed.
     """
     from cooper_ros.runtime.engines.cache import EngineCache
-    folder, bad = _named_folder(cache, must_exist=True), 0
-    store, entries = EngineCache(folder), _entries(folder)
-    for entry in entries:
-        wrong = store.check(entry, _waiting(entry.name))
-        bad += bool(wrong)
-        print(f'{"BAD" if wrong else "ok":4}{entry.name}{": " + wrong if wrong else ""}')
-    print(f'{len(entries) - bad} engines are sound')
-    if bad:
+    from cooper_ros.runtime.engines.leftovers import check_graphs, exported_graphs
+    folder = _named_folder(cache, must_exist=True)
+    store = EngineCache(folder)
+    engines = [_say_state(entry.name, store.check(entry, _waiting(entry.name)))
+               for entry in _entries(folder)]
+    graphs = [_say_state(one.name, check_graphs(folder, one.name, _waiting(one.name)))
+              for one in exported_graphs(folder)]
+    print(f'{sum(engines)} engines are sound, and {sum(graphs)} folders of graphs')
+    if bad := [*engines, *graphs].count(False):
         print(f'{bad} damaged; `cooper engine remove --stale` removes them')
         raise typer.Exit(1)
+
+
+def _say_state(name: str, wrong: str) -> bool:
+    print(f'{"BAD" if wrong else "ok":4}{name}{": " + wrong if wrong else ""}', flush=True)
+    return not wrong
 
 
 @app.command()
@@ -197,17 +216,17 @@ def remove(names: Annotated[Optional[list[str]], typer.Argument(
                help='names as `cooper engine list` shows them')] = None,
            cache: CacheFlag = None,
            stale: Annotated[bool, typer.Option('--stale', help='those that are damaged or of '
-                                               'another TensorRT than the one here, and what '
+                                               'another version than what is here, and what '
                                                'killed processes left')] = False,
            everything: Annotated[bool, typer.Option('--all', help='every engine, all graphs, and '
                                                     'what killed processes left')] = False
            ) -> None:
-    """Remove compiled engines and exported graphs."""
-    from cooper_ros.runtime.engines.leftovers import (
-        exported_graphs,
-        remove_graphs,
-        remove_leftovers,
-    )
+    """Remove compiled engines and exported graphs.
+
+    With --stale, every engine and all graphs are read first, which can take minutes. Files that
+    `cooper` has not made are left alone, and what cannot be removed does not keep the rest.
+    """
+    from cooper_ros.runtime.engines.leftovers import exported_graphs, leftovers, remove_leftover
     folder, wanted = _named_folder(cache), set(names or ())
     entries, graphs = _entries(folder), {one.name for one in exported_graphs(folder)}
     known = {entry.name for entry in entries} | graphs
@@ -216,27 +235,47 @@ def remove(names: Annotated[Optional[list[str]], typer.Argument(
         raise BadOption('name the engines to remove', value=', '.join(unknown) or None,
                         limit=', '.join(sorted(known)) or 'there are none',
                         remedy='or use --stale or --all')
-    swept, freed = remove_leftovers(folder) if stale or everything else (0, 0)
-    engines = _remove_engines(folder, entries, wanted, stale, everything)
-    exported = [remove_graphs(folder, name, _waiting(name))
-                for name in sorted(graphs if everything else graphs & wanted)]
-    print(f'removed {len(engines)} engines, {len(exported)} folders of graphs and {swept} '
-          f'leftovers, {(sum(engines) + sum(exported) + freed) / MIB:,.1f} MiB')
+    surely = known if everything else wanted
+    kept, faults = known - surely if not stale else set(), list[CooperError]()
+    swept = _freed(leftovers(folder) if stale or everything else [], remove_leftover, faults)
+    engines = _freed([entry.name for entry in entries if entry.name not in kept],
+                     lambda name: _remove_engine(folder, name, name in surely), faults)
+    exported = _freed(sorted(graphs - kept),
+                      lambda name: _remove_graphs(folder, name, name in surely), faults)
+    print(f'removed {len(engines)} engines, {len(exported)} folders of graphs and {len(swept)} '
+          f'leftovers, {sum(engines + exported + swept) / MIB:,.1f} MiB')
+    for fault in faults[:-1]:
+        print(f'cooper: {fault}', file=sys.stderr)
+    if faults:
+        raise faults[-1]
 
 
-def _remove_engines(folder: Path, entries: Iterable[Entry], names: set[str], stale: bool,
-                    everything: bool) -> list[int]:
-    """Remove engines; returns the bytes of each. What is stale is judged under its lock: it may
-    be one that is just being written."""
+def _freed(things: Iterable[Thing], remove: Callable[[Thing], int | None],
+           faults: list[CooperError]) -> list[int]:
+    """The bytes of everything that was removed; what cannot be is remembered, and passed over."""
+    freed = list[int]()
+    for one in things:
+        try:
+            size = remove(one)
+        except CooperError as fault:
+            faults.append(fault)
+        else:
+            freed += [] if size is None else [size]
+    return freed
+
+
+def _remove_engine(folder: Path, name: str, surely: bool) -> int | None:
+    """Remove an engine, surely or if it is stale: judged under its lock, for it may be one that
+    is just being written."""
     from cooper_ros.runtime.engines.cache import EngineCache
-    store, freed = EngineCache(folder), list[Optional[int]]()
-    for entry in entries:
-        if everything or entry.name in names:
-            freed.append(store.remove(entry.name, held=_waiting(entry.name)))
-        elif stale:
-            freed.append(store.remove(entry.name, lambda found: _is_stale(store, found),
-                                      _waiting(entry.name)))
-    return [size for size in freed if size is not None]
+    store = EngineCache(folder)
+    return store.remove(name, lambda found: surely or _is_stale(store, found), _waiting(name))
+
+
+def _remove_graphs(folder: Path, name: str, surely: bool) -> int | None:
+    """As :func:`_remove_engine`; graphs are stale if they are damaged or of another version."""
+    from cooper_ros.runtime.engines.leftovers import graphs_fault, remove_graphs
+    return remove_graphs(folder, name, lambda path: surely or graphs_fault(path), _waiting(name))
 
 
 def _waiting(name: str) -> Callable[[], None]:
@@ -287,8 +326,8 @@ def _architectures(flavour: Flavour, named: Sequence[str]) -> list[str]:
     Raises:
         BadOption: there is none, or TensorRT does not build for one.
     """
-    from cooper_ros.runtime.engines.flavour import gpu_architecture
-    archs = [name.upper() for name in named or [gpu_architecture()]]
+    from cooper_ros.runtime.engines.flavour import architecture_name, gpu_architecture
+    archs = list(dict.fromkeys(map(architecture_name, named or [gpu_architecture()])))
     if not archs[0]:
         raise BadOption('there is no GPU here to build for', limit=', '.join(
             flavour.architectures()), remedy='name one with --arch')
@@ -300,6 +339,20 @@ def _architectures(flavour: Flavour, named: Sequence[str]) -> list[str]:
 def _check_most(option: str, value: int, most: int) -> None:
     if value > most:
         raise BadOption(f'{option} is too large', value=value, limit=f'at most {most}')
+
+
+def _check_source(checkpoint: Path, precision: str) -> None:
+    """Refuse what cannot be exported before a folder is made for it.
+
+    Raises:
+        BadOption: there is no such precision.
+        BadCheckpoint: there is no such model folder.
+    """
+    from cooper_ros.runtime.graphs.spec import dtype_of
+    dtype_of(precision)
+    if not checkpoint.is_dir():
+        raise BadCheckpoint('there is no such model folder', value=checkpoint, limit='a folder',
+                            remedy='name the folder with the weights')
 
 
 def _check_sizes(checkpoint: Path, base: str, parts: int, graphs: Sequence[str], side: int

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import resource
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from typing import IO, Callable, Iterator
@@ -15,6 +17,7 @@ from typing import IO, Callable, Iterator
 from cooper_ros.errors import BadOption, OutOfDisk
 
 PART = '.part-'
+PART_END = re.escape(PART) + '([0-9]+|old)'  # of the name of what is half written, or replaced
 REMEDY = ('free some space (`cooper engine remove --stale` removes engines of no use), or name '
           'another folder with --cache')
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -160,16 +163,26 @@ def locked(path: Path, held: Callable[[], None] = lambda: None) -> Iterator[None
 
     Raises:
         OutOfDisk: there is no room for the file.
-        Unwritable: it cannot be made.
+        Unwritable: it cannot be made, or something else has its name.
     """
     with _named(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        stream = path.open('a')
+        stream = _lock_file(path)
     with stream:
         if not _taken(stream, fcntl.LOCK_EX):
             held()
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+def _lock_file(path: Path) -> IO:
+    """Open the file of a lock; a pipe of that name would wait, a link make a file elsewhere."""
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise Unwritable('a lock is no regular file', value=path,
+                         limit='files that `cooper` made, or none of this name',
+                         remedy='remove what is there')
+    never_waiting = os.O_NONBLOCK | os.O_NOFOLLOW
+    return open(path, 'a', opener=lambda name, flags: os.open(name, flags | never_waiting, 0o666))
 
 
 @contextlib.contextmanager
@@ -230,8 +243,10 @@ def sweep(folder: Path, name: str) -> None:
     Raises:
         Unwritable: the system refuses.
     """
+    ours = re.compile(rf'{re.escape(name)}(\.[a-z]+)?{PART_END}')
     for part in folder.glob(f'{name}*{PART}*'):
-        discard(part)
+        if ours.fullmatch(part.name):
+            discard(part)
 
 
 def size_of(path: Path) -> int:

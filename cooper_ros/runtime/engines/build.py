@@ -16,6 +16,7 @@ from torch import nn
 from cooper_ros.errors import EngineBuild
 from cooper_ros.runtime.engines.cache import BuiltEngine
 from cooper_ros.runtime.engines.flavour import Flavour
+from cooper_ros.runtime.engines.guard import Guard, guarded
 from cooper_ros.runtime.engines.key import BuildOptions
 from cooper_ros.runtime.files import discard, write_whole
 from cooper_ros.runtime.graphs.spec import GraphSpec, Limits, Span, TensorSpec, profiles_of
@@ -82,13 +83,15 @@ def build_engine(flavour: Flavour, spec: GraphSpec, source: Path | nn.Module, *,
         BadOption: the flavour cannot build for this architecture.
         EngineBuild: TensorRT refused; its own words are in the message.
         NotReady: a module was given and there is no Torch-TensorRT.
+        KeyboardInterrupt: Ctrl-C, at the next step of TensorRT.
     """
     flavour.check_architecture(arch)
     build = _Build(flavour, spec, source, arch, precision, limits, options, timing_cache, told,
                    _Log(flavour.module))
     if isinstance(source, Path):
-        builder = flavour.module.Builder(build.log.handle)
-        network, parser = _parsed(flavour.module, builder, build.log, source)
+        with guarded():
+            builder = flavour.module.Builder(build.log.handle)
+            network, parser = _parsed(flavour.module, builder, build.log, source)
         made = build.compiled(builder, network)
         del parser  # it owns what the network was made from until the build is over
         return made
@@ -119,8 +122,8 @@ class _Build:
             config = _configured(self.flavour, builder, self.spec, self.arch, self.limits,
                                  self.options)
         _remember_timings(self.flavour, config, self.timing_cache)
-        config.progress_monitor = _monitor(self.flavour.module, Phases(self.told))
-        with self._refusals():
+        with guarded() as guard, self._refusals():
+            config.progress_monitor = _monitor(self.flavour.module, Phases(self.told), guard)
             content = builder.build_serialized_network(network, config)
         if content is None:
             raise self._refused(self.log.last_words())
@@ -288,21 +291,20 @@ class _Log:
         return '; '.join(self._lines[-3:])[-600:] or 'nothing'
 
 
-def _monitor(module: Any, phases: Phases) -> Any:
+def _monitor(module: Any, phases: Phases, guard: Guard) -> Any:
     class Monitor(module.IProgressMonitor):  # type: ignore[name-defined,misc]
         """What TensorRT calls."""
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
             """A phase begins."""
-            phases.start(name, steps)
+            guard.call(phases.start, name, steps)
 
         def step_complete(self, name: str, step: int) -> bool:
-            """Go on."""
-            phases.step(name, step)
-            return True
+            """Go on, or not."""
+            return guard.call(phases.step, name, step)
 
         def phase_finish(self, name: str) -> None:
             """A phase ends."""
-            phases.finish(name)
+            guard.call(phases.finish, name)
 
     return Monitor()

@@ -2,7 +2,8 @@
 
 An engine is three things: ``NAME.engine``, ``NAME.json`` (its key, interface, size, SHA-256) and
 ``NAME.lock``. The JSON file is written last, so an engine without it does not exist, and one
-beside that of an older engine is damaged.
+beside that of an older engine is damaged. Files with other names than ours are not looked at: the
+folder may be one of somebody else, named by mistake.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -26,9 +28,12 @@ from cooper_ros.runtime.files import (
     write_whole,
 )
 from cooper_ros.runtime.graphs.digest import plain_digest
+from cooper_ros.runtime.graphs.spec import PRECISIONS
 
 ENGINE, DESCRIPTION, LOCK = '.engine', '.json', '.lock'
 KERNELS = '.kernels'  # what TensorRT for RTX compiled of an engine while it ran
+# of an engine, see EngineKey.name
+NAME = re.compile(f'[a-z0-9_]+-({"|".join(PRECISIONS)})-SM[0-9]+-[0-9a-f]{{16}}')
 DESCRIBED = {'key': dict, 'interface': list, 'bytes': int, 'sha256': str, 'facts': dict}
 ROW = (str, str, list, str)  # of an interface: name, direction, shape, type
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)  # of a description
@@ -58,7 +63,8 @@ class Entry:
 
     Attributes:
         name: of its files, without suffix.
-        key: what it says it was built from; None when its description cannot be read.
+        key: what it says it was built from; None when its description cannot be read, or is all
+            that is left of it.
         bytes: size on disk.
         facts: see :class:`BuiltEngine`.
     """
@@ -142,20 +148,19 @@ class EngineCache:
         return described
 
     def entries(self) -> Iterator[Entry]:
-        """Every engine in the folder, in order of names."""
-        for path in sorted(self.folder.glob(f'*{ENGINE}')):
-            if (entry := self._entry(path.stem)) is not None:
+        """Every engine in the folder, and every description that has lost its own, by names."""
+        names = {path.stem for suffix in (ENGINE, DESCRIPTION)
+                 for path in self.folder.glob(f'*{suffix}')}
+        for name in sorted(filter(NAME.fullmatch, names)):
+            if (entry := self._entry(name)) is not None:
                 yield entry
 
     def _entry(self, name: str) -> Entry | None:
-        path = self._file(name, ENGINE)
+        path, description = self._file(name, ENGINE), self._file(name, DESCRIPTION)
+        there = os.path.lexists(path)
+        key, facts = _said(description) if there else (None, {})
         try:
-            described = _parsed(path.with_suffix(DESCRIPTION))
-            key, facts = _key(described), described['facts']
-        except UNREADABLE:
-            key, facts = None, {}
-        try:
-            return Entry(name, key, path.lstat().st_size, facts)
+            return Entry(name, key, (path if there else description).lstat().st_size, facts)
         except OSError:
             return None  # somebody has just removed it, or the folder is closed to us
 
@@ -173,6 +178,8 @@ class EngineCache:
 
     def fault(self, entry: Entry) -> str:
         """As :meth:`check`, under a lock that the caller holds."""
+        if not os.path.lexists(self._file(entry.name, ENGINE)):
+            return 'the engine is gone, and its description is of no use'
         if entry.key is None:
             return 'no readable description beside it; it is never used'
         if entry.key.name != entry.name:
@@ -308,6 +315,15 @@ def _parsed(description: Path) -> dict[str, Any]:
         raise TypeError(f'{description} has other types at {wrong}')
     _key(described)
     return described
+
+
+def _said(description: Path) -> tuple[EngineKey | None, dict[str, Any]]:
+    """Key and facts of a description; nothing where it cannot be read."""
+    try:
+        described = _parsed(description)
+        return _key(described), described['facts']
+    except UNREADABLE:
+        return None, {}
 
 
 def _key(described: dict[str, Any]) -> EngineKey:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from cooper_ros.errors import BadOption, NotReady
 STANDARD, RTX = 'tensorrt', 'tensorrt-rtx'
 _PACKAGES = (('tensorrt', STANDARD), ('tensorrt_rtx', RTX), ('tensorrt_rtx_bindings', RTX))
 ANY_GPU = 'any'  # engines of the RTX flavour fit every GPU of their architecture
+_JETSON, _SERVER = ('SM72', 'SM87', 'SM101', 'SM110'), ('SM90', 'SM100', 'SM103')
+_DESKTOP = ('SM75', 'SM80', 'SM86', 'SM89', 'SM120', 'SM121')
 _REMEDY = ('JetPack brings tensorrt; elsewhere: pip install -r requirements/graphs.txt '
            '-r requirements/trt.txt')
 
@@ -58,8 +61,21 @@ class Flavour:
         if arch not in self.architectures():
             raise BadOption(f'{self.name} {self.version} cannot build for this architecture',
                             value=arch, limit=', '.join(self.architectures()) or 'none: no GPU',
-                            remedy='build on the device itself with the TensorRT of its JetPack'
-                            if self.ahead_of_time else 'build on the machine that has the GPU')
+                            remedy=_elsewhere(arch))
+
+
+def _elsewhere(arch: str) -> str:
+    """Where engines for an architecture are built; empty for what is none."""
+    if arch in _JETSON:
+        return 'build on the device itself with the TensorRT of its JetPack'
+    return 'build on the machine that has this GPU, with its own TensorRT' if (
+        arch in _SERVER + _DESKTOP) else ''
+
+
+def architecture_name(written: str) -> str:
+    """``SM89`` of ``89``, ``sm89``, ``sm_89`` and the like; anything else is left as it is."""
+    found = re.fullmatch(r'(?:SM_?)?([0-9]+)', written.strip().upper())
+    return f'SM{found[1]}' if found else written
 
 
 def gpu_architecture() -> str:

@@ -1,17 +1,30 @@
-"""What lies beside engines in their folder: exported graphs, and what killed processes left."""
+"""What lies beside engines in their folder: exported graphs, and what killed processes left.
+
+Only names that we give are looked at: the folder may be one of somebody else, named by mistake.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator
 
 from cooper_ros.errors import BadCheckpoint
-from cooper_ros.runtime.engines.cache import LOCK
-from cooper_ros.runtime.engines.plan import GRAPHS
-from cooper_ros.runtime.files import PART, discard, is_locked, locked, size_of
+from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE, KERNELS, LOCK, NAME
+from cooper_ros.runtime.engines.flavour import RTX, STANDARD
+from cooper_ros.runtime.engines.plan import FINGERPRINTS, GRAPHS
+from cooper_ros.runtime.files import PART, PART_END, discard, is_locked, locked, size_of, unwritten
 from cooper_ros.runtime.graphs.bundle import Bundle
+
+TIMINGS = '.timings'
+_GRAPHS_NAME = re.compile('[0-9a-f]{16}(-[0-9]+)?')  # bundle_name
+_GRAPHS_PART = re.compile(_GRAPHS_NAME.pattern + PART_END)
+_SUFFIXES = '|'.join(map(re.escape, (ENGINE, DESCRIPTION, KERNELS)))
+_FILES = (f'{NAME.pattern}({_SUFFIXES})', re.escape(FINGERPRINTS),
+          f'({STANDARD}|{RTX})-[0-9][0-9a-z.+]*-SM[0-9]+{re.escape(TIMINGS)}')
+_FILE_PART = re.compile(f'({"|".join(_FILES)}){PART_END}')
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class Graphs:
 def exported_graphs(folder: Path) -> Iterator[Graphs]:
     """All graphs beside the engines of a folder, in order of names."""
     for path in sorted((folder / GRAPHS).glob('*')):
-        if path.is_dir() and PART not in path.name:
+        if _GRAPHS_NAME.fullmatch(path.name) and path.is_dir():
             try:
                 bundle = Bundle.load(path)
             except BadCheckpoint:
@@ -40,12 +53,36 @@ def exported_graphs(folder: Path) -> Iterator[Graphs]:
             yield Graphs(path.name, size_of(path), bundle)
 
 
-def remove_graphs(folder: Path, name: str, held: Callable[[], None] = lambda: None) -> int:
-    """Remove the graphs of a checkpoint; returns the bytes that became free.
+def check_graphs(folder: Path, name: str, held: Callable[[], None] = lambda: None) -> str:
+    """Prove that all graphs of a checkpoint are what was exported; empty when they are.
 
     Args:
         folder: of the engines.
         name: see :class:`Graphs`.
+        held: called before waiting for whoever exports them.
+    """
+    path = folder / GRAPHS / name
+    with unwritten(path.with_name(f'{name}{LOCK}'), held):
+        return graphs_fault(path)
+
+
+def graphs_fault(path: Path) -> str:
+    """As :func:`check_graphs`, for their own folder, under a lock that the caller holds."""
+    try:
+        Bundle.load(path).prove()
+    except (BadCheckpoint, OSError) as error:
+        return str(error)
+    return ''
+
+
+def remove_graphs(folder: Path, name: str, only_if: Callable[[Path], object] = lambda path: True,
+                  held: Callable[[], None] = lambda: None) -> int | None:
+    """Remove the graphs of a checkpoint; returns the bytes that became free, None for nothing.
+
+    Args:
+        folder: of the engines.
+        name: see :class:`Graphs`.
+        only_if: asked about their folder under its lock: they may just have been exported.
         held: called before waiting for whoever exports them.
 
     Raises:
@@ -53,6 +90,8 @@ def remove_graphs(folder: Path, name: str, held: Callable[[], None] = lambda: No
     """
     path = folder / GRAPHS / name
     with locked(path.with_name(f'{name}{LOCK}'), held):
+        if not path.is_dir() or not only_if(path):
+            return None
         freed = size_of(path)
         discard(path)
     return freed
@@ -60,31 +99,31 @@ def remove_graphs(folder: Path, name: str, held: Callable[[], None] = lambda: No
 
 def leftovers(folder: Path) -> list[Path]:
     """What writers that are dead have left among engines and graphs."""
-    return [part for place in (folder, folder / GRAPHS)
-            for part in sorted(place.glob(f'*{PART}*')) if not _has_writer(part)]
+    return [part for place, ours in ((folder, _FILE_PART), (folder / GRAPHS, _GRAPHS_PART))
+            for part in sorted(place.glob(f'*{PART}*'))
+            if ours.fullmatch(part.name) and not _has_writer(part)]
 
 
-def remove_leftovers(folder: Path) -> tuple[int, int]:
-    """Remove :func:`leftovers`; returns how many there were, and their bytes.
+def remove_leftover(part: Path) -> int:
+    """Remove one of :func:`leftovers`; returns its bytes.
 
     Raises:
         Unwritable: the folder cannot be written.
     """
-    found = leftovers(folder)
-    freed = sum(map(size_of, found))
-    for part in found:
-        discard(part)
-    return len(found), freed
+    freed = size_of(part)
+    discard(part)
+    return freed
 
 
 def _has_writer(part: Path) -> bool:
     """Whether what is half written may still become whole.
 
     Writers hold a lock, which tells more than the number of their process: that may live in
-    another container. Only timings are written without a lock of their own, and lost for little.
+    another container. Only timings and kernels are written without a lock of their own, and lost
+    for little.
     """
     target, _, writer = part.name.rpartition(PART)
-    if target.endswith('.timings'):
+    if target.endswith((TIMINGS, KERNELS)):
         return _lives(writer)
     return is_locked(part.with_name(target).with_suffix(LOCK))
 
