@@ -12,7 +12,8 @@ from support.tiny import tiny_engine
 
 from cooper_ros.engine.events import DepthMap
 from cooper_ros.errors import BadData, BadOption
-from cooper_ros.evaluation.map_pairs import DEPTH, SEGMENTATION, find_pairs, read_ids, units_of
+from cooper_ros.evaluation.depth_units import units_of
+from cooper_ros.evaluation.map_pairs import DEPTH, SEGMENTATION, find_pairs, read_ids
 from cooper_ros.evaluation.map_suites import (
     Sheets,
     depth_lines,

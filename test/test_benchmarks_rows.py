@@ -122,6 +122,82 @@ def test_a_record_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         run(engine(), SiBench(), table(tmp_path, {}), out=out)
 
 
+# ---- names, quotes and turned pictures
+
+
+def test_blank_names_do_not_collide(tmp_path: Path) -> None:
+    found = table(tmp_path, {'index': '1'}, {'index': ''}, {'index': ' '}, {'index': '2'})
+    assert [one.index for one in found.rows] == ['1', '#2', '#3', '2']
+    found = table(tmp_path, {'index': '#2'}, {'index': ''})
+    assert [one.index for one in found.rows] == ['#2', '##2']
+    path = write(tmp_path / 't.tsv', [GOOD, GOOD])
+    assert [one.index for one in Table(path, SiBench().columns).rows] == ['0', '1']
+
+
+def questions(folder: Path, *lines: str, head: str = 'index\tquestion\tA\tanswer') -> list[str]:
+    path = folder / 'q.tsv'
+    path.write_text('\n'.join([head, *lines]))
+    return [one.get('question') for one in Table(path, ['question']).rows]
+
+
+@pytest.mark.parametrize('line, question', [
+    ('1\t"Which is closer?\tx\tA', '"Which is closer?'),
+    ('1\tWhich?\t"x\tA', 'Which?'), ('1\tWhich?\tx\t"A', 'Which?'),
+    ('1\t"Which\tx"\tA', '"Which'), ('1\t"say ""x""\t"x\tA', '"say ""x""'),
+    ('1\t"so"\t"x\tA', 'so'), ('1\t"say ""x"""\t"x\tA', 'say "x"'),
+    ('1\ta 5" box\tx\tA', 'a 5" box')])
+@pytest.mark.parametrize('end', ['\n', '\r\n'])
+def test_a_stray_quote_swallows_nothing(tmp_path: Path, line: str, question: str, end: str
+                                        ) -> None:
+    rest = ['2\tWhere?\tx\tA', '3\tWhen "b"?\t"x"\tA']
+    path = tmp_path / 'q.tsv'
+    for text in ([line, *rest], [*rest, line], [*rest, line, rest[0]], [line]):
+        text = [f'{number}{one[one.index(chr(9)):]}' for number, one in enumerate(text)]
+        path.write_text(end.join(['index\tquestion\tA\tanswer', *text]), newline='')
+        rows = Table(path, ['question']).rows
+        assert [one.index for one in rows] == [str(number) for number in range(len(text))]
+        assert sorted(one.get('question') for one in rows) == sorted(
+            [question, *['Where?', 'When "b"?', 'Where?'][:len(text) - 1]])
+
+
+@pytest.mark.parametrize('cells', [
+    {'question': 'two\nlines', 'A': 'x', 'answer': 'A'},
+    {'index': '1', 'question': 'two\nlines', 'A': 'x', 'answer': 'A'},
+    {'index': '1', 'A': 'x', 'answer': 'A', 'question': 'two\n\nlines, "b"\n'},
+    {'index': '1', 'A': 'x\ny\n', 'question': 'a\tb\nc\td', 'answer': 'A\n'}])
+def test_cells_of_several_lines_stay_whole(tmp_path: Path, cells: dict[str, str]) -> None:
+    rows = [{**cells, 'index': str(number)} if 'index' in cells else cells for number in range(3)]
+    found = Table(write(tmp_path / 't.tsv', rows), ['question']).rows
+    assert [one.cells for one in found] == rows
+
+
+@pytest.mark.parametrize('lines, number', [
+    (['1\tq\tx\tA', '2\t"two', '3\tq\tx\tA'], 3), (['1\t"two', 'lines\tx\tA'], 2),
+    (['1\tq\tx\t"A', 'more', '2\tq\tx\tA'], 2),
+    (['0\t"two', 'lines"\tx\tA', '1\t"q\tx\tA', '2\t"two', 'lines"\tx\tA'], 4)])
+def test_a_quote_that_could_hide_rows_is_refused(tmp_path: Path, lines: list[str], number: int
+                                                 ) -> None:
+    with pytest.raises(BadData, match=f'quote in the table does not close; got .*q.tsv: line '
+                                      f'{number}; allowed: "".*double the quote'):
+        questions(tmp_path, *lines)
+
+
+def test_a_header_with_a_stray_quote_hides_no_rows(tmp_path: Path) -> None:
+    head = 'index\tquestion\t"A\tanswer'
+    assert questions(tmp_path, '1\tq1\tx\tA', '2\tq2\tx\tA', head=head) == ['q1', 'q2']
+
+
+def test_pictures_of_a_table_are_turned_upright(tmp_path: Path) -> None:
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.fromarray(PIXELS).save(buffer, 'PNG', exif=exif)
+    (tmp_path / 'beside.png').write_bytes(buffer.getvalue())
+    found = table(tmp_path, {'image': base64.b64encode(buffer.getvalue()).decode()},
+                  {'image': '', 'image_path': 'beside.png'})
+    for one in found.rows:
+        assert np.array_equal(found.pictures(one)[0], np.rot90(PIXELS, -1))
+
+
 # ---- judges
 
 

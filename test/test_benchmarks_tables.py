@@ -103,6 +103,15 @@ def test_mmvp_lists_its_options_and_reads_them() -> None:
     assert Mmvp().scores(question, 'left or right') is None
 
 
+@pytest.mark.parametrize('answer', ['B', 'b', '(B)', '(b)', 'B.', 'B)', 'B:', '(B).'])
+def test_mmvp_reads_the_letter_of_a_truth(answer: str) -> None:
+    question = row(question='Which way?', A='left', B='right', answer=answer)
+    Mmvp().check(question)
+    assert Mmvp().truth(question) == 'B. right'
+    assert Mmvp().scores(question, 'B') == {'score': 1.0}
+    assert Mmvp().scores(question, 'A') == {'score': 0.0}
+
+
 @pytest.mark.parametrize('response, two, one_five', [
     ('\\boxed{1.2 m}', 1, 1), ('1.9 meters', 1, 0), ('\\boxed{49 cm}', 0, 0), ('40 inches', 1, 1),
     ('so \\scalar{100} \\distance_unit{centimeters}', 1, 1),

@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
-from cooper_ros.errors import BadData, BadOption
+from cooper_ros.errors import BadData, BadOption, OutOfDisk
 from cooper_ros.evaluation import scenes_suite
+from cooper_ros.evaluation.arguments import ids_of, write_json
 from cooper_ros.evaluation.cli import app
-from cooper_ros.evaluation.map_pairs import DEPTH, find_pairs, read_ids, units_of
+from cooper_ros.evaluation.depth_units import units_of
+from cooper_ros.evaluation.map_pairs import DEPTH, find_pairs, read_ids
 from cooper_ros.evaluation.scenes_report import show
 from cooper_ros.evaluation.scenes_suite import Maps
 from cooper_ros.evaluation.suites import run_file_suite
@@ -44,7 +46,22 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     (['--suite', 'depth'], 'suite depth needs a folder or a table'),
     (['--seed', '-1'], 'scene seed out of range; got -1; allowed: 0 .. 1073741823'),
     (['--seed', '1073741820', '--count', '5'], 'scene seed out of range; got 1073741824'),
-    (['--split', 'tests'], "unknown split; got 'tests'")])
+    (['--split', 'tests'], "unknown split; got 'tests'"),
+    (['--suite', 'mmvp', 't.tsv', '--seed', '-5'], 'seed is out of range; got -5; allowed: 0 ..'),
+    (['--suite', 'depth', '.', '--seed', '2147483648'], 'seed is out of range; got 2147483648'),
+    (['photos'], 'suite scenes takes no folder and no table; got photos; remedy: name the suite'),
+    (['--suite', 'mmvp', '.', '--out', '/dev/full'], '--out is no file; got /dev/full; allowed: '),
+    (['--out', 'x'], '--out does nothing in suite scenes; got x; allowed: suite sibench, mmvp'),
+    (['--judge-url', 'http://a/v1'], '--judge-url does nothing in suite scenes; got http://a/v1'),
+    (['--judge-model', 'm'], '--judge-model does nothing in suite scenes'),
+    (['--limit', '3'], '--limit does nothing in suite scenes; got 3'),
+    (['--units', '1'], '--units does nothing in suite scenes'),
+    (['--sheet', 'x.png'], '--sheet does nothing in suite scenes'),
+    (['--palette'], '--palette does nothing in suite scenes; got True; allowed: suite segment'),
+    (['--suite', 'depth', '.', '--ignore', '0'], '--ignore does nothing in suite depth'),
+    (['--suite', 'mmvp', '.', '--templates', 'x'], '--templates does nothing in suite mmvp'),
+    (['--suite', 'segmentation', '.', '--ignore', '0;1'],
+     '--ignore is no list of ids; got 0;1; allowed: whole numbers, with commas between them')])
 def test_mistakes_are_found_before_the_model_loads(
         never: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: Sequence[str],
         message: str) -> None:
@@ -52,6 +69,22 @@ def test_mistakes_are_found_before_the_model_loads(
     with pytest.raises(BadOption) as refused:
         CliRunner().invoke(app, words, catch_exceptions=False)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize('text, ids', [('0,255', (0, 255)), (' -1 ', (-1,)), ('', ()),
+                                       (None, None)])
+def test_ids_to_ignore(text: str | None, ids: tuple[int, ...] | None) -> None:
+    assert ids_of(text) == ids
+
+
+def test_numbers_without_room_are_an_error_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(OutOfDisk, match='no room on disk for the file of --json; got /dev/full: '
+                                        'No space left.*name another file'):
+        write_json('/dev/full', {'a': 1})
+    with pytest.raises(BadOption, match='--json cannot be written; got .*: Is a directory'):
+        write_json(str(tmp_path), {'a': 1})
+    write_json(str(tmp_path / 'x.json'), {'a': 1})
+    assert json.loads((tmp_path / 'x.json').read_text()) == {'a': 1}
 
 
 @pytest.mark.parametrize('option', ['--limit', '--maps', '--units'])
@@ -112,6 +145,53 @@ def test_odd_notes_are_said(tmp_path: Path, notes: bytes, words: str) -> None:
 def test_notes_are_read_whole(tmp_path: Path, notes: str, units: float) -> None:
     (tmp_path / 'annotations.json').write_text('[{"depth_scale": %s}]' % notes)
     assert units_of(tmp_path / 'd.png') == (units, 'annotations.json')
+
+
+def noted(folder: Path, scale: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'annotations.json').write_text('{"depth_scale": %s}' % scale)
+
+
+def test_the_nearest_notes_within_the_dataset_count(tmp_path: Path) -> None:
+    place = tmp_path / 'tum' / 'set'
+    file = place / 'depth' / 'd.png'
+    noted(tmp_path / 'tum', '7')
+    assert units_of(file, place) == (1000.0, 'assumed millimetres')
+    assert units_of(file, place.parent) == (7.0, 'annotations.json')
+    noted(place, '5000.0')
+    assert units_of(file, place) == (5000.0, 'annotations.json')
+    noted(file.parent, 'null')
+    assert units_of(file, place) == (5000.0, 'annotations.json')
+    noted(file.parent, '10')
+    assert units_of(file, place) == (10.0, 'annotations.json')
+
+
+def test_names_above_the_dataset_mean_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                              ) -> None:
+    place = tmp_path / 'tum' / 'photos'
+    (place / 'depth').mkdir(parents=True)
+    file = place / 'depth' / 'd.png'
+    assert units_of(file, place) == (1000.0, 'assumed millimetres')
+    assert units_of(file, place / 'rgb') == (1000.0, 'assumed millimetres')  # a sister of it
+    assert units_of(file, place.parent) == (5000.0, "'tum' in the path")
+    listing = place.parent / 'list.jsonl'
+    listing.touch()
+    assert units_of(file, listing) == (5000.0, "'tum' in the path")
+    monkeypatch.chdir(place)
+    assert units_of(Path('depth/d.png'), Path('.')) == (1000.0, 'assumed millimetres')
+    monkeypatch.chdir(place.parent)
+    assert units_of(Path('photos/depth/d.png'), Path('.'))[0] == 5000.0
+
+
+def test_the_depth_suite_reads_units_from_its_folder_on(tmp_path: Path) -> None:
+    place = tmp_path / 'tum' / 'photos'
+    photo(place / 'rgb' / '1.png')
+    save(place / 'depth' / '1.png', MILLIMETRES)
+    found = run_file_suite(tiny_engine(), 'depth', place)[0]
+    assert found['units'] == ['1000 per metre (assumed millimetres)']
+    noted(place, '500')
+    found = run_file_suite(tiny_engine(), 'depth', place)[0]
+    assert found['units'] == ['500 per metre (annotations.json)']
 
 
 @pytest.mark.parametrize('odd', [np.nan, np.inf, 1e30])

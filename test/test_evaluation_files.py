@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
-from cooper_ros.errors import BadData, BadImage, BadOption
+from cooper_ros.engine.events import SegmentationMap
+from cooper_ros.errors import BadData, BadImage, BadOption, NoAnswer, OutOfDisk
 from cooper_ros.evaluation import scenes_suite
 from cooper_ros.evaluation.benchmarks.adapters import SiBench
 from cooper_ros.evaluation.benchmarks.identity import model_name, sampled
@@ -41,6 +42,7 @@ from cooper_ros.evaluation.map_suites import (
 )
 from cooper_ros.evaluation.suites import SuiteOptions, run_file_suite
 from cooper_ros.imaging.resize import to_rgb
+from cooper_ros.imaging.segmentation import Label
 from cooper_ros.runtime.card import Quantisation
 from cooper_ros.runtime.compiled import compiled_runtime_of
 from cooper_ros.runtime.quantised import quantise, restore
@@ -83,16 +85,40 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[CooperConfig]:
     return configs
 
 
-def test_no_request_is_cut_short_and_failures_are_told(loaded: list, tmp_path: Path) -> None:
+def test_no_request_is_cut_short_and_nothing_but_failures_is_an_error(
+        loaded: list, tmp_path: Path) -> None:
     out, other = tmp_path / 'scores.json', str(tmp_path)
     done = CliRunner().invoke(app, ['--count', '1', '--maps', '0', '--mode', 'direct', '--variant',
-                                    other, '--json', str(out)], catch_exceptions=False)
+                                    other, '--json', str(out)])
+    assert isinstance(done.exception, NoAnswer)
     assert [config.time_budget_s for config in loaded] == [0.0, 0.0]
     found = json.loads(out.read_text())
     asked = found['overall']['questions']
     assert found['failures'] == 2 * asked  # each with its picture and with a grey one
     assert found['variants'][other]['failures'] == asked
     assert f'{2 * asked} requests failed; their answers count as wrong' in done.stdout
+    assert f'every request failed; got {2 * asked} of {2 * asked} to tiny, the first says: ' \
+           'BAD_QUESTION: ' in str(done.exception)
+    assert found['comparisons']  # printed and kept all the same
+
+
+def test_a_variant_that_only_fails_is_an_error(loaded: list, monkeypatch: pytest.MonkeyPatch,
+                                               tmp_path: Path) -> None:
+    monkeypatch.setattr(CooperEngine, 'from_pretrained', lambda folder, config: tiny_engine(
+        0, config.replaced(max_turn_tokens=2, max_question_chars=1 if folder == str(tmp_path)
+                           else 4000)))
+    done = CliRunner().invoke(app, ['--count', '1', '--maps', '0', '--mode', 'direct', '--variant',
+                                    str(tmp_path)])
+    assert isinstance(done.exception, NoAnswer)
+    assert f'to {tmp_path}, the first says: BAD_QUESTION' in str(done.exception)
+
+
+def test_a_table_of_failures_is_an_error_and_no_score(tmp_path: Path) -> None:
+    table, out = table_of(tmp_path), tmp_path / 'out.jsonl'
+    with pytest.raises(NoAnswer, match='every request failed; got 2 of 2, the first says: BAD_Q'):
+        run_file_suite(engine_of(max_question_chars=1), 'sibench', table.path,
+                       SuiteOptions(mode='direct', out=out))
+    assert len(out.read_text().splitlines()) == 2  # what was said is kept
 
 
 def test_without_failures_nothing_is_said(loaded: list, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +224,16 @@ def test_graphs_are_known_by_the_files_they_came_from(tmp_path: Path) -> None:
     assert model_name(engine) != name
 
 
+def test_files_that_cannot_be_written_are_an_error_of_ours(tmp_path: Path) -> None:
+    table, full = table_of(tmp_path, 1), tmp_path / 'full.png'
+    with pytest.raises(BadOption, match='--out cannot be written; got .*x.jsonl: No such file'):
+        run(engine_of(), SiBench(), table, mode='direct', out=tmp_path / 'gone' / 'x.jsonl')
+    save(tmp_path / 'a_depth.png', MILLIMETRES)
+    full.symlink_to('/dev/full')
+    with pytest.raises(OutOfDisk, match='for the file of --sheet; got .*full.png: No space left'):
+        run_file_suite(tiny_engine(), 'depth', tmp_path, SuiteOptions(sheet=full))
+
+
 # ---- pictures of all kinds
 
 
@@ -271,7 +307,61 @@ def test_what_is_no_depth_is_refused(tmp_path: Path, values: np.ndarray) -> None
         read_depth(save(tmp_path / 'd.npy', values))
 
 
+@pytest.mark.parametrize('shape', [(HEIGHT, WIDTH, 1), (1, HEIGHT, WIDTH), (1, HEIGHT, WIDTH, 1)])
+def test_axes_of_length_1_are_left_out(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    path = save(tmp_path / 'd.npy', METRES.reshape(shape))
+    assert np.array_equal(read_depth(path)[0], METRES)
+
+
+@pytest.mark.parametrize('shape', [(1, WIDTH), (HEIGHT, 1), (1, WIDTH, 1)])
+def test_a_truth_of_one_row_or_column_is_one(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    assert read_depth(save(tmp_path / 'd.npy', np.ones(shape)))[0].shape == shape[:2]
+
+
 # ---- masks
+
+
+def masked(folder: Path, *masks: np.ndarray) -> Path:
+    for number, mask in enumerate(masks):
+        photo(folder / 'images' / f'{number}.png')
+        save(folder / 'masks' / f'{number}.npy', mask)
+    return folder
+
+
+def segments(folder: Path, **options: Any) -> list[int]:
+    rows, _ = measure_segmentation(tiny_engine(), folder, **options)
+    return [row.segments for row in rows]
+
+
+FIVE = np.array([[-1, 0, 3, 7, 255]] * HEIGHT).repeat((12, 12, 12, 12, 16), axis=1)
+
+
+def test_void_ids_are_no_segments_unless_told_otherwise(tmp_path: Path) -> None:
+    folder = masked(tmp_path, FIVE, np.where(FIVE == 7, 256, FIVE))
+    assert segments(folder) == [2, 3]  # beside larger ids, 255 is a segment like others
+    assert segments(folder, ignore=(3, 255)) == [3, 3]
+    assert segments(folder, ignore=()) == [5, 5]
+    found, text = run_file_suite(tiny_engine(), 'segmentation', folder)
+    assert found['ignored'] == [0, 255, -1] and found['rows'][0]['segments'] == 2
+    assert text[0] == 'segmentation: 2 pictures, not counted: ids 0, 255, -1 of the masks'
+    found, text = run_file_suite(tiny_engine(), 'segmentation', folder, SuiteOptions(ignore=()))
+    assert found['ignored'] == [] and found['rows'][0]['segments'] == 5
+    assert text[0] == 'segmentation: 2 pictures, all ids of the masks count'
+
+
+def test_class_0_of_a_palette_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = np.repeat(np.array([[0, 1, 2, 1]] * HEIGHT, np.uint8), WIDTH // 4, axis=1)
+    truth = np.where(drawn == 2, 0, drawn)
+    folder, engine = masked(tmp_path, truth), tiny_engine()
+    engine.parts = dataclasses.replace(engine.parts, card=dataclasses.replace(
+        engine.parts.card, palette=tuple(Label(number, str(number), (number, 0, 0))
+                                         for number in range(3))))
+    monkeypatch.setattr(engine, 'segment', lambda rgb, seed: SegmentationMap(rgb, drawn, (), True))
+    found, text = run_file_suite(engine, 'segmentation', folder, SuiteOptions(palette=True))
+    assert found['class_miou'] == pytest.approx((0.5 + 1 + 0) / 3) and found['ignored'] == []
+    assert text[-1] == '  classes of the palette: mIoU 0.5000'
+    told = SuiteOptions(palette=True, ignore=(0,))
+    assert run_file_suite(engine, 'segmentation', folder, told)[0]['class_miou'] == 1.0
 
 
 def test_masks_of_all_modes(tmp_path: Path) -> None:
@@ -341,6 +431,38 @@ def test_pictures_without_truth_are_counted_and_truths_are_not(tmp_path: Path) -
     assert without_truth(listing, find_pairs(listing, DEPTH)) == 0
     with pytest.raises(BadData, match='list cannot be read'):
         find_pairs(tmp_path / 'rgb' / '1.png', DEPTH)
+
+
+@pytest.mark.parametrize('suffix', ['webp', 'bmp', 'tif', 'TIFF', 'ppm', 'gif'])
+def test_pictures_of_all_formats_are_paired(tmp_path: Path, suffix: str) -> None:
+    path = photo(tmp_path / 'rgb' / f'1.{suffix}')
+    save(tmp_path / 'depth' / '1.png', MILLIMETRES)
+    save(tmp_path / 'masks' / '1.png', MASK)
+    photo(tmp_path / 'rgb' / f'2.{suffix}')
+    for kind in (DEPTH, SEGMENTATION):
+        pairs = find_pairs(tmp_path, kind)
+        assert [pair.rgb for pair in pairs] == [path] and without_truth(tmp_path, pairs) == 1
+    assert read_rgb(path).shape == (HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize('suffix', ['tif', 'bmp', 'pgm'])
+def test_masks_of_more_formats(tmp_path: Path, suffix: str) -> None:
+    photo(tmp_path / '1.jpg')
+    path = save(tmp_path / f'1_mask.{suffix}', MASK)
+    assert [pair.target for pair in find_pairs(tmp_path, SEGMENTATION)] == [path]
+    assert np.array_equal(read_ids(path), MASK)
+
+
+def test_links_to_nowhere_are_counted(tmp_path: Path) -> None:
+    for name in ('good', 'gone'):
+        save(tmp_path / 'depth' / f'{name}.png', MILLIMETRES)
+    photo(tmp_path / 'rgb' / 'good.png')
+    for name in ('gone', 'lonely'):
+        (tmp_path / 'rgb' / f'{name}.png').symlink_to(tmp_path / 'nowhere')
+    found = run_file_suite(tiny_engine(), 'depth', tmp_path)[0]
+    assert found['pictures'] == found['without_truth'] == 1
+    assert [entry['name'] for entry in found['skipped']] == ['rgb/gone']
+    assert 'the picture cannot be read' in found['skipped'][0]['reason']
 
 
 # ---- bad files

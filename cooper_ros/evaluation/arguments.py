@@ -8,13 +8,23 @@ from typing import Any, Mapping, Sequence
 
 from PIL import Image
 
-from cooper_ros.config import MODES
+from cooper_ros.config import MODES, CooperConfig
 from cooper_ros.errors import BadOption
+from cooper_ros.evaluation.benchmarks.adapters import ADAPTERS
+from cooper_ros.evaluation.outputs import writing
 from cooper_ros.evaluation.scenes_report import ScenesRun, parse_variant
-from cooper_ros.evaluation.suites import FILE_SUITES, SuiteOptions, make_judge
+from cooper_ros.evaluation.suites import (
+    FILE_SUITES,
+    MAP_SUITES,
+    SuiteOptions,
+    make_judge,
+)
 from cooper_ros.scenes.splits import absolute_seed
 
 SUITES = ('scenes', *FILE_SUITES)
+CONCERNS = {'limit': FILE_SUITES, 'units': ('depth',), 'palette': ('segmentation',),
+            'ignore': ('segmentation',), 'images': ADAPTERS, 'templates': ('qspatial',),
+            'out': ADAPTERS, 'sheet': MAP_SUITES, 'judge_url': ADAPTERS, 'judge_model': ADAPTERS}
 
 
 def check(suite: str, place: Path | None, options: SuiteOptions, json_file: str) -> None:
@@ -34,6 +44,9 @@ def check(suite: str, place: Path | None, options: SuiteOptions, json_file: str)
     if suite in FILE_SUITES and place is None:
         raise BadOption(f'suite {suite} needs a folder or a table', limit='a path',
                         remedy=f'cooper evaluate --suite {suite} PATH')
+    _check_concerns(suite, place, options)
+    if suite in FILE_SUITES:  # scenes have seeds of their own, see check_scenes
+        CooperConfig(seed=options.seed)
     make_judge(options)
     files = {'--out': options.out, '--sheet': options.sheet,
              '--json': Path(json_file) if json_file else None}
@@ -41,14 +54,46 @@ def check(suite: str, place: Path | None, options: SuiteOptions, json_file: str)
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             raise BadOption(f'{option} cannot be written', value=path,
                             limit='a file in a folder that exists')
+    if options.out is not None and options.out.exists() and not options.out.is_file():
+        raise BadOption('--out is no file', value=options.out, limit='what can be read again')
     if options.sheet is not None:
         _check_picture(options.sheet)
+
+
+def _check_concerns(suite: str, place: Path | None, options: SuiteOptions) -> None:
+    """Refuse what a suite would pass over in silence."""
+    if suite == 'scenes' and place is not None:
+        raise BadOption('suite scenes takes no folder and no table', value=place,
+                        remedy='name the suite of it with --suite')
+    for name, suites in CONCERNS.items():
+        given = getattr(options, name)
+        if suite not in suites and given != getattr(SuiteOptions(), name):
+            raise BadOption(f'--{name.replace("_", "-")} does nothing in suite {suite}',
+                            value=given, limit=f'suite {", ".join(suites)}', remedy='leave it out')
 
 
 def _check_picture(sheet: Path) -> None:
     kinds = Image.registered_extensions()
     if kinds.get(sheet.suffix.lower()) not in Image.SAVE:
         raise BadOption('--sheet is no kind of picture', value=sheet, limit='.png, .jpg and such')
+
+
+def ids_of(text: str | None) -> tuple[int, ...] | None:
+    """The ids of ``--ignore``; None where nobody gave any.
+
+    Raises:
+        BadOption: they are no whole numbers.
+
+    >>> ids_of('0, -1'), ids_of(''), ids_of(None)
+    ((0, -1), (), None)
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(int(word) for word in text.split(',') if word.strip())
+    except ValueError as error:
+        raise BadOption('--ignore is no list of ids', value=text, limit='whole numbers, with '
+                        'commas between them', remedy='for instance --ignore 0,255') from error
 
 
 def check_scenes(run: ScenesRun) -> None:
@@ -79,6 +124,12 @@ def check_variants(variants: Sequence[str], first: tuple[str, str]) -> None:
 
 
 def write_json(json_file: str, results: Mapping[str, Any]) -> None:
-    """Write all numbers and rows; nothing where no file is named."""
+    """Write all numbers and rows; nothing where no file is named.
+
+    Raises:
+        OutOfDisk: there is no room for them.
+        BadOption: the system refuses.
+    """
     if json_file:
-        Path(json_file).write_text(json.dumps(results, indent=1) + '\n', encoding='utf-8')
+        with writing('--json', Path(json_file)):
+            Path(json_file).write_text(json.dumps(results, indent=1) + '\n', encoding='utf-8')

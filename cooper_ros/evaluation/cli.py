@@ -44,6 +44,14 @@ FocalFlag = Annotated[float, typer.Option(
     help='focal length of the camera of `depth` over the longest side of its pictures; 0: that of '
          'the model')]
 UnitsFlag = Annotated[float, typer.Option(min=0, help='depth file numbers per metre; 0: as found')]
+PaletteFlag = Annotated[bool, typer.Option(
+    help='mask ids are classes of the model, and all of them count')]
+IgnoreFlag = Annotated[Optional[str], typer.Option(
+    help='mask ids that do not count, such as 0,255; "" for none, which is the default with '
+         '--palette; else 0, -1 and, in masks without larger ids, 255')]
+ImagesFlag = Annotated[Optional[Path], typer.Option(help='picture folder of a table')]
+SeedFlag = Annotated[int, typer.Option(
+    help='first scene seed within the split; on your own files, the seed of drawing noise')]
 LimitFlag = Annotated[int, typer.Option(
     min=0, help='first pictures or questions only; 0: all')]
 TemplatesFlag = Annotated[Optional[Path], typer.Option(help='prompt texts of qspatial')]
@@ -56,7 +64,7 @@ JsonFlag = Annotated[str, typer.Option('--json', help='file for all numbers and 
 def evaluate(
         place: PlaceArgument = None,
         suite: SuiteFlag = 'scenes',
-        seed: Annotated[int, typer.Option(help='first scene seed within the split')] = 0,
+        seed: SeedFlag = 0,
         count: Annotated[int, typer.Option(min=1, help='scenes')] = 100,
         mode: ModeFlag = DEFAULTS.mode, model: ModelFlag = DEFAULTS.model_path,
         variant: VariantFlag = None, split: SplitFlag = 'test',
@@ -64,8 +72,7 @@ def evaluate(
         maps: MapsFlag = 50, points: PointsFlag = DEFAULTS.flow_points,
         threads: ThreadsFlag = DEFAULTS.threads, focal: FocalFlag = DEFAULTS.focal,
         limit: LimitFlag = 0, units: UnitsFlag = 0.0,
-        palette: Annotated[bool, typer.Option(help='mask ids are classes of the model')] = False,
-        images: Annotated[Optional[Path], typer.Option(help='picture folder of a table')] = None,
+        palette: PaletteFlag = False, ignore: IgnoreFlag = None, images: ImagesFlag = None,
         templates: TemplatesFlag = None, out: OutFlag = None, sheet: SheetFlag = None,
         judge_url: Annotated[str, typer.Option(help='OpenAI-compatible judge')] = '',
         judge_model: Annotated[str, typer.Option(help='its model')] = '',
@@ -76,7 +83,7 @@ def evaluate(
     from cooper_ros.evaluation import arguments, scenes_report
     from cooper_ros.evaluation.suites import SuiteOptions
     options = SuiteOptions(mode, seed, limit, units, palette, images, templates, out, sheet,
-                           judge_url, judge_model)
+                           judge_url, judge_model, arguments.ids_of(ignore))
     model = shipped_model(model)
     arguments.check(suite, place, options, json_file)
     arguments.check_variants(variant or [], (model, mode))

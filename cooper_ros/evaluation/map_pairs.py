@@ -19,12 +19,15 @@ from PIL import Image, ImageOps
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadData
+from cooper_ros.evaluation.depth_units import units_of
 from cooper_ros.imaging.resize import to_rgb
 
 DEPTH, SEGMENTATION = 'depth', 'segmentation'
 MAX_PIXELS = CooperConfig.max_image_pixels
-PICTURES = ('.png', '.jpg', '.jpeg')
-TARGETS = {DEPTH: ('.png', '.npy', '.tif', '.tiff'), SEGMENTATION: ('.png', '.npy')}
+PICTURES = ('.png', '.jpg', '.jpeg', '.jpe', '.jfif', '.webp', '.bmp', '.tif', '.tiff', '.ppm',
+            '.pgm', '.pnm', '.gif', '.tga', '.jp2', '.avif')  # of what Pillow reads
+TARGETS = {DEPTH: ('.png', '.npy', '.tif', '.tiff', '.pgm'),  # no GIF: it numbers ids anew
+           SEGMENTATION: ('.png', '.npy', '.tif', '.tiff', '.bmp', '.pgm')}
 RGB_FOLDERS = ('rgb', 'images', 'image', 'color', 'colors', 'img')
 FOLDERS = {DEPTH: ('depth', 'depths', 'depth_map'),
            SEGMENTATION: ('semantic', 'annotations', 'masks', 'labels', 'panoptic', 'seg')}
@@ -33,12 +36,8 @@ RGB_PREFIX = 'rgb_'
 PREFIXES = {DEPTH: ('depth_', 'sync_depth_'), SEGMENTATION: ('label_', 'seg_', 'mask_')}
 SUFFIXES = {DEPTH: ('_depth',), SEGMENTATION: ('_label', '_seg', '_mask', '_semantic',
                                                '_panoptic')}
-UNIT_HINTS = (('vkitti', 100.0), ('kitti', 256.0), ('tum', 5000.0), ('nyu', 1000.0),
-              ('hypersim', 1000.0))  # as a word of a folder or file name
-MILLIMETRES = 1000.0
 ASPECT = 0.02  # how far the shapes of a picture and of its truth may differ; rounding differs less
 MOST_ID = 2**53  # a floating point number beyond may be no whole number
-_SCALE = re.compile(r'"depth_scale"\s*:\s*"?(?!null)([^\s",}\]]+)')
 _RGB_ENDING = re.compile('_(rgb|colors?)$', re.IGNORECASE)
 _TARGET_NAME = re.compile('|'.join(
     [f'^{prefix}' for prefixes in PREFIXES.values() for prefix in prefixes]
@@ -90,7 +89,12 @@ def without_truth(place: Path, pairs: Sequence[MapPair]) -> int:
 def _may_have_truth(path: Path, place: Path) -> bool:
     return (path.suffix.lower() in PICTURES and not _TARGET_NAME.search(path.stem)
             and path.relative_to(place).parent.name.lower() not in TARGET_FOLDERS
-            and path.is_file())
+            and (path.is_file() or _leads_nowhere(path)))
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """A broken link: to be named as a picture that cannot be read."""
+    return path.is_symlink() and not path.exists()
 
 
 def _nearest_known(path: Path, place: Path) -> str:
@@ -189,8 +193,8 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return np.asarray(to_rgb(_open(path, max_pixels)))
 
 
-def read_depth(path: Path, units: float = 0.0, max_pixels: int = MAX_PIXELS
-               ) -> tuple[np.ndarray, tuple[float, str]]:
+def read_depth(path: Path, units: float = 0.0, max_pixels: int = MAX_PIXELS,
+               place: Path | None = None) -> tuple[np.ndarray, tuple[float, str]]:
     """Depth in metres, float32 ``[H, W]``, 0 where unknown; and file numbers per metre, and why.
 
     Args:
@@ -198,16 +202,18 @@ def read_depth(path: Path, units: float = 0.0, max_pixels: int = MAX_PIXELS
         units: numbers per metre; 0 takes floating point numbers as metres, and for integers what
             :func:`units_of` says.
         max_pixels: larger files are refused.
+        place: the dataset, as for :func:`units_of`.
 
     Raises:
         BadData: unreadable, too large, or not one channel of depth.
     """
-    raw = _array(path, max_pixels)
+    raw = _one_channel(_array(path, max_pixels))
     floating, fine = raw.dtype.kind == 'f', raw.dtype.kind in 'iu' and raw.dtype.itemsize > 1
     if raw.ndim != 2 or not raw.size or not (floating or fine):
         raise BadData('not a depth map', value=f'{path}: {raw.dtype} {raw.shape}',
                       limit='16-bit or float, [H, W]')
-    known = (units, 'given') if units else (1.0, 'floating point') if floating else units_of(path)
+    known = (units, 'given') if units else (
+        (1.0, 'floating point') if floating else units_of(path, place))
     metres = raw.astype(np.float32) / np.float32(known[0])
     return np.where(np.isfinite(metres), metres, np.float32(0)), known
 
@@ -252,34 +258,11 @@ def check_shapes(rgb: np.ndarray, truth: np.ndarray) -> None:
                       remedy='crop or turn one like the other')
 
 
-def units_of(path: Path) -> tuple[float, str]:
-    """Numbers per metre of a depth file with integers, and where that is known from.
-
-    Raises:
-        BadData: ``annotations.json`` beside it cannot be read, or says no number above 0.
-    """
-    notes = path.parent / 'annotations.json'
-    found = _noted(notes) if notes.is_file() else None
-    if found is not None:
-        return found, notes.name
-    for word in reversed(path.parts):
-        for hint, units in UNIT_HINTS:
-            if hint in re.split('[^a-z]+', word.lower()):
-                return units, f'{word!r} in the path'
-    return MILLIMETRES, 'assumed millimetres'
-
-
-def _noted(notes: Path) -> float | None:
-    try:
-        match = _SCALE.search(notes.read_text(encoding='utf-8'))
-        scale = float(match[1]) if match else None
-    except (OSError, ValueError) as error:
-        raise BadData('the notes about depth cannot be read', value=f'{notes}: {error}',
-                      remedy='correct them, or give --units') from error
-    if scale is not None and not 0 < scale < float('inf'):
-        raise BadData('the notes about depth say no scale', value=f'{notes}: depth_scale {scale}',
-                      limit='> 0', remedy='correct them, or give --units')
-    return scale
+def _one_channel(raw: np.ndarray) -> np.ndarray:
+    """``[H, W, 1]``, as DIODE keeps its depth, or ``[1, H, W]`` to ``[H, W]``."""
+    while raw.ndim > 2 and 1 in (raw.shape[0], raw.shape[-1]):
+        raw = raw[..., 0] if raw.shape[-1] == 1 else raw[0]
+    return raw
 
 
 def _array(path: Path, max_pixels: int) -> np.ndarray:

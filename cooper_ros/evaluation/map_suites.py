@@ -3,8 +3,9 @@
 Depth is measured at the truth's own resolution (the published script resized the truth, quirk
 Q20), once as the model means it, where the model folder vouches for metres, and once after the
 usual least-squares fit of scale and shift per picture. Segmentations are compared as regions,
-since drawn colours have no names for most truths; with ``palette`` ids are classes. A file that
-cannot be measured is passed over and named at the end: the others still count.
+since drawn colours have no names for most truths; with ``palette`` ids are classes, and all of
+them count. A file that cannot be measured is passed over and named at the end: the others still
+count.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ NEAR_M, FAR_M = 1e-3, 80.0
 SHOWN = ('abs_relative_difference', 'delta1_acc', 'silog_rmse')
 ORDER_PAIRS, ORDER_RATIO = 20000, 1.1  # pixel pairs per picture; depths that differ by 10 %
 SKIPPED_SHOWN = 5
+VOID = (0, 255, -1)  # COCO panoptic and ADE20K; VOC and Cityscapes trainIds; Cityscapes arrays
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def measure_depth(engine: CooperEngine, place: Path, *, units: float = 0.0, near
         engine: draws.
         place: folder or list.
         units: file numbers per metre; 0: floating point numbers are metres, integers what
-            ``annotations.json`` or the path says.
+            ``annotations.json`` or the path says, from ``place`` on.
         near_m, far_m: truth outside is not counted.
         seed: of the drawing noise.
         limit: first pictures only; 0 for all.
@@ -164,7 +166,8 @@ def measure_depth(engine: CooperEngine, place: Path, *, units: float = 0.0, near
     most = engine.config.max_image_pixels
     for pair in _pairs(place, DEPTH, limit, skipped):
         try:
-            rgb, (truth, known) = read_rgb(pair.rgb, most), read_depth(pair.target, units, most)
+            rgb = read_rgb(pair.rgb, most)
+            truth, known = read_depth(pair.target, units, most, place)
             check_shapes(rgb, truth)
             drawn = engine.estimate_depth(rgb, seed=seed)
             rows.append(depth_row(pair.name, drawn, truth, (near_m, far_m), known))
@@ -218,7 +221,7 @@ def order_accuracy(relative: np.ndarray, truth: np.ndarray, valid: np.ndarray
 
 
 def measure_segmentation(engine: CooperEngine, place: Path, *, palette: bool = False,
-                         ignore: Sequence[int] = (0,), seed: int = 0, limit: int = 0,
+                         ignore: Sequence[int] | None = None, seed: int = 0, limit: int = 0,
                          sheets: Sheets | None = None, skipped: Skipped | None = None
                          ) -> tuple[list[SegmentRow], float | None]:
     """Draw and measure every picture with a mask.
@@ -227,7 +230,7 @@ def measure_segmentation(engine: CooperEngine, place: Path, *, palette: bool = F
         engine: draws.
         place: folder or list.
         palette: ids of the masks are classes of the model's palette.
-        ignore: ids of the truth that are not counted.
+        ignore: ids of the truth that are not counted; None for :func:`ignored_ids`.
         seed, limit, sheets, skipped: as :func:`measure_depth`.
 
     Returns:
@@ -245,7 +248,7 @@ def measure_segmentation(engine: CooperEngine, place: Path, *, palette: bool = F
             rgb, truth = read_rgb(pair.rgb, most), read_ids(pair.target, most)
             check_shapes(rgb, truth)
             drawn = engine.segment(rgb, seed=seed)
-            labels, counted = _on_truth(drawn, truth, ignore)
+            labels, counted = _on_truth(drawn, truth, _ignored_in(truth, palette, ignore))
             rows.append(segment_row(pair.name, labels, truth, counted))
         except (BadData, BadImage) as error:
             skipped.add(pair.name, error)
@@ -257,6 +260,19 @@ def measure_segmentation(engine: CooperEngine, place: Path, *, palette: bool = F
     skipped.check(rows)
     inside, union = counts[:, counts[1] > 0]
     return rows, float((inside / union).mean()) if palette and union.size else None
+
+
+def ignored_ids(palette: bool) -> tuple[int, ...]:
+    """What is not counted unless somebody says otherwise; 0 is a class of a model's palette."""
+    return () if palette else VOID
+
+
+def _ignored_in(truth: np.ndarray, palette: bool, given: Sequence[int] | None) -> Sequence[int]:
+    """As told, else the usual ones; with larger ids beside it, 255 is a segment, or pure red."""
+    if given is not None:
+        return given
+    many = truth.max() > UNLABELED
+    return [number for number in ignored_ids(palette) if not (many and number == UNLABELED)]
 
 
 def _check_palette(engine: CooperEngine) -> None:
@@ -323,9 +339,10 @@ def depth_summary(rows: Sequence[DepthRow]) -> dict[str, Any]:
             'units': sorted({f'{row.units:g} per metre ({row.known_from})' for row in rows})}
 
 
-def segment_summary(rows: Sequence[SegmentRow], classes: float | None) -> dict[str, Any]:
-    """Means over pictures, and the mIoU over classes where ids are classes."""
-    return {'pictures': len(rows), 'class_miou': classes,
+def segment_summary(rows: Sequence[SegmentRow], classes: float | None,
+                    ignored: Sequence[int] = VOID) -> dict[str, Any]:
+    """Means over pictures, the mIoU over classes where ids are classes, and ids left out."""
+    return {'pictures': len(rows), 'class_miou': classes, 'ignored': list(ignored),
             'region_miou': float(np.mean([row.miou for row in rows])),
             'covering': float(np.mean([row.covering for row in rows]))}
 
@@ -347,8 +364,9 @@ def depth_lines(found: dict[str, Any]) -> list[str]:
 
 def segment_lines(found: dict[str, Any]) -> list[str]:
     """A segmentation summary as text."""
-    classes = found['class_miou']
-    return [f'segmentation: {found["pictures"]} pictures',
+    classes, ids = found['class_miou'], ', '.join(map(str, found['ignored']))
+    return [f'segmentation: {found["pictures"]} pictures, '
+            f'{f"not counted: ids {ids} of the masks" if ids else "all ids of the masks count"}',
             f'  regions, each matched once: mIoU {found["region_miou"]:.4f}, covering '
             f'{found["covering"]:.4f}',
             *([] if classes is None else [f'  classes of the palette: mIoU {classes:.4f}'])]

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cooper_ros.config import MODES, CooperConfig
 from cooper_ros.engine.engine import CooperEngine
+from cooper_ros.errors import NoAnswer
 from cooper_ros.evaluation import scenes_suite
 from cooper_ros.evaluation.paired import Comparison, compare_paired
 
@@ -54,6 +55,9 @@ def report(engine: CooperEngine, run: ScenesRun, first: tuple[str, str], variant
 
     Returns:
         JSON-ready results; ``comparisons`` has one entry per baseline and variant.
+
+    Raises:
+        NoAnswer: every request of a model failed; what there is has been printed and kept.
     """
     results: dict[str, Any] = {**_asked(engine, run, first[1]), **about}
     show(results, console)
@@ -62,8 +66,7 @@ def report(engine: CooperEngine, run: ScenesRun, first: tuple[str, str], variant
     pairs = {'best constant': [row['majority'] for row in rows]}
     if run.blind:
         pairs['grey picture'] = [row['blind'] for row in rows]
-    alone = dataclasses.replace(run, blind=False)
-    results['variants'] = {}
+    alone, results['variants'] = dataclasses.replace(run, blind=False), {}
     for name in variants:
         folder, mode = parse_variant(name, *first)
         other = engine if folder == first[0] else _loaded(folder, run)
@@ -72,11 +75,28 @@ def report(engine: CooperEngine, run: ScenesRun, first: tuple[str, str], variant
         show(found, console)
         keep(results)
         pairs[name] = [row['score'] for row in found['rows']]
+    results['comparisons'] = _comparisons(rows, pairs, console)
+    keep(results)
+    _check_answered(results, *results['variants'].values())
+    return results
+
+
+def _check_answered(*models: Mapping[str, Any]) -> None:
+    """Refuse a score of nothing but failures: it says nothing about the model."""
+    for found in models:
+        rows = found['rows']
+        asked = sum(1 if row['blind'] is None else 2 for row in rows)
+        if rows and found['failures'] == asked:
+            raise NoAnswer('every request failed', value=f'{asked} of {asked} to '
+                           f'{found["model"]}, the first says: {rows[0]["error"]}')
+
+
+def _comparisons(rows: Sequence[Mapping[str, Any]], pairs: Mapping[str, Sequence[float]],
+                 console: Console) -> dict[str, Any]:
     compared = {name: _compared(rows, scores) for name, scores in pairs.items()}
     _print(compared, console)
-    results['comparisons'] = {name: {group: asdict(value) for group, value in groups.items()}
-                              for name, groups in compared.items()}
-    return results
+    return {name: {group: asdict(value) for group, value in groups.items()}
+            for name, groups in compared.items()}
 
 
 def _loaded(folder: str, run: ScenesRun) -> CooperEngine:

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cooper_ros.engine.engine import CooperEngine
-from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer
+from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer, Failure
 from cooper_ros.evaluation.scoring import best_constant, score, wilson
 from cooper_ros.scenes.generate import Sample, generate
 from cooper_ros.scenes.palette import SCENE_PALETTE
@@ -26,17 +26,22 @@ DELTA1 = 1.25
 
 @dataclass(frozen=True)
 class Reply:
-    """What a request ended in: the short answer (empty after a failure) and kinds of maps."""
+    """What a request ended in: the short answer and kinds of maps, or the message of a failure."""
 
     short: str
     maps: tuple[str, ...]
     seconds: float
-    failed: bool
+    error: str = ''
 
 
 @dataclass
 class Row:
-    """One question and what became of it; ``failures`` counts its requests without an answer."""
+    """One question and what became of it.
+
+    Attributes:
+        failures: how many of its requests had no answer.
+        error: message of the first of them.
+    """
 
     scene: int
     category: str
@@ -49,6 +54,7 @@ class Row:
     maps: tuple[str, ...]
     seconds: float
     failures: int
+    error: str = ''
 
 
 @dataclass
@@ -147,18 +153,19 @@ def _ask_all(engine: CooperEngine, sample: Sample, scene: int, mode: str, blind:
         given = _ask(engine, sample.frame.rgb, question.question, mode)
         constant = answers.get((question.category, question.kind), '')
         unseen = _ask(engine, grey, question.question, mode) if blind else None
+        errors = [one.error for one in (given, unseen) if one is not None and one.error]
         yield Row(scene, question.category, question.kind, question.answer, given.short,
                   mark(given.short), mark(constant),
                   None if unseen is None else mark(unseen.short),
-                  given.maps, given.seconds,
-                  given.failed + (unseen is not None and unseen.failed))
+                  given.maps, given.seconds, len(errors), ''.join(errors[:1]))
 
 
 def _ask(engine: CooperEngine, rgb: np.ndarray, question: str, mode: str) -> Reply:
     last = list(engine.ask(rgb, question, mode=mode))[-1]
-    if not isinstance(last, Answer):
-        return Reply('', (), last.elapsed, True)
-    return Reply(last.short, tuple(drawn.kind for drawn in last.maps), last.timings.total_s, False)
+    if isinstance(last, Failure):
+        return Reply('', (), last.elapsed, last.error_msg)
+    assert isinstance(last, Answer)
+    return Reply(last.short, tuple(drawn.kind for drawn in last.maps), last.timings.total_s)
 
 
 def _summary(rows: Sequence[Row]) -> dict[str, Any]:

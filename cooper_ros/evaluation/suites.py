@@ -15,6 +15,7 @@ from cooper_ros.evaluation.benchmarks import run as benchmarks
 from cooper_ros.evaluation.benchmarks.adapters import ADAPTERS, make_adapter
 from cooper_ros.evaluation.benchmarks.table import Table
 from cooper_ros.evaluation.judge import Judge, JudgeSettings
+from cooper_ros.evaluation.outputs import writing
 
 MAP_SUITES = ('depth', 'segmentation')
 FILE_SUITES = (*MAP_SUITES, *ADAPTERS)
@@ -36,6 +37,7 @@ class SuiteOptions:
         out: JSON lines with every response; a stopped run goes on from them.
         sheet: PNG with the first pictures of a map suite.
         judge_url, judge_model: who decides what the rules cannot read; empty for nobody.
+        ignore: mask ids that are not counted; None for the usual ones.
     """
 
     mode: str = 'auto'
@@ -49,6 +51,7 @@ class SuiteOptions:
     sheet: Path | None = None
     judge_url: str = ''
     judge_model: str = ''
+    ignore: tuple[int, ...] | None = None
 
 
 def run_file_suite(engine: CooperEngine, suite: str, place: Path,
@@ -69,6 +72,8 @@ def run_file_suite(engine: CooperEngine, suite: str, place: Path,
     Raises:
         BadOption: no such suite.
         BadData: nothing usable at ``place``.
+        NoAnswer: every request failed.
+        OutOfDisk: there is no room for a file.
     """
     if suite not in FILE_SUITES:
         raise BadOption('no such suite', value=suite, limit=', '.join(FILE_SUITES))
@@ -77,7 +82,9 @@ def run_file_suite(engine: CooperEngine, suite: str, place: Path,
     sheets = map_suites.Sheets() if options.sheet else None
     found = (_depth if suite == 'depth' else _segmentation)(engine, place, options, sheets)
     if sheets is not None and options.sheet is not None:
-        Image.fromarray(sheets.draw(f'{suite}, {place}', footer)).save(options.sheet)
+        drawn = Image.fromarray(sheets.draw(f'{suite}, {place}', footer))
+        with writing('--sheet', options.sheet):
+            drawn.save(options.sheet)
     return found
 
 
@@ -93,11 +100,13 @@ def _depth(engine: CooperEngine, place: Path, options: SuiteOptions,
 
 def _segmentation(engine: CooperEngine, place: Path, options: SuiteOptions,
                   sheets: map_suites.Sheets | None) -> tuple[dict[str, Any], list[str]]:
-    skipped = map_suites.Skipped()
+    skipped, ignored = map_suites.Skipped(), options.ignore
     rows, classes = map_suites.measure_segmentation(
-        engine, place, palette=options.palette, seed=options.seed, limit=options.limit,
-        sheets=sheets, skipped=skipped)
-    found = map_suites.segment_summary(rows, classes)
+        engine, place, palette=options.palette, ignore=ignored, seed=options.seed,
+        limit=options.limit, sheets=sheets, skipped=skipped)
+    if ignored is None:
+        ignored = map_suites.ignored_ids(options.palette)
+    found = map_suites.segment_summary(rows, classes, ignored)
     return ({**found, **skipped.as_dict(), 'rows': [asdict(row) for row in rows]},
             map_suites.segment_lines(found) + skipped.lines())
 
@@ -109,6 +118,7 @@ def _benchmark(engine: CooperEngine, suite: str, place: Path,
     records = benchmarks.run(engine, adapter, table, mode=options.mode, seed=options.seed,
                              limit=options.limit, out=options.out,
                              judge=make_judge(options))
+    benchmarks.check_answered(records)
     found = benchmarks.summary(records)
     return ({**found, 'rows': [asdict(record) for record in records]},
             benchmarks.lines(suite, found))

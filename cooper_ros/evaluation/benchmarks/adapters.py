@@ -6,6 +6,7 @@ judge may be asked where one is configured.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,7 @@ SUFFIXES = {'MCQ': 'Answer with the letter of the right option only.',
 SI_KINDS = {'MCQ': rules.MCQ, 'YN': rules.YES_NO, 'Number': rules.NUMBER,
             'Number_Int': rules.COUNT}
 LETTERS = 'ABCDEFGH'
+_LETTER = re.compile(rf'\(?([{LETTERS}])[.):]*', re.IGNORECASE)  # A, (A), A. and such
 Scores = dict[str, float]
 
 
@@ -111,6 +113,12 @@ class Mmvp:
         """Letter (lower case) -> text of the options that are not empty."""
         return {letter.lower(): row.get(letter) for letter in LETTERS if row.get(letter)}
 
+    def _wanted(self, row: Row) -> str:
+        """Letter of the answer (lower case), or what stands in its place."""
+        answer = row.get('answer')
+        found = _LETTER.fullmatch(answer)
+        return (found[1] if found else answer).lower()
+
     def prompt(self, row: Row) -> str:
         """Hint, question and options, one per line."""
         hint = [f'Hint: {row.get("hint")}'] if row.get('hint') else []
@@ -120,12 +128,12 @@ class Mmvp:
 
     def truth(self, row: Row) -> str:
         """See :class:`Adapter`."""
-        letter = row.get('answer')
-        return f'{letter}. {self.options(row).get(letter.lower(), "")}'.strip()
+        letter, options = self._wanted(row), self.options(row)
+        return f'{letter.upper()}. {options[letter]}' if letter in options else row.get('answer')
 
     def check(self, row: Row) -> None:
         """See :class:`Adapter`."""
-        if row.get('answer').lower() not in self.options(row):
+        if self._wanted(row) not in self.options(row):
             raise BadData('the answer is none of the options',
                           value=f'row {row.index}: {row.get("answer")!r}',
                           limit=', '.join(self.options(row)).upper())
@@ -134,7 +142,7 @@ class Mmvp:
         """See :class:`Adapter`."""
         self.check(row)
         letter = rules.find_letter(short_answer(response), self.options(row))
-        return None if letter is None else {'score': float(letter == row.get('answer').lower())}
+        return None if letter is None else {'score': float(letter == self._wanted(row))}
 
 
 @dataclass(frozen=True)

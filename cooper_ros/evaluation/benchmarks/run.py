@@ -14,11 +14,12 @@ from tqdm import tqdm
 
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer, Failure
-from cooper_ros.errors import BadData, BadOption
+from cooper_ros.errors import BadData, BadOption, NoAnswer
 from cooper_ros.evaluation.benchmarks import identity
 from cooper_ros.evaluation.benchmarks.adapters import Adapter, Scores
 from cooper_ros.evaluation.benchmarks.table import Row, Table
 from cooper_ros.evaluation.judge import Claim, Judge
+from cooper_ros.evaluation.outputs import writing
 from cooper_ros.evaluation.scoring import wilson
 
 WRONG = 'unread'  # rules could not read the response and nobody else was asked
@@ -77,7 +78,7 @@ def run(engine: CooperEngine, adapter: Adapter, table: Table, *, mode: str = 'au
 
     Raises:
         BadData: not one row can be asked.
-        BadOption: ``out`` belongs to other questions or another run, or the judge is not there.
+        BadOption, OutOfDisk: ``out`` is of another run or cannot be written, or there is no judge.
     """
     rows = table.rows[:limit or None]
     now = {} if out is None else identity.identity(engine, mode, seed)
@@ -150,7 +151,7 @@ def _kept(out: Path | None, now: identity.Identity) -> Kept:
 
 
 def _append(out: Path, line: str) -> None:
-    with open(out, 'a', encoding='utf-8') as file:
+    with writing('--out', out), open(out, 'a', encoding='utf-8') as file:
         file.write(line + '\n')
 
 
@@ -200,6 +201,17 @@ def _judged(records: Sequence[Record], judge: Judge) -> list[Record]:
         judged[number] = replace(records[number], decided=SILENT) if verdict is None else (
             replace(records[number], decided='judge', scores={'score': float(verdict)}))
     return judged
+
+
+def check_answered(records: Sequence[Record]) -> None:
+    """Refuse a score of nothing but failures: it says nothing about the model.
+
+    Raises:
+        NoAnswer: every request failed.
+    """
+    if records and all(record.error for record in records):
+        raise NoAnswer('every request failed', value=f'{len(records)} of {len(records)}, the '
+                       f'first says: {records[0].error}')
 
 
 def summary(records: Sequence[Record]) -> dict[str, Any]:

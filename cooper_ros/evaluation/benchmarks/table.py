@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cooper_ros.errors import BadData
+from cooper_ros.evaluation.benchmarks.records import read_records
 from cooper_ros.imaging.resize import to_rgb
 
-FIELD_LIMIT = 2**30  # pictures sit in cells
 SHOWN = 200  # characters of a name in a message
 REFERENCE = 64  # a shorter image cell names the row whose picture it repeats
 _COMMA = re.compile('(?<!;base64),')  # not the one inside a data URL
@@ -29,7 +29,7 @@ class Row:
     """One question.
 
     Attributes:
-        index: its name in the table.
+        index: its name in the table; ``#3`` for the third row if it has none.
         cells: column -> text, as in the file.
     """
 
@@ -50,26 +50,19 @@ class Table:
         images: folder of picture files; None looks in ``images`` beside the table.
 
     Raises:
-        BadData: unreadable, a column is missing, or two rows have one name.
+        BadData: unreadable, a quote does not close, a column is missing, or two rows have one
+            name.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], images: Path | None = None) -> None:
         self.path, self.images = path, images or path.parent / 'images'
-        csv.field_size_limit(FIELD_LIMIT)
-        try:
-            with open(path, encoding='utf-8-sig', newline='') as file:
-                reader = csv.DictReader(file, delimiter='\t')
-                found = list(reader.fieldnames or ())
-                cells = list(reader)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise BadData('the table cannot be read', value=f'{path}: {error}',
-                          limit='a tab-separated file of VLMEvalKit') from error
+        found, *cells = _read(path)
         missing = [name for name in columns if name not in found]
         if missing:
             raise BadData('the table lacks columns', value=', '.join(missing),
                           limit=', '.join(columns), remedy=f'columns here: {", ".join(found)}')
-        self.rows = [Row(row.get('index') or str(number), row)
-                     for number, row in enumerate(cells)]
+        rows = [dict(zip(found, row)) for row in cells]
+        self.rows = [Row(name, row) for name, row in zip(_names(found, rows), rows)]
         self._by_index: dict[str, Row] = {}
         for row in self.rows:
             if self._by_index.setdefault(row.index, row) is not row:
@@ -122,6 +115,30 @@ class Table:
         return place
 
 
+def _read(path: Path) -> list[list[str]]:
+    """Header and rows."""
+    try:
+        with open(path, encoding='utf-8-sig', newline='') as file:
+            return list(read_records(file))
+    except BadData as error:
+        raise BadData(error.what, value=f'{path}: {error.value}', limit=error.limit,
+                      remedy=error.remedy) from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadData('the table cannot be read', value=f'{path}: {error}',
+                      limit='a tab-separated file of VLMEvalKit') from error
+
+
+def _names(columns: Sequence[str], rows: Sequence[dict[str, str]]) -> list[str]:
+    """Index of every row; where it is blank, a mark that none begins with and the row's number."""
+    if 'index' not in columns:
+        return [str(place) for place in range(len(rows))]
+    given = [(row.get('index') or '').strip() for row in rows]
+    mark = '#'
+    while any(name.startswith(mark) for name in given):
+        mark += '#'
+    return [name or f'{mark}{place}' for place, name in enumerate(given, start=1)]
+
+
 def _is_file(place: Path) -> bool:
     try:
         return place.is_file()
@@ -151,6 +168,6 @@ def _decode(text: str, index: str) -> np.ndarray:
 def _picture(source: Path | io.BytesIO, name: str) -> np.ndarray:
     try:
         with Image.open(source) as picture:
-            return np.asarray(to_rgb(picture))
+            return np.asarray(to_rgb(ImageOps.exif_transpose(picture)))
     except Exception as error:  # decoders fail in many ways, see imaging/compressed.py
         raise BadData('a picture cannot be read', value=f'{name}: {error}') from error
