@@ -16,7 +16,7 @@ from support.tiny import tiny_runtime
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from cooper_ros.errors import BadCheckpoint, BadOption
+from cooper_ros.errors import BadCheckpoint, BadOption, CooperError
 from cooper_ros.runtime.checkpoint import LoadedModel, read_model_folder
 from cooper_ros.runtime.graphs import bundle as bundles
 from cooper_ros.runtime.graphs.export import export_graph
@@ -115,6 +115,19 @@ def test_a_bundle_from_disk_is_that_from_memory(folder: Path, tmp_path: Path,
         vocabulary=loaded.vocabulary, precision='fp32', model=wanted.model, read=loaded.numbers)
     assert len(made.files) == 2 * len(chosen) + 1
     assert made.files == {name: wanted.files[name] for name in made.files}
+
+
+@pytest.mark.parametrize('key', ['vae2llm.bias', 'time_embedder.mlp.2.weight'])
+def test_an_export_names_the_weight_that_is_no_number(tmp_path: Path, key: str) -> None:
+    """One that the optimiser may look at, and one that is read when the graph is written."""
+    folder = write_model_folder(tmp_path / 'model')
+    tensors = load_file(folder / 'ema.safetensors')
+    tensors[key].view(-1)[-1] = torch.nan
+    save_file(tensors, folder / 'ema.safetensors')
+    loaded = read_model_folder(folder, dtype=torch.float32, hollow=True)
+    module, spec = graph_modules(loaded.network, loaded.vae)['latents'], graph_specs(loaded.config)
+    with pytest.raises(CooperError, match=f'a weight is no finite number; got {key}: NaN'):
+        export_graph(spec['latents'], module, tmp_path / 'x.onnx', 'fp32', loaded.numbers)
 
 
 def test_a_hollow_network_holds_no_number(folder: Path) -> None:

@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 import torch
 from model_folder import write_model_folder
-from support.exported import exported_runtime, tiny_bundle
+from support.exported import exported_runtime, redescribe, tiny_bundle
 from support.tiny import SPECIALS, tiny_config
 from test_onnx_runtime import conversation, near
 from torch import nn
@@ -132,8 +132,10 @@ def test_engines_in_parts_are_found_by_the_setting(tmp_path: Path,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     model = write_model_folder(tmp_path / 'model')
     config = CooperConfig(model_path=str(model), engine_cache=str(tmp_path), engine_parts=PARTS)
-    name = bundle_name(model_fingerprint([model], tmp_path / 'digests'), 'fp32', PARTS)
-    shutil.copytree(bundle().folder, tmp_path / 'graphs' / name)
+    checkpoint = model_fingerprint([model], tmp_path / 'digests')
+    graphs = tmp_path / 'graphs' / bundle_name(checkpoint, 'fp32', PARTS)
+    shutil.copytree(bundle().folder, graphs)
+    redescribe(graphs, model=checkpoint)
     monkeypatch.setattr(find, 'gpu_architecture', lambda: 'SM89')
     place = Place.of(config)
     plan = Plan(find.find_bundle(place, 'fp32'), require_flavour(), context=64)

@@ -19,7 +19,13 @@ from cooper_ros.errors import BadCheckpoint, BadOption
 from cooper_ros.imaging.segmentation import Label
 from cooper_ros.model.config import SpecialTokens
 from cooper_ros.runtime.card import ModelCard, read_card
-from cooper_ros.runtime.checkpoint import LoadedModel, read_model_folder, save_model_folder
+from cooper_ros.runtime.checkpoint import (
+    LoadedModel,
+    check_model_folder,
+    read_model_config,
+    read_model_folder,
+    save_model_folder,
+)
 from cooper_ros.runtime.load import load_runtime
 from cooper_ros.runtime.place import choose_device
 from cooper_ros.runtime.tokenizer import MARKERS
@@ -169,6 +175,34 @@ BREAKAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ('table not square', lambda folder: edit(
         folder / EMA, lambda t: t.update({'vit_pos_embed.pos_embed': torch.zeros(99, 64)})),
      'not square.*99 rows'),
+    ('empty table', lambda folder: edit(
+        folder / EMA, lambda t: t.update({'latent_pos_embed.pos_embed': torch.zeros(0, 64)})),
+     r'no sizes can be read from; got latent_pos_embed.pos_embed \[0, 64\]; allowed: 2 sizes'),
+    ('flat table', lambda folder: edit(
+        folder / EMA, lambda t: t.update({'latent_pos_embed.pos_embed': torch.zeros(64)})),
+     r'no sizes can be read from; got latent_pos_embed.pos_embed \[64\]; allowed: 2 sizes'),
+    ('latents that are no squares', lambda folder: edit(
+        folder / EMA, lambda t: t.update({'vae2llm.weight': torch.zeros(64, 48)})),
+     'no squares of latent cells; got vae2llm.weight: 48 features, 16 channels'),
+    ('empty VAE tensor', lambda folder: edit(
+        folder / AE, lambda t: t.update({'decoder.conv_in.weight': torch.zeros(32, 0, 3, 3)})),
+     r'no sizes can be read from; got decoder.conv_in.weight \[32, 0, 3, 3\]; allowed: 4'),
+    ('VAE without levels', lambda folder: edit(
+        folder / AE, lambda t: [t.pop(key) for key in list(t) if 'encoder.down.' in key]),
+     'missing: encoder.down.0.block.0.conv1.weight'),
+    ('whole numbers', lambda folder: edit(folder / EMA, lambda t: t.update(
+        {'llm2vae.bias': torch.zeros(64, dtype=torch.int32)})),
+     'number type that is not read; got 1 of another type: llm2vae.bias I32; allowed: F64, F32, '
+     'F16, BF16; remedy: store them'),
+    ('float8 without a declaration', lambda folder: edit(folder / EMA, lambda t: t.update(
+        {'llm2vae.bias': torch.zeros(64).to(torch.float8_e4m3fn)})), 'llm2vae.bias F8_E4M3'),
+    ('truth values', lambda folder: edit(folder / AE, lambda t: t.update(
+        {'decoder.conv_in.bias': torch.zeros(32, dtype=torch.bool)})),
+     'ae.safetensors holds weights.*decoder.conv_in.bias BOOL'),
+    ('NaN', lambda folder: edit(folder / EMA, lambda t: t['llm2vae.bias'][3:4].fill_(torch.nan)),
+     'a weight is no finite number; got llm2vae.bias: NaN or infinite'),
+    ('infinity', lambda folder: edit(folder / AE, lambda t: t['decoder.conv_in.bias'][:1].fill_(
+        -torch.inf)), 'a weight is no finite number; got decoder.conv_in.bias: NaN or infinite'),
     ('truncated weights', lambda folder: (folder / EMA).write_bytes(
         (folder / EMA).read_bytes()[:-100]), 'ema.safetensors is damaged'),
     ('no weights', lambda folder: (folder / EMA).unlink(), 'has no weights'),
@@ -177,7 +211,31 @@ BREAKAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ('broken llm config', lambda folder: (folder / 'llm_config.json').write_text('{"hid'),
      'llm_config.json cannot be read'),
     ('wrong type', lambda folder: edit(
-        folder / 'llm_config.json', lambda v: v.update(hidden_size='wide')), 'llm_config.json'),
+        folder / 'llm_config.json', lambda v: v.update(hidden_size='wide')),
+     'llm_config.json: hidden_size does not fit.*got "wide"; allowed: a whole number'),
+    ('field that the parser does not take', lambda folder: edit(
+        folder / 'llm_config.json', lambda v: v.update(initializer_range='small')),
+     'llm_config.json is not a configuration of this network; .*initializer_range'),
+    ('no heads', lambda folder: edit(
+        folder / 'llm_config.json', lambda v: v.update(num_attention_heads=0)),
+     'llm_config.json: num_attention_heads does not fit.*got 0; allowed: a whole number'),
+    ('patches of no size', lambda folder: edit(
+        folder / 'vit_config.json', lambda v: v.update(patch_size=0)),
+     'vit_config.json: patch_size does not fit.*got 0; allowed: a whole number'),
+    ('vision heads that do not divide', lambda folder: edit(
+        folder / 'vit_config.json', lambda v: v.update(num_attention_heads=3)),
+     'vit_config.json: hidden_size does not fit.*got 32; allowed: .*num_attention_heads 3'),
+    ('tower with fewer places than the network', lambda folder: edit(
+        folder / 'vit_config.json', lambda v: v.update(image_size=139)),
+     'image_size is too small for vit_pos_embed.*got 139; allowed: at least 140'),
+    ('tied embeddings', lambda folder: [
+        edit(folder / EMA, lambda t: t.pop('language_model.lm_head.weight')),
+        edit(folder / 'llm_config.json', lambda v: v.update(tie_word_embeddings=True))],
+     'ties the output layer.*tie_word_embeddings true, missing: language_model.lm_head.weight; '
+     'allowed.*remedy: store language_model.model.embed_tokens.weight under that name'),
+    ('no output layer', lambda folder: edit(
+        folder / EMA, lambda t: t.pop('language_model.lm_head.weight')),
+     '1 missing: language_model.lm_head.weight'),
     ('other size', lambda folder: edit(
         folder / 'llm_config.json', lambda v: v.update(intermediate_size=96)), 'misshapen'),
     ('one layer more', lambda folder: edit(
@@ -209,6 +267,59 @@ def test_a_broken_folder_is_named(folder: Path, damage: Callable[[Path], object]
     damage(folder)
     with pytest.raises(BadCheckpoint, match=message):
         read_model_folder(folder)
+
+
+CONFIG_ONLY = {'no heads', 'tied embeddings', 'empty table', 'VAE without levels'}
+
+
+@pytest.mark.parametrize('damage, message', [case[1:] for case in BREAKAGES
+                                             if case[0] in CONFIG_ONLY])
+def test_sizes_alone_are_read_as_strictly(folder: Path, damage: Callable[[Path], object],
+                                          message: str) -> None:
+    damage(folder)
+    for read in (read_model_config, check_model_folder):
+        with pytest.raises(BadCheckpoint, match=message):
+            read(folder)
+
+
+def test_tied_embeddings_with_an_output_layer_of_their_own_are_read(folder: Path) -> None:
+    edit(folder / 'llm_config.json', lambda v: v.update(tie_word_embeddings=True))
+    assert same_weights(read_model_folder(folder))
+
+
+@pytest.mark.parametrize('hollow', [False, True])
+def test_weights_must_fit_the_wanted_type(folder: Path, hollow: bool) -> None:
+    """The largest float16 is 65504; what is half a step above it becomes infinite."""
+    edit(folder / EMA, lambda t: t['llm2vae.bias'][:2].copy_(torch.tensor([-65519.0, 1e-30])))
+    _read_all(folder, torch.float16, hollow)
+    edit(folder / EMA, lambda t: t['llm2vae.bias'][:1].fill_(-65520.0))
+    _read_all(folder, torch.bfloat16, hollow)
+    with pytest.raises(BadCheckpoint, match='too large for float16; got llm2vae.bias: 65520; '
+                       'allowed: at most 65504; remedy: use bfloat16 or float32'):
+        _read_all(folder, torch.float16, hollow)
+
+
+@pytest.mark.parametrize('name', [EMA, AE])
+def test_numbers_left_on_disk_are_checked_when_they_are_read(folder: Path, name: str) -> None:
+    key = {EMA: 'llm2vae.weight', AE: 'decoder.conv_in.bias'}[name]
+    edit(folder / name, lambda t: t[key].view(-1)[-1:].fill_(torch.nan))
+    with pytest.raises(BadCheckpoint, match=f'no finite number; got {key}'):
+        _read_all(folder, torch.float32, hollow=True)
+
+
+def _read_all(folder: Path, dtype: torch.dtype, hollow: bool) -> None:
+    loaded = read_model_folder(folder, dtype=dtype, hollow=hollow)
+    if loaded.numbers is not None:
+        for module in (loaded.network, loaded.vae):
+            for weight in module.state_dict(keep_vars=True).values():
+                loaded.numbers(weight)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_every_plain_number_type_is_read(folder: Path, dtype: torch.dtype) -> None:
+    edit(folder / EMA, lambda t: t.update({key: value.to(dtype) for key, value in t.items()}))
+    loaded = read_model_folder(folder)
+    assert {value.dtype for value in loaded.network.state_dict().values()} == {dtype}
 
 
 def test_no_folder_at_all(tmp_path: Path) -> None:
@@ -256,3 +367,15 @@ def test_cuda_is_not_invented(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device('auto') == torch.device('cpu')
     with pytest.raises(BadOption, match='no CUDA device'):
         choose_device('cuda')
+
+
+@pytest.mark.parametrize(('side', 'stride', 'tile'), [('vit', 16, 14), ('vae', 8, 16)])
+def test_pictures_that_could_not_fit_are_found_while_loading(folder: Path, side: str, stride: int,
+                                                             tile: int) -> None:
+    """Everything would load and be compiled, and every question be refused."""
+    edit(folder / 'cooper.json', lambda card: card['transforms'][side].update(
+        image_stride=stride))
+    with pytest.raises(BadCheckpoint, match=f'pictures would not fit the {side} side.+; got '
+                       f'transforms.{side}.image_stride {stride}; allowed: a multiple of {tile} '
+                       'pixels; remedy: say in cooper.json how'):
+        read_model_folder(folder)

@@ -18,26 +18,35 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from cooper_ros.errors import BadCheckpoint
-from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens, VaeConfig, VitConfig
+from cooper_ros.errors import BadCheckpoint, CooperError
+from cooper_ros.model.config import (
+    LLM_FILE,
+    VIT_FILE,
+    LlmConfig,
+    ModelConfig,
+    SpecialTokens,
+    VaeConfig,
+    VitConfig,
+)
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.card import CARD_FILE, ModelCard, read_card, read_json
 from cooper_ros.runtime.deferred import DeferredWeights, is_drawing, is_talking
 from cooper_ros.runtime.hollow import NumbersOnDisk
-from cooper_ros.runtime.quantised import with_scales
+from cooper_ros.runtime.quantised import is_quantised, with_scales
 from cooper_ros.runtime.tokenizer import find_tokenizer, special_tokens
 from cooper_ros.runtime.weights import (
     NETWORK_FILES,
     VAE_FILE,
     Weights,
+    check_types,
     load_strictly,
     network_weights,
     save_tensors,
     vae_weights,
 )
 
-LLM_FILE, VIT_FILE = 'llm_config.json', 'vit_config.json'
+HEAD, WORDS = 'language_model.lm_head.weight', 'language_model.model.embed_tokens.weight'
 Built = TypeVar('Built', bound=torch.nn.Module)
 
 
@@ -86,7 +95,8 @@ def read_model_folder(path: str | Path, base: str | Path | None = None, *,
             loaded nevertheless.
 
     Raises:
-        BadCheckpoint: a file, key or shape is missing, extra or wrong; named in the message.
+        BadCheckpoint: a file, key or shape is missing, extra or wrong, a field of a config does
+            not fit this network, or weights are no numbers; named in the message.
     """
     found = _find(path, base, specials)
     numbers = NumbersOnDisk(dtype) if hollow and found.card.quantization is None else None
@@ -120,7 +130,8 @@ def read_model_config(path: str | Path, base: str | Path | None = None) -> Model
     """Sizes of a checkpoint, from its configs and the headers of its files; loads no weights.
 
     Raises:
-        BadCheckpoint: a file is missing or cannot be read.
+        BadCheckpoint: a file is missing or cannot be read, or a field or a shape in it does not
+            fit this network.
     """
     folders = [Path(path)] + ([Path(base)] if base else [])
     return _model_config(folders, network_weights(folders[0]), vae_weights(folders))
@@ -200,8 +211,24 @@ def _find(path: str | Path, base: str | Path | None, specials: SpecialTokens | N
     weights = with_scales(network_weights(folders[0]), card.quantization)
     vae = vae_weights(folders)
     config = _model_config(folders, weights, vae)
+    _check_strides(card, config)
     _check_ids(tokenizer, specials, config.llm.vocab_size)
+    check_types(weights, is_quantised if card.quantization else lambda key: False)
+    check_types(vae)
     return _Found(tokenizer, specials, card, weights, vae, config)
+
+
+def _check_strides(card: ModelCard, config: ModelConfig) -> None:
+    """No picture would fit otherwise; without ``cooper.json`` the published strides hold."""
+    for name, (_, _, stride), tile in (
+            ('vit', card.vit_transform, config.vit.patch_size),
+            ('vae', card.vae_transform, config.pixels_per_latent_token)):
+        if stride % tile:
+            raise BadCheckpoint(f'pictures would not fit the {name} side of the network',
+                                value=f'transforms.{name}.image_stride {stride}',
+                                limit=f'a multiple of {tile} pixels',
+                                remedy=f'say in {CARD_FILE} how pictures are resized: transforms, '
+                                       f'{name}: max_image_size, min_image_size, image_stride')
 
 
 def _vocabulary(folders: list[Path], specials: SpecialTokens | None
@@ -227,31 +254,69 @@ def _check_ids(tokenizer: PreTrainedTokenizerBase | None, specials: SpecialToken
 
 
 def _model_config(folders: list[Path], weights: Weights, vae: Weights) -> ModelConfig:
+    llm, vit = (_parsed(_config_file(folders, name), parse) for name, parse in
+                ((LLM_FILE, LlmConfig.from_json), (VIT_FILE, VitConfig.from_json)))
+    _check_head(read_json(_config_file(folders, LLM_FILE)), weights)
     latent_side, vit_side = (_side(weights, f'{name}.pos_embed')
                              for name in ('latent_pos_embed', 'vit_pos_embed'))
+    _check_places(vit, vit_side)
     vae_config = _vae_config(vae)
-    features = weights.shape('vae2llm.weight')[1]
-    patch = math.isqrt(features // vae_config.z_channels)
-    return ModelConfig(_parsed(folders, LLM_FILE, LlmConfig.from_json),
-                       _parsed(folders, VIT_FILE, VitConfig.from_json),
-                       vae_config, patch, latent_side, vit_side)
+    return ModelConfig(llm, vit, vae_config, _latent_patch(weights, vae_config), latent_side,
+                       vit_side)
 
 
-def _parsed(folders: list[Path], name: str, parse: Callable[[Mapping[str, Any]], Any]) -> Any:
+def _config_file(folders: list[Path], name: str) -> Path:
     path = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if path is None:
         raise BadCheckpoint(f'the model folder has no {name}', value=str(folders[0]), limit=name,
                             remedy='point base_path at the BAGEL-7B-MoT folder')
+    return path
+
+
+def _parsed(path: Path, parse: Callable[[Mapping[str, Any]], Any]) -> Any:
     values = read_json(path)
     try:
         return parse(values)
+    except CooperError:
+        raise
     except Exception as error:  # the parser has error kinds of its own
-        raise BadCheckpoint(f'{name} is not a configuration of this network',
+        raise BadCheckpoint(f'{path.name} is not a configuration of this network',
                             value=f'{path}: {error}', remedy='copy the file again') from error
 
 
+def _check_head(values: Mapping[str, Any], weights: Weights) -> None:
+    """Tied weights are stored once; this network has both, and would only say what it misses."""
+    tied = values.get('tie_word_embeddings')
+    if tied and HEAD not in weights.shapes:
+        raise BadCheckpoint(f'{LLM_FILE} ties the output layer to the word embeddings',
+                            value=f'tie_word_embeddings {json.dumps(tied)}, missing: {HEAD}',
+                            limit=f'weights with a {HEAD} of their own',
+                            remedy=f'store {WORDS} under that name, too')
+
+
+def _check_places(vit: VitConfig, side: int) -> None:
+    """Patches are counted by the table of the network; the tower's own must have them all."""
+    if vit.positions_per_side < side:
+        raise BadCheckpoint(f'{VIT_FILE}: image_size is too small for vit_pos_embed.pos_embed',
+                            value=vit.image_size, limit=f'at least {side * vit.patch_size}: '
+                            f'{side} patches of {vit.patch_size} pixels',
+                            remedy='use the configs that belong to these weights')
+
+
+def _latent_patch(weights: Weights, vae: VaeConfig) -> int:
+    """Cells of a latent token, each way."""
+    features = weights.shape('vae2llm.weight', 2)[1]
+    patch = math.isqrt(features // vae.z_channels)
+    if patch**2 * vae.z_channels != features:
+        raise BadCheckpoint('latent tokens are no squares of latent cells',
+                            value=f'vae2llm.weight: {features} features, {vae.z_channels} '
+                                  'channels each cell', limit='channels times a square number',
+                            remedy='use the autoencoder that belongs to these weights')
+    return patch
+
+
 def _side(weights: Weights, key: str) -> int:
-    rows = weights.shape(key)[0]
+    rows = weights.shape(key, 2)[0]
     if math.isqrt(rows) ** 2 != rows:
         raise BadCheckpoint('a position table is not square', value=f'{key}: {rows} rows',
                             limit='a square number')
@@ -260,16 +325,17 @@ def _side(weights: Weights, key: str) -> int:
 
 def _vae_config(vae: Weights) -> VaeConfig:
     """Sizes of an autoencoder from the shapes of its tensors."""
-    ch, in_channels = vae.shape('encoder.conv_in.weight')[:2]
+    ch, in_channels = vae.shape('encoder.conv_in.weight', 4)[:2]
+    vae.shape('encoder.down.0.block.0.conv1.weight', 4)  # there is one level at least
     widths: list[int] = []
     while (key := f'encoder.down.{len(widths)}.block.0.conv1.weight') in vae.shapes:
-        widths.append(vae.shapes[key][0])
+        widths.append(vae.shape(key, 4)[0])
     blocks = 0
     while f'encoder.down.0.block.{blocks}.conv1.weight' in vae.shapes:
         blocks += 1
-    return VaeConfig(in_channels, vae.shape('decoder.conv_out.weight')[0], ch,
+    return VaeConfig(in_channels, vae.shape('decoder.conv_out.weight', 4)[0], ch,
                      tuple(width // ch for width in widths), blocks,
-                     vae.shape('decoder.conv_in.weight')[1])
+                     vae.shape('decoder.conv_in.weight', 4)[1])
 
 
 @dataclass(frozen=True)

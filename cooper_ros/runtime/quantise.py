@@ -22,7 +22,13 @@ from cooper_ros.runtime.card import (
 )
 from cooper_ros.runtime.float8 import check_widths
 from cooper_ros.runtime.quantised import SCALE, choose_group, is_quantised, quantise
-from cooper_ros.runtime.weights import VAE_FILE, Weights, network_weights, save_tensors
+from cooper_ros.runtime.weights import (
+    VAE_FILE,
+    Weights,
+    check_types,
+    network_weights,
+    save_tensors,
+)
 
 SHARD_BYTES = 1024**3
 INDEX_FILE = 'model.safetensors.index.json'
@@ -45,10 +51,11 @@ def quantise_folder(source: Path, out: Path, to: str, *, force: bool = False,
     Raises:
         BadOption: the format is unknown or does not take the widths of the network, or ``out``
             exists and ``force`` is not set.
-        BadCheckpoint: the source is incomplete or quantised already.
+        BadCheckpoint: the source is incomplete, no plain numbers, or quantised already.
     """
     _check(source, out, to, force)
     weights = network_weights(source)
+    check_types(weights)
     how = _choose(weights, to, source)
     part = out.with_name(out.name + '.part')
     shutil.rmtree(part, ignore_errors=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from cooper_ros.errors import BadCheckpoint, BadOption, NotReady
 from cooper_ros.runtime.card import FP8, INT4, INT8, Quantisation
 from cooper_ros.runtime.float8 import check_device, from_float8, to_float8
-from cooper_ros.runtime.weights import Weights
+from cooper_ros.runtime.weights import Weights, cast
 
 GROUP = 128
 LEAST_GROUP = 16
@@ -97,7 +97,7 @@ class QuantisedWeights(Weights):
         for key, value in super().tensors(device, None):
             weight = key.removesuffix(SCALE)
             if not is_quantised(weight):
-                yield key, value.to(dtype=dtype)
+                yield key, cast(key, value, dtype)
             elif (other := key[:-len(SCALE)] if key != weight else key + SCALE) in waiting:
                 stored, scale = ((value, waiting.pop(other)) if key == weight
                                  else (waiting.pop(other), value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ NETWORK_FILES = ('ema.safetensors', 'model.safetensors')
 VAE_FILE = 'ae.safetensors'
 VAE_PREFIXES = ('encoder.', 'decoder.')
 SHOWN = 5
+PLAIN = {'F64': torch.float64, 'F32': torch.float32, 'F16': torch.float16,
+         'BF16': torch.bfloat16}  # as safetensors calls what weights are stored in
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,22 @@ class Weights:
         """File names, for messages."""
         return ', '.join(sorted({path.name for path in self.files.values()})) or 'no file'
 
-    def shape(self, key: str) -> tuple[int, ...]:
-        """Shape of one tensor.
+    def shape(self, key: str, axes: int) -> tuple[int, ...]:
+        """Shape of one tensor that has so many axes.
 
         Raises:
-            BadCheckpoint: it is missing.
+            BadCheckpoint: it is missing, empty, or has another number of axes.
         """
         if key not in self.shapes:
             raise BadCheckpoint(f'{self.name} lacks a tensor that sizes are read from',
                                 value=f'missing: {key}', limit='the published layout',
                                 remedy='copy the file again')
-        return self.shapes[key]
+        shape = self.shapes[key]
+        if len(shape) != axes or not all(shape):
+            raise BadCheckpoint(f'{self.name} has a tensor that no sizes can be read from',
+                                value=f'{key} {list(shape)}', limit=f'{axes} sizes above 0',
+                                remedy='use the files that belong together')
+        return shape
 
     def part(self, wanted: Callable[[str], bool]) -> Weights:
         """The tensors whose keys are wanted."""
@@ -61,20 +69,60 @@ class Weights:
 
     def tensors(self, device: torch.device | str,
                 dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
-        """Read tensors one by one, each already where and what it shall be."""
+        """Read tensors one by one, each already where and what it shall be.
+
+        Raises:
+            BadCheckpoint: a weight is NaN or infinite.
+        """
         for path in sorted(set(self.files.values())):
             with safe_open(path, framework='pt', device=str(device)) as file:
                 for key in file.keys():
                     if self.files.get(key) == path:
-                        yield key, file.get_tensor(key).to(dtype=dtype)
+                        yield key, cast(key, file.get_tensor(key), dtype)
 
     def read(self, key: str, dtype: torch.dtype) -> Tensor:
         """One tensor on the CPU.
 
         The file is opened for it alone: one that stays open keeps in memory what was read of it.
+
+        Raises:
+            BadCheckpoint: a weight is NaN or infinite.
         """
         with safe_open(self.files[key], framework='pt') as file:
-            return file.get_tensor(key).to(dtype)
+            return cast(key, file.get_tensor(key), dtype)
+
+
+def cast(key: str, stored: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A tensor in its number type, in which plain numbers must be finite.
+
+    Args:
+        key: its name, for the message.
+        stored: as the file has it.
+        dtype: what it shall be; None leaves it.
+
+    Raises:
+        BadCheckpoint: a number is NaN or infinite, or becomes infinite in that type.
+    """
+    made = stored.to(dtype=dtype)
+    if made.dtype not in PLAIN.values() or _is_finite(made):
+        return made
+    if _is_finite(stored):
+        raise BadCheckpoint(f'a weight is too large for {_name(made.dtype)}',
+                            value=f'{key}: {float(stored.abs().max()):g}',
+                            limit=f'at most {torch.finfo(made.dtype).max:g}',
+                            remedy='use bfloat16 or float32')
+    raise BadCheckpoint('a weight is no finite number', value=f'{key}: NaN or infinite',
+                        limit='finite numbers', remedy='copy the file again; if it was trained '
+                        'here, take an earlier checkpoint')
+
+
+def _is_finite(value: Tensor) -> bool:
+    """NaN and infinity reach the extremes, which cost a tenth of ``isfinite`` and no copy."""
+    return not value.numel() or all(math.isfinite(float(end)) for end in value.aminmax())
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix('torch.')
 
 
 def network_weights(folder: Path) -> Weights:
@@ -100,6 +148,25 @@ def vae_weights(folders: Sequence[Path]) -> Weights:
             return _read_headers([folder / VAE_FILE], is_vae=True)
     raise BadCheckpoint('the model folder has no autoencoder', value=str(folders[0]),
                         limit=VAE_FILE, remedy='point base_path at the BAGEL-7B-MoT folder')
+
+
+def check_types(weights: Weights, otherwise: Callable[[str], bool] = lambda key: False) -> None:
+    """Refuse tensors that are not stored in a plain floating number type.
+
+    Args:
+        weights: as the headers say.
+        otherwise: keys of tensors that are stored in a type of their own.
+
+    Raises:
+        BadCheckpoint: naming tensors and their types.
+    """
+    found = [f'{key} {weights.types[key]}' for key in sorted(weights.shapes)
+             if weights.types[key] not in PLAIN and not otherwise(key)]
+    if found:
+        raise BadCheckpoint(f'{weights.name} holds weights of a number type that is not read',
+                            value=_listed('of another type', found), limit=', '.join(PLAIN),
+                            remedy='store them in one of these; quantised weights are declared '
+                                   'in cooper.json, which cooper quantize writes')
 
 
 def load_strictly(module: nn.Module, weights: Weights, device: torch.device | str,

@@ -18,7 +18,7 @@ from typing import Any, Iterator
 import torch
 from torch import Tensor, nn
 
-from cooper_ros.errors import EngineBuild, NotReady
+from cooper_ros.errors import CooperError, EngineBuild, NotReady
 from cooper_ros.runtime.graphs.attention import translations
 from cooper_ros.runtime.graphs.late_weights import Read, forget_weights, read_when_written
 from cooper_ros.runtime.graphs.spec import Axis, GraphSpec, Limits, TensorSpec
@@ -88,6 +88,7 @@ def export_graph(spec: GraphSpec, module: nn.Module, path: Path, precision: str,
 
     Raises:
         EngineBuild: the exporter refused, or wrote another interface than ``spec``.
+        BadCheckpoint: ``read`` found a weight that is no number.
         NotReady: the packages that export are not installed.
     """
     onnx = _onnx()
@@ -99,6 +100,8 @@ def export_graph(spec: GraphSpec, module: nn.Module, path: Path, precision: str,
             made.optimize()
             made.save(str(path), external_data=True)
             forget_weights(made.model)
+    except CooperError:  # of a weight that cannot be read, which is named
+        raise
     except Exception as error:  # the exporter raises many kinds
         raise EngineBuild(f'graph {spec.name} could not be exported', value=str(error)[-400:],
                           remedy='please report this with the versions of torch and onnx'

@@ -22,6 +22,9 @@ FOLDED = 8192  # numbers; what the optimiser of onnxscript may compute with befo
 def read_when_written(model: onnx_ir.Model, module: nn.Module, read: Read) -> None:
     """Make every weight of a graph one that is read when its numbers are asked for, not kept.
 
+    Small ones, which the optimiser may compute with, are read at once: it would not say which of
+    them cannot be read.
+
     Args:
         model: the graph as exported, not optimised yet.
         module: what it was exported from.
@@ -30,7 +33,9 @@ def read_when_written(model: onnx_ir.Model, module: nn.Module, read: Read) -> No
     weights = module.state_dict(keep_vars=True)
     for name, value in list(model.graph.initializers.items()):
         if name in weights and not _transposed(model.graph, value, weights[name], read):
-            value.const_value = _lazy(value, weights[name], read)
+            small = weights[name].numel() <= FOLDED
+            value.const_value = (_numbers(read, weights[name], name, ()) if small
+                                 else _lazy(value, weights[name], read))
 
 
 def forget_weights(model: onnx_ir.Model) -> None:
