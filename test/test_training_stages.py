@@ -32,7 +32,7 @@ EXPORTS = {'vae': 'vae_export', 'decoder': 'decoder_export', 'joint': 'model',
            'decoded': 'model', 'whole': 'whole_export', 'own': 'model'}
 TINY = {'steps': 2, 'batch': 2, 'threads': 1, 'checkpoint_every': 2, 'preview_every': 2,
         'log_every': 1}
-DATA = {'seed': 0, 'train': 6, 'valid': 2}
+DATA = {'seed': 0, 'train': 3, 'valid': 1}
 
 
 def tiny(name: str, place: Path) -> Path:
