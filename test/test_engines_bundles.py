@@ -73,10 +73,10 @@ def copy(tmp_path: Path) -> Bundle:
     return Bundle.load(Path(shutil.copytree(tiny_bundle().folder, tmp_path / 'copy')))
 
 
-def export(folder: Path) -> Bundle:
+def export(folder: Path, **more: Any) -> Bundle:
     runtime = exported_runtime()
     return export_bundle(runtime.network, runtime.vae, folder, specials=runtime.specials,
-                         vocabulary=runtime.vocabulary, precision='fp32')
+                         vocabulary=runtime.vocabulary, precision='fp32', **more)
 
 
 @pytest.mark.parametrize('damage', DAMAGES.values(), ids=DAMAGES)
@@ -93,6 +93,15 @@ def test_engine_build_exports_a_damaged_bundle_again(
     assert again.exit_code == 0 and 'exporting again' in again.output, again.output
     assert len(quick_export) == 12
     Bundle.load(folder).prove()
+
+
+def test_progress_is_told_and_what_a_killed_export_left_is_gone(
+        tmp_path: Path, quick_export: list[str]) -> None:
+    told: list[tuple[Any, ...]] = []
+    (tmp_path / f'tiny{PART}1' / 'left').mkdir(parents=True)
+    export(tmp_path / 'tiny', progress=lambda *what: told.append(what))
+    assert told == [(name, n, 6) for n, name in enumerate((*quick_export, ''))]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['tiny', 'tiny.lock']
 
 
 @pytest.mark.parametrize('change', [

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from support.exported import PROGRESS, exported_runtime, half_understand, tiny_bundle
+from support.exported import exported_runtime, half_understand, tiny_bundle
 from support.tiny import tiny_config, tiny_runtime
 
 from cooper_ros.errors import BadCheckpoint, BadOption
@@ -170,9 +170,6 @@ def test_spans_grow(span: tuple[int, int, int]) -> None:
 
 def test_a_bundle_is_read_back_or_refused(tmp_path: Path) -> None:
     bundle = tiny_bundle()
-    assert sorted(path.name for path in bundle.folder.parent.glob('tiny*')) == ['tiny',
-                                                                                'tiny.lock']
-    assert PROGRESS == [(name, n, 6) for n, name in enumerate((*NAMES, ''))]
     again = Bundle.load(bundle.folder)
     assert again == bundle
     assert config_of(bundle.config.to_dict()) == bundle.config

@@ -24,7 +24,6 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.evaluation.conformance_golden import Golden
 from cooper_ros.model.network import Cooper
-from cooper_ros.runtime.files import PART
 from cooper_ros.runtime.graphs.bundle import DESCRIPTION, Bundle, export_bundle, sealed
 from cooper_ros.runtime.graphs.export import export_graph
 from cooper_ros.runtime.graphs.modules import graph_modules
@@ -33,7 +32,6 @@ from cooper_ros.runtime.torch_runtime import TorchRuntime
 from support.tiny import tiny_runtime
 
 ROOT = Path(__file__).parents[2]
-PROGRESS: list[tuple[str, int, int]] = []
 _FOLDER = tempfile.TemporaryDirectory(prefix='cooper_test_graphs_')
 _SHARED = Path(os.environ['COOPER_TEST_GRAPHS'])
 _AHEAD = """
@@ -62,11 +60,7 @@ def redescribe(folder: Path, **changes: object) -> None:
 @functools.cache
 def tiny_bundle() -> Bundle:
     """All six graphs in fp32; read only."""
-    runtime, folder = exported_runtime(), Path(_FOLDER.name) / 'tiny'
-    (folder.with_name(f'tiny{PART}1') / 'left').mkdir(parents=True)  # by a killed export
-    return export_bundle(runtime.network, runtime.vae, folder,
-                         specials=runtime.specials, vocabulary=runtime.vocabulary,
-                         precision='fp32', progress=lambda *told: PROGRESS.append(told))
+    return _bundle(exported_runtime(), 'tiny', 'fp32')
 
 
 @functools.cache
