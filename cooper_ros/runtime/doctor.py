@@ -237,6 +237,8 @@ def can_run(need: Need, capability: tuple[int, int] | None, free: int) -> str:
     """
     if need.precision == 'fp8' and (capability is None or capability < FP8_FROM):
         return 'no fp8 on this device'
+    if need.use == COMPILED and capability is None:
+        return 'engines run on a GPU'
     if not need.fits(free):
         return f'{(need.total - free) / GIB:.1f} GiB too much'
     return ''
