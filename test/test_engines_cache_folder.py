@@ -12,21 +12,19 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
+from support.engine_key import INTERFACE, engine_key
 from support.exported import tiny_bundle
 from typer.testing import CliRunner, Result
 
 from cooper_ros.cli.engine import app
 from cooper_ros.errors import BadOption, ErrorCode
 from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE, LOCK, BuiltEngine, EngineCache
-from cooper_ros.runtime.engines.flavour import require_flavour
 from cooper_ros.runtime.engines.key import EngineKey
 from cooper_ros.runtime.files import PART, Unwritable, locked
 from cooper_ros.runtime.graphs import bundle as bundles
 from cooper_ros.runtime.graphs.bundle import bundle_name
-from cooper_ros.runtime.graphs.digest import plain_digest
 
 ROOT = Path(__file__).parents[1]
-INTERFACE = [['x', 'input', [-1, 64], 'float32']]
 FOREIGN = ('report.part-1.zip', 'my.engine', 'my.json', 'notes.json.part-7', 'a.timings.part-7',
            'latents-fp32-SM89-0123.engine', 'graphs/thesis/fig1.csv', 'graphs/x.part-1/a.txt',
            'graphs/0123456789abcdef-x/a.txt', 'graphs/0123456789abcdef.part-1.zip')
@@ -34,10 +32,7 @@ FOREIGN = ('report.part-1.zip', 'my.engine', 'my.json', 'notes.json.part-7', 'a.
 
 @pytest.fixture
 def key() -> EngineKey:
-    here = require_flavour()
-    return EngineKey(model='m' * 64, graph='latents', precision='fp32', profiles='p' * 64,
-                     interface=plain_digest(INTERFACE), flavour=here.name, version=here.version,
-                     gpu='any', arch='SM89', options='o' * 64)
+    return engine_key()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from typing import Any, Callable
 
 import pytest
 from support.disk import small_files
+from support.engine_key import INTERFACE, engine_key
 from typer.testing import CliRunner, Result
 
 from cooper_ros.cli import doctor as examining
@@ -25,21 +26,16 @@ from cooper_ros.runtime import files
 from cooper_ros.runtime.engines import build
 from cooper_ros.runtime.engines import cache as caches
 from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE, LOCK, BuiltEngine, EngineCache
-from cooper_ros.runtime.engines.flavour import RTX, STANDARD, Flavour, require_flavour
+from cooper_ros.runtime.engines.flavour import RTX, STANDARD, Flavour
 from cooper_ros.runtime.engines.key import BuildOptions, EngineKey
 from cooper_ros.runtime.files import PART, Unwritable, discard, locked, write_whole
-from cooper_ros.runtime.graphs.digest import plain_digest
 
-INTERFACE = [['x', 'input', [-1, 64], 'float32']]
 OLD, NEW = b'an engine', b'another engine'
 
 
 @pytest.fixture
 def key() -> EngineKey:
-    here = require_flavour()
-    return EngineKey(model='m' * 64, graph='latents', precision='fp32', profiles='p' * 64,
-                     interface=plain_digest(INTERFACE), flavour=here.name, version=here.version,
-                     gpu='any', arch='SM89', options='o' * 64)
+    return engine_key()
 
 
 @pytest.fixture
