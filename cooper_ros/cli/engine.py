@@ -105,8 +105,7 @@ def build(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
     from cooper_ros.runtime.engines.plan import Plan, default_cache
     from cooper_ros.runtime.files import check_writable
     from cooper_ros.runtime.graphs.spec import CONTEXT
-    _check_most('--context', context or 0, MOST_CONTEXT)
-    _check_most('--workspace-mib', workspace_mib, MOST_WORKSPACE_MIB)
+    _check_most(context or 0, workspace_mib)
     flavour, folder = require_flavour(), cache or default_cache()
     archs = _architectures(flavour, arch or ())
     _check_source(checkpoint, precision)
@@ -336,9 +335,16 @@ def _architectures(flavour: Flavour, named: Sequence[str]) -> list[str]:
     return archs
 
 
-def _check_most(option: str, value: int, most: int) -> None:
-    if value > most:
-        raise BadOption(f'{option} is too large', value=value, limit=f'at most {most}')
+def _check_most(context: int, workspace_mib: int) -> None:
+    """Refuse what TensorRT cannot count before anything long begins.
+
+    Raises:
+        BadOption: one is too large.
+    """
+    for option, value, most in (('--context', context, MOST_CONTEXT),
+                                ('--workspace-mib', workspace_mib, MOST_WORKSPACE_MIB)):
+        if value > most:
+            raise BadOption(f'{option} is too large', value=value, limit=f'at most {most}')
 
 
 def _check_source(checkpoint: Path, precision: str) -> None:

@@ -75,8 +75,7 @@ def write_flags(engine: CooperEngine, questions: Questions, out: Path,
     Raises:
         BadData: a row of ``out`` is broken.
         BadOption: another model wrote in it, or it was measured in another way.
-        CooperError: the engine refused a question; the code is the engine's. Rows written so far
-            stay, and the same call goes on from them.
+        CooperError: the engine's, of a question it refused; the same call goes on from there.
     """
     checker = checker or RuleChecker()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -91,8 +90,7 @@ def write_flags(engine: CooperEngine, questions: Questions, out: Path,
             scores = [accuracy(engine, row, mode, options, checker)
                       for mode in (options.with_mode, options.without_mode)]
             flags[row.data_id] = flag_of(*scores, options.margin)
-            line = json.loads(flag_line(row.data_id, flags[row.data_id], *scores, model))
-            file.write(json.dumps({**line, **made}) + '\n')
+            file.write(flag_line(row.data_id, flags[row.data_id], *scores, made))
             file.flush()
     return Counter(flags.values())
 

@@ -155,8 +155,7 @@ def read_flags(path: Path) -> dict[str, str]:
 
 
 def flag_line(data_id: str, flag: str, with_tools: float, without: float,
-              model: str = '') -> str:
-    """One row of a flag file; ``model`` is the fingerprint of the one that was asked."""
-    row = {'data_id': data_id, 'flag': flag, 'with_tools': round(with_tools, 4),
-           'without_tools': round(without, 4)}
-    return json.dumps({**row, 'model': model} if model else row) + '\n'
+              made: Mapping[str, Any]) -> str:
+    """One row of a flag file; ``made`` says how it was measured."""
+    return json.dumps({'data_id': data_id, 'flag': flag, 'with_tools': round(with_tools, 4),
+                       'without_tools': round(without, 4), **made}) + '\n'
