@@ -62,8 +62,7 @@ def write_flags(engine: CooperEngine, questions: Questions, out: Path,
     Args:
         engine: the model, usually the start of GRPO.
         questions: which ones.
-        out: JSON lines; a run that was stopped goes on from them, without a last line that was
-            cut off.
+        out: JSON lines; a stopped run goes on from them, without a last line that was cut off.
         options: how.
         checker: what is right; the rules if None.
         limit: ask only so many; 0 asks all.
