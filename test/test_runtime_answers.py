@@ -17,7 +17,7 @@ from test_runtime_choice import forget_answers, pretend_gpu, put_engines, put_gr
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
-from cooper_ros.errors import EngineMismatch, OutOfMemory
+from cooper_ros.errors import BadCheckpoint, EngineMismatch, OutOfMemory
 from cooper_ros.runtime import load
 from cooper_ros.runtime.engines import runner
 from cooper_ros.runtime.graphs.answers import ANSWERS
@@ -200,3 +200,11 @@ def test_the_network_is_not_read_for_engines_that_are_not_there(config: CooperCo
     with pytest.raises(EngineMismatch, match='no compiled engine|does not fit'):
         open_runtime('tensorrt', network, config, print)
     assert not reads
+
+
+def test_a_network_that_cannot_be_read_is_no_fault_of_the_engines(config: CooperConfig) -> None:
+    def broken() -> TorchRuntime:
+        raise BadCheckpoint('a weight is no finite number', remedy='copy the file again')
+
+    with pytest.raises(BadCheckpoint, match='no finite number; remedy: copy the file again'):
+        open_runtime('tensorrt', LateNetwork(broken), config, print)

@@ -9,9 +9,10 @@ gives the answers.
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Callable
+from typing import Callable, Iterator
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadCheckpoint, CooperError, EngineMismatch, NotReady, OutOfMemory
@@ -163,6 +164,7 @@ def proved(name: str, network: LateNetwork, place: Place) -> GraphRuntime:
 
     Raises:
         NotReady: a package or a GPU is missing.
+        BadCheckpoint: the network itself cannot be read.
         EngineMismatch: something is missing, damaged, for something else, or says something else.
         OutOfMemory: there is no room for it.
     """
@@ -170,22 +172,34 @@ def proved(name: str, network: LateNetwork, place: Place) -> GraphRuntime:
                  (_find_engines, questions_in_service))
     bundle, limits, command, load = find(name, place)
     asked = partial(ask, bundle.specs(), bundle.precision, limits=limits)
-    try:
+    with _named_memory_errors(name):
         answers = Answers(bundle)
         answers.gather(asked(), partial(_asking, network, bundle))
         network.drop()
-        runtime = load()
-        compare(runtime.runner, asked(), answers, bundle.precision, rebuild=command)
+        try:
+            runtime = load()
+            compare(runtime.runner, asked(), answers, bundle.precision, rebuild=command)
+        except BadCheckpoint as error:  # of the graphs: nothing else is read here
+            raise EngineMismatch(error.what, value=error.value, limit=error.limit,
+                                 remedy=f'run `{command}`') from error
         runtime.forget()  # steps recorded where the inputs of the questions were
-    except BadCheckpoint as error:  # the model folder was found sound, so this is about the graphs
-        raise EngineMismatch(error.what, value=error.value, limit=error.limit,
-                             remedy=f'run `{command}`') from error
+    return runtime
+
+
+@contextmanager
+def _named_memory_errors(name: str) -> Iterator[None]:
+    """Name errors of memory as ours.
+
+    Raises:
+        OutOfMemory: the runtime of this name does not fit.
+    """
+    try:
+        yield
     except (MemoryError, RuntimeError) as error:
         if not is_memory_error(error):
             raise
         raise OutOfMemory(f'{name} does not fit the device', value=str(error)[:200],
                           remedy='set runtime to torch') from error
-    return runtime
 
 
 def _asking(network: LateNetwork, bundle: Bundle) -> Ask:
