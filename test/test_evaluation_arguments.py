@@ -9,8 +9,8 @@ from typing import Any, Sequence
 import numpy as np
 import pytest
 from rich.console import Console
+from support.map_files import HEIGHT, MASK, MILLIMETRES, WIDTH, photo, save
 from support.tiny import tiny_engine
-from test_evaluation_files import HEIGHT, MASK, MILLIMETRES, WIDTH, photo, save
 from typer.testing import CliRunner
 
 from cooper_ros.config import CooperConfig
