@@ -29,7 +29,8 @@ ORDER = {GRAPHS: -2, 'test_training_stages.py': -2, 'test_training_processes.py'
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 WORKER = os.environ.get('PYTEST_XDIST_WORKER', '')  # gw0, gw1 ...; none where there is one process
 if not WORKER:  # what follows is handed down to the others
-    os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 90))
+    # Room for ten processes below the domains of a demo, which tests start too.
+    os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 40))
     os.environ['COOPER_TEST_DOMAIN'] = os.environ['ROS_DOMAIN_ID']
     os.environ['COOPER_TEST_GRAPHS'] = tempfile.mkdtemp(prefix='cooper_test_graphs_')
 os.environ['ROS_DOMAIN_ID'] = str(int(os.environ['COOPER_TEST_DOMAIN']) + int(WORKER[2:] or 0))

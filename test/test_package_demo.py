@@ -17,6 +17,7 @@ from PIL import Image
 from support.signals import sigint
 
 from cooper_ros.node import demo_client
+from cooper_ros.node.demo_report import Asked
 from cooper_ros.node.demo_views import TrueQuestion
 from cooper_ros.replay.bag import Bag
 
@@ -133,6 +134,18 @@ def test_a_model_that_cannot_be_loaded_ends_it(tmp_path) -> None:
 def test_answers_are_judged(kind: str, truth: str, said: str, right: bool) -> None:
     asked = TrueQuestion('c', kind, 'q? (a) x (b) y', truth, '', [])
     assert asked.judge(said) is right
+
+
+@pytest.mark.parametrize(('kind', 'truth', 'said', 'code', 'verdict'), [
+    ('number', '0.75', '0.91 m', '', 'right, 21% off where 25% is allowed'),
+    ('number', '0.75', '1.0', '', 'wrong, 33% off where 25% is allowed'),
+    ('number', '0.75', 'far', '', 'wrong'), ('number', '0.75', '0.75', 'E', 'wrong'),
+    ('number_int', '2', '3', '', 'wrong'), ('yes_no', 'yes', 'Yes', '', 'right')])
+def test_the_verdict_says_how_far_off_a_length_is(kind: str, truth: str, said: str, code: str,
+                                                  verdict: str) -> None:
+    question = TrueQuestion('c', kind, 'q?', truth, 'm', [])
+    result = SimpleNamespace(short_answer=said, error_code=code)
+    assert Asked(SimpleNamespace(), question, 'text', result, 1.0).verdict() == verdict
 
 
 @pytest.mark.parametrize(('asked', 'answered', 'complete'), [

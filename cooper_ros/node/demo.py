@@ -24,7 +24,7 @@ PACKAGE = 'cooper_ros.node'
 FAREWELL_S = 10.0  # for a child to end by itself; then it is killed
 LOOK_S = 0.2
 LAST_LINES = 12
-DOMAINS = 100  # 1..100 are free of port clashes on Linux
+DOMAINS = range(51, 101)  # up to 100 free of port clashes on Linux; below it robots, and our tests
 
 
 class Child:
@@ -84,7 +84,7 @@ class Child:
 
 def set_environment(out: Path) -> None:
     """Stay on this machine and away from other robots; what the caller has set stays."""
-    os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % DOMAINS))
+    os.environ.setdefault('ROS_DOMAIN_ID', str(DOMAINS[os.getpid() % len(DOMAINS)]))
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)  # the wheels' own prefix
     os.environ['ROS_LOG_DIR'] = str(out / 'log')

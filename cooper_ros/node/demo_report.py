@@ -16,7 +16,7 @@ from cooper_ros.imaging.buffers import decode_depth, decode_image
 from cooper_ros.imaging.colours import colourise
 from cooper_ros.imaging.sheet import Panel, Passage, sheet
 from cooper_ros.imaging.views import depth_view, label_picture, overlay, unlabelled
-from cooper_ros.node.demo_views import TrueQuestion, View, fields
+from cooper_ros.node.demo_views import NUMBER_TOLERANCE, TrueQuestion, View, fields
 from cooper_ros.scenes.palette import paint
 
 
@@ -54,8 +54,12 @@ class Asked:
         return f'{self.question.answer} {self.question.unit}'.strip()
 
     def verdict(self) -> str:
-        """One word for people."""
-        return 'right' if self.right else 'wrong'
+        """For people: right or wrong, and how far off a length is."""
+        word = 'right' if self.right else 'wrong'
+        error = self.question.error(self.said) if self.question.kind == 'number' else None
+        if error is None or self.result.error_code:
+            return word
+        return f'{word}, {error:.0%} off where {NUMBER_TOLERANCE:.0%} is allowed'
 
     def depth_error(self) -> float | None:
         """AbsRel of the drawn metres against the true depth, as drawn, not aligned; or None."""

@@ -51,9 +51,14 @@ class TrueQuestion:
             return letters[0] == truth
         if not self.kind.startswith('number'):
             return re.split(r'\W', said)[0] == truth
+        error = self.error(said)
+        return error is not None and error <= (NUMBER_TOLERANCE if self.kind == 'number' else 0.0)
+
+    def error(self, said: str) -> float | None:
+        """How far a number is from the truth, as a share of it; None where none was said."""
         found = NUMBER.search(said)
-        tolerance = NUMBER_TOLERANCE if self.kind == 'number' else 0.0
-        return bool(found) and abs(float(found[0]) - float(truth)) <= tolerance * float(truth)
+        truth = float(self.answer)
+        return abs(float(found[0]) - truth) / (truth or 1.0) if found else None
 
     def chance(self) -> float:
         """Return the probability that a guess is right; 0 for numbers."""
