@@ -25,7 +25,7 @@ from cooper_ros.engine.events import (
 )
 from cooper_ros.engine.limits import CancelToken
 from cooper_ros.engine.sampling import TextOptions
-from cooper_ros.errors import BadImage, BadOption, ErrorCode
+from cooper_ros.errors import BadImage, BadOption, ErrorCode, OutOfMemory
 
 LOOK = '<think>look</think><depth-estimation>d</depth-estimation>'
 PARTS = '<think>parts</think><segmentation>s</segmentation>'
@@ -140,6 +140,32 @@ def test_cancel_within_one_flow_step(engine: CooperEngine) -> None:
     assert isinstance(event, Failure) and event.error_code == ErrorCode.CANCELED
 
 
+def test_cancel_within_one_piece_of_context(engine: CooperEngine, monkeypatch: pytest.MonkeyPatch
+                                            ) -> None:
+    token, runtime, encoded = CancelToken(), engine.parts.runtime, []
+    encode_vision = runtime.encode_vision
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        encoded.append(pixels)
+        token.cancel()
+        return encode_vision(pixels)
+
+    monkeypatch.setattr(runtime, 'encode_vision', encode)
+    event = list(engine.ask([picture(1), picture(2)], 'q', cancel=token, mode='direct'))[-1]
+    assert isinstance(event, Failure) and event.error_code == ErrorCode.CANCELED
+    assert len(encoded) == 1  # of two pictures
+
+
+def test_a_map_drawn_before_the_first_word_is_returned(engine: CooperEngine) -> None:
+    token = CancelToken()
+    for event in engine.ask(picture(), 'q', cancel=token, mode='maps'):
+        if isinstance(event, MapFinished):
+            token.cancel()
+    assert isinstance(event, Answer) and event.error_code == ErrorCode.CANCELED
+    assert [drawn.kind for drawn in event.maps] == ['depth']
+    assert (event.text, event.reasoning, event.confidence, event.complete) == ('', (), 0.0, False)
+
+
 def test_deadline_returns_the_best_so_far(says: list[str], monkeypatch: pytest.MonkeyPatch
                                           ) -> None:
     engine = long_turns([LOOK, DONE], says)
@@ -215,15 +241,21 @@ def test_bad_requests_fail_clearly_and_cost_nothing_else(
     assert isinstance(ask(engine)[-1], Answer)
 
 
-def test_memory_error_fails_one_request(engine: CooperEngine, monkeypatch: pytest.MonkeyPatch
-                                        ) -> None:
+@pytest.mark.parametrize('error', [torch.OutOfMemoryError('CUDA out of memory'), MemoryError(),
+                                   OutOfMemory('the device has no memory left')])
+def test_memory_error_fails_one_request_and_gives_the_cache_back(
+        engine: CooperEngine, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    ask(engine)
+    large = engine._reader
+
     def full(*args: object) -> None:
-        raise torch.OutOfMemoryError('CUDA out of memory')
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(type(engine.parts.runtime), 'encode_vision', full)
-        failed = ask(engine)[-1]
+        failed = list(engine.ask(picture(1), 'Which box is closer?'))[-1]
     assert isinstance(failed, Failure) and failed.error_code == ErrorCode.OUT_OF_MEMORY
+    assert large is not None and engine._reader is None
     assert isinstance(ask(engine)[-1], Answer)
 
 
@@ -243,11 +275,12 @@ def test_sampled_text_is_seeded(engine: CooperEngine) -> None:
 
 
 def test_prompts_reach_the_network(engine: CooperEngine) -> None:
-    events = list(engine.draw(picture(), 'depth'))
-    assert isinstance(events[-1], MapFinished)
+    *_, finished, end = engine.draw(picture(), 'depth')
+    assert isinstance(finished, MapFinished) and isinstance(end, Answer)
+    assert end.maps == (finished.map,) and not end.text and end.timings.flow_steps > 0
     changed = tiny_engine()
     object.__setattr__(changed.parts, 'prompts', type(PROMPTS)(**{**vars(PROMPTS),
                                                                  'depth': 'something else'}))
-    assert isinstance(events[-1].map, DepthMap)
-    difference = changed.estimate_depth(picture()).relative - events[-1].map.relative
+    assert isinstance(finished.map, DepthMap)
+    difference = changed.estimate_depth(picture()).relative - finished.map.relative
     assert np.abs(difference).max() > 1e-4

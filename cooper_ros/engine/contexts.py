@@ -84,13 +84,16 @@ class Reader:
         """Start counting read and reused tokens anew."""
         self.read_tokens = self.reused_tokens = 0
 
-    def forget(self) -> None:
-        """Drop everything; the memory stays."""
-        for row in range(ROWS):
-            self._cut(row, 0)
+    def read(self, row: int, pieces: Sequence[Piece],
+             check: Callable[[], None] = lambda: None) -> Cursor:
+        """Make ``row`` hold exactly ``pieces`` and return where it ends.
 
-    def read(self, row: int, pieces: Sequence[Piece]) -> Cursor:
-        """Make ``row`` hold exactly ``pieces`` and return where it ends."""
+        Args:
+            row: FULL, NO_TEXT or NO_IMAGE.
+            pieces: what it shall hold.
+            check: called before every piece is read; what it raises ends the reading there.
+        """
+        check()
         own = _common(self._held[row], pieces)
         sister = max(range(ROWS), key=lambda other: _common(self._held[other], pieces))
         theirs = _common(self._held[sister], pieces)
@@ -100,6 +103,7 @@ class Reader:
             self._cut(row, own)
         self.reused_tokens += self._ends[row][-1].length
         for piece in pieces[len(self._held[row]):]:
+            check()
             self._append(row, piece)
         return self._ends[row][-1]
 

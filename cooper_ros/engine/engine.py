@@ -25,10 +25,10 @@ from cooper_ros.engine.events import (
     SegmentationMap,
 )
 from cooper_ros.engine.limits import CancelToken, Limits
-from cooper_ros.engine.pictures import PictureLike, PictureReader
+from cooper_ros.engine.pictures import Picture, PictureLike, PictureReader
 from cooper_ros.engine.prompts import Prompts, load_prompts
 from cooper_ros.engine.question import clean_question
-from cooper_ros.engine.talk import Steps, Talk
+from cooper_ros.engine.talk import Steps, Talk, Turn, text_piece
 from cooper_ros.engine.tokens import TextCodec
 from cooper_ros.errors import (
     Canceled,
@@ -42,6 +42,7 @@ from cooper_ros.imaging.resize import ImageTransform
 from cooper_ros.runtime.base import Runtime
 from cooper_ros.runtime.card import ModelCard
 from cooper_ros.runtime.load import load_runtime
+from cooper_ros.runtime.memory import is_memory_error
 from cooper_ros.runtime.notice import Tell, silent
 
 _SPARE_TOKENS = 16  # for the begin and end tokens of a turn
@@ -133,7 +134,8 @@ class CooperEngine:
             images: uint8 RGB ``[H, W, 3]`` or PIL; maps are drawn of the last one.
             question: plain text.
             request_id: repeated in every event; made up if absent.
-            cancel: stops the request within one token or one flow step.
+            cancel: stops the request within one token, one flow step or one piece of context
+                (a text, a picture).
             **changes: settings of :class:`CooperConfig` for this request only, such as ``mode``,
                 ``seed``, ``time_budget_s``, ``max_turns`` or ``flow_points``.
 
@@ -178,19 +180,26 @@ class CooperEngine:
 
     def draw(self, image: PictureLike, kind: str, *, request_id: str = 'draw',
              cancel: CancelToken | None = None, **changes: Any) -> Iterator[Event]:
-        """Draw one map and report every step; raises :class:`CooperError` on failure."""
+        """Draw one map, without a question; yields map events, then one :class:`Answer` that has
+        no words.
+
+        Raises:
+            CooperError: as :meth:`ask` would report it.
+        """
         with self._lock:
             config = self.config.replaced(**changes)
             limits = Limits(config.time_budget_s, cancel)
             try:
                 talk = self._talk(request_id, [image], '', config, limits)
                 yield from reasoning.one_map(talk, kind)
+                yield _answer(talk, None)
             except Exception as error:
                 raise self._as_cooper_error(error) from error
 
     def _one_map(self, image: PictureLike, kind: str, changes: dict[str, Any]) -> Map:
-        last = list(self.draw(image, kind, **changes))[-1]
-        return last.map  # type: ignore[attr-defined]
+        *_, end = self.draw(image, kind, **changes)
+        assert isinstance(end, Answer)
+        return end.maps[0]
 
     def _talk(self, request_id: str, images: Sequence[PictureLike], question: str,
               config: CooperConfig, limits: Limits) -> Talk:
@@ -198,19 +207,35 @@ class CooperEngine:
         pictures = PictureReader(self.parts.runtime, ImageTransform(*card.vae_transform),
                                  ImageTransform(*card.vit_transform), config.sample_posterior,
                                  config.max_image_pixels)
-        talk = Talk(request_id=request_id, codec=self.parts.codec, prompts=self.parts.prompts,
-                    reader=None,  # type: ignore[arg-type]  # sized below, from what is in the talk
-                    pictures=[pictures.prepare(image, config.seed) for image in images],
-                    question=question, text_options=settings.text_options(config, card),
+        prepared = [pictures.prepare(image, config.seed) for image in images]
+        needed = config.context_tokens or _rounded_up(
+            self._needed_tokens(prepared, question, config))
+        return Talk(request_id=request_id, codec=self.parts.codec, prompts=self.parts.prompts,
+                    reader=self._reader_for(needed), pictures=prepared, question=question,
+                    text_options=settings.text_options(config, card),
                     draw_options=settings.draw_options(config, card),
-                    maker=settings.map_maker(pictures, config, card),
-                    limits=limits, seed=config.seed)
-        talk.reader = self._reader_for(talk, config)
-        return talk
+                    maker=settings.map_maker(pictures, config, card), limits=limits,
+                    seed=config.seed)
 
-    def _reader_for(self, talk: Talk, config: CooperConfig) -> Reader:
+    def _needed_tokens(self, pictures: Sequence[Picture], question: str,
+                       config: CooperConfig) -> int:
+        """Cache slots for the longest course a request can take."""
+        prompts = self.parts.prompts
+        systems = prompts.interleave_system, prompts.image_system, prompts.think_system
+        fixed = self._tokens(max(systems, key=len), question) + sum(
+            picture.latents.tokens() + picture.vision.tokens() for picture in pictures)
+        turns = config.max_turns * (settings.text_options(config, self.parts.card).max_tokens
+                                    + _SPARE_TOKENS)
+        last = pictures[-1]
+        per_map = last.vision.tokens() + self._tokens(prompts.reflection, prompts.depth,
+                                                      prompts.segmentation)
+        return fixed + turns + max(2, config.max_turns) * per_map + last.latents.tokens()
+
+    def _tokens(self, *texts: str) -> int:
+        return sum(text_piece(self.parts.codec, text).tokens() for text in texts)
+
+    def _reader_for(self, needed: int) -> Reader:
         """The kept reader, or a larger one when this request would not fit."""
-        needed = config.context_tokens or _rounded_up(_needed_tokens(talk, config))
         if self._reader is None or self._reader.capacity < needed:
             self._reader = None  # free the old cache before the new one is made
             self._reader = Reader(self.parts.runtime, needed)
@@ -221,16 +246,19 @@ class CooperEngine:
                 error: Exception) -> Event:
         known = self._as_cooper_error(error)
         stopped = isinstance(known, (Canceled, DeadlineExceeded))
-        if stopped and talk is not None and any(turn.text for turn in talk.turns):
+        if stopped and talk is not None and (talk.maps or any(turn.text for turn in talk.turns)):
             return _answer(talk, known)
         return Failure(request_id, limits.elapsed(), int(known.code), str(known))
 
     def _as_cooper_error(self, error: Exception) -> CooperError:
-        """Name any error; what is not of our family costs the cache, in case it is damaged."""
-        if isinstance(error, CooperError):
+        """Name any error; what is not of our family costs the cache, in case it is damaged, and
+        so does a lack of memory, for the cache never shrinks."""
+        known = isinstance(error, CooperError)
+        if not known or isinstance(error, OutOfMemory):
+            self._reader = None
+        if known:
             return error
-        self._reader = None
-        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        if is_memory_error(error):
             return OutOfMemory('no memory left for this request', value=str(error)[:200],
                                remedy='smaller pictures, fewer turns, or a smaller model')
         return CooperError(f'unexpected {type(error).__name__}', value=str(error)[:500],
@@ -260,28 +288,14 @@ def _verdict(talk: Talk, mode: str) -> NoAnswer | None:
                     remedy='raise max_turns or max_turn_tokens, or ask in another mode')
 
 
-def _needed_tokens(talk: Talk, config: CooperConfig) -> int:
-    """Cache slots for the longest course this request can take."""
-    prompts = talk.prompts
-    longest = max((prompts.interleave_system, prompts.image_system, prompts.think_system), key=len)
-    fixed = [talk.text(longest), talk.text(talk.question), *talk.images(latents=True)]
-    turns = config.max_turns * (talk.text_options.max_tokens + _SPARE_TOKENS)
-    map_blocks = talk.pictures[-1].vision.tokens() if talk.pictures else 0
-    between = [talk.text(prompts.reflection), talk.text(prompts.depth),
-               talk.text(prompts.segmentation)]
-    per_map = map_blocks + sum(piece.tokens() for piece in between)
-    flow_block = talk.pictures[-1].latents.tokens() if talk.pictures else 0
-    return (sum(piece.tokens() for piece in fixed) + turns + max(2, config.max_turns) * per_map
-            + flow_block)
-
-
 def _rounded_up(tokens: int) -> int:
     return -(-tokens // _GROWTH) * _GROWTH
 
 
 def _answer(talk: Talk, error: CooperError | None) -> Answer:
-    """The best answer so far: the last turn that holds one, else the last turn with words."""
-    turns = [turn for turn in talk.turns if turn.text] or talk.turns[-1:]
+    """The best answer so far: the last turn that holds one, else the last turn with words, else
+    the maps alone."""
+    turns = [turn for turn in talk.turns if turn.text] or [Turn()]
     best = next((turn for turn in reversed(turns) if has_answer(turn.text)), turns[-1])
     code = ErrorCode.NONE if error is None else error.code
     return Answer(talk.request_id, talk.limits.elapsed(), text=answer_text(best.text),

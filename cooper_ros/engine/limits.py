@@ -1,4 +1,5 @@
-"""Stopping: a cancel token and a deadline, asked before every token and every flow step."""
+"""Stopping: a cancel token and a deadline, asked before every token, flow step and piece of
+context."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from cooper_ros.errors import Canceled, DeadlineExceeded
 
 
 class CancelToken:
-    """A flag that any thread may raise; the engine stops within one token or one flow step."""
+    """A flag that any thread may raise; the engine stops within one token, one flow step or
+    one piece of context (a text, a picture)."""
 
     def __init__(self) -> None:
         self._flag = threading.Event()

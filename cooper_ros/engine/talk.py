@@ -51,6 +51,11 @@ class Turn:
         return math.exp(self.log_probability / self.tokens) if self.tokens else 0.0
 
 
+def text_piece(codec: TextCodec, text: str) -> TextPiece:
+    """A text segment as the network reads it."""
+    return TextPiece(tuple(codec.encode(text)))
+
+
 @dataclass(frozen=True)
 class Branches:
     """The three readings that guided drawing compares."""
@@ -85,7 +90,7 @@ class Talk:
 
     def text(self, text: str) -> TextPiece:
         """A text segment as the network reads it."""
-        return TextPiece(tuple(self.codec.encode(text)))
+        return text_piece(self.codec, text)
 
     def images(self, *, latents: bool) -> list[Piece]:
         """The request's pictures: the ViT block each, behind the VAE block if ``latents``."""
@@ -152,10 +157,11 @@ class Talk:
             self.limits.check()
 
     def _read(self, row: int, pieces: Sequence[Piece]) -> None:
-        self.limits.check()
         started = time.monotonic()
-        self.reader.read(row, pieces)
-        self.read_s += time.monotonic() - started
+        try:
+            self.reader.read(row, pieces, self.limits.check)
+        finally:
+            self.read_s += time.monotonic() - started
 
     def _read_branches(self, branches: Branches) -> tuple[int, ...]:
         """Read only the branches that the guidance scales will use."""

@@ -101,7 +101,8 @@ class Supervisor:
             CooperError: why there is no engine.
         """
         if self._state in (FAILED, STOPPED):
-            raise self._error or NotReady('the engine is stopped')
+            # One error for all callers: with their frames it would keep their requests.
+            raise (self._error or NotReady('the engine is stopped')).with_traceback(None)
         self.queue.check_room(limit)
 
     def submit(self, request: Request, limit: int) -> None:

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Iterator
 
 from cooper_ros.config import CooperConfig
-from cooper_ros.engine.events import Answer, Event, Failure, MapFinished, TextDelta
+from cooper_ros.engine.events import Event, Failure, TextDelta
 from cooper_ros.engine.limits import CancelToken
 from cooper_ros.errors import ErrorCode, as_cooper_error
 from cooper_ros.node.messages import ASK, DEVICE_LOST, Beat, Cancel, Job, Loaded, LoadFailed, Stop
@@ -133,21 +133,11 @@ def events_of(engine: Any, job: Job, token: CancelToken) -> Iterator[Event]:
             yield from engine.ask(job.image, job.question, request_id=job.request_id,
                                   cancel=token, **job.changes)
         else:
-            yield from _drawing(engine, job, token, start)
+            yield from engine.draw(job.image, job.kind, request_id=job.request_id, cancel=token,
+                                   **job.changes)
     except Exception as error:
         known = as_cooper_error(error, 'the request failed')
         yield Failure(job.request_id, time.monotonic() - start, int(known.code), str(known))
-
-
-def _drawing(engine: Any, job: Job, token: CancelToken, start: float) -> Iterator[Event]:
-    """Draw one map; its end looks like an answer without words."""
-    maps = []
-    for event in engine.draw(job.image, job.kind, request_id=job.request_id, cancel=token,
-                             **job.changes):
-        maps += [event.map] if isinstance(event, MapFinished) else []
-        yield event
-    yield Answer(job.request_id, time.monotonic() - start, text='', short='', reasoning=(),
-                 confidence=0.0, maps=tuple(maps))
 
 
 def merge_text(events: Iterator[Event], every_s: float = TEXT_EVERY_S) -> Iterator[Event]:
