@@ -14,7 +14,7 @@ from support.tiny import tiny_engine
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.errors import BadCheckpoint, BadOption
-from cooper_ros.imaging.lens import focal_of, region_of
+from cooper_ros.imaging.lens import focal_of, misfit_of, region_of
 from cooper_ros.imaging.resize import ImageTransform
 from cooper_ros.runtime.card import ModelCard
 from cooper_ros.scenes.sample import sample_scene
@@ -94,6 +94,9 @@ WHOLE = (0, 0, 0, 0)
     ('/c/image_raw', (640, 480), 490.0, WHOLE, 500 / 640),
     ('/c/image_rect_color', (640, 480), 490.0, WHOLE, 490 / 640),
     ('/c/image_rect', (640, 480), 0.0, WHOLE, 500 / 640),  # nobody says what P is
+    ('/zed/left/rect/image', (640, 480), 490.0, WHOLE, 490 / 640),
+    ('/direct/image_raw', (640, 480), 490.0, WHOLE, 500 / 640),
+    ('/rectangle/image', (640, 480), 490.0, WHOLE, 500 / 640),
     ('/c/image_raw', (480, 640), 490.0, WHOLE, 500 / 640),  # upright: its longest side is the same
     ('/c/image_raw', (640, 480), 490.0, (100, 40, 200, 100), 500 / 200),
     ('/c/image_raw', (0, 0), 490.0, WHOLE, 0.0)])
@@ -101,11 +104,24 @@ def test_focal_lengths_of_camera_info(topic: str, size: tuple[int, int], p: floa
                                       roi: tuple[int, int, int, int]) -> None:
     left, top, width, height = roi
     for names in ('kp', 'KP'):  # ROS 2, ROS 1
-        info = SimpleNamespace(width=size[0], height=size[1], roi=SimpleNamespace(
+        info = SimpleNamespace(width=size[0], height=size[1], binning_x=0, binning_y=0,
+                               roi=SimpleNamespace(
             x_offset=left, y_offset=top, width=width, height=height),
             **dict(zip(names, ([500.0] + [0.0] * 8, [p] + [0.0] * 11))))
         assert focal_of(info, topic) == focal
         assert region_of(info) == (roi if width else (0, 0, *size))
+
+
+@pytest.mark.parametrize(('binning', 'size', 'focal'), [
+    ((1, 1), (640, 480), 500 / 640), ((2, 2), (320, 240), 500 / 640),
+    ((2, 1), (320, 480), 250 / 480), ((1, 2), (640, 240), 500 / 640)])
+def test_a_sensor_that_joins_its_pixels_is_no_misfit(binning: tuple[int, int],
+                                                     size: tuple[int, int], focal: float) -> None:
+    info = SimpleNamespace(width=640, height=480, binning_x=binning[0], binning_y=binning[1],
+                           roi=SimpleNamespace(x_offset=0, y_offset=0, width=0, height=0),
+                           k=[500.0] + [0.0] * 8, p=[500.0] + [0.0] * 11)
+    assert focal_of(info, 'image_raw') == focal and not misfit_of(info, size)
+    assert 'the picture has 100x300' in misfit_of(info, (100, 300))
 
 
 @pytest.mark.parametrize('wrong', [-1.0, 1000.0, float('nan')])

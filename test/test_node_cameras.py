@@ -70,6 +70,16 @@ def test_a_late_copy_of_an_older_picture_is_not_the_newest(node: Node) -> None:
     assert eyes.held() == 2 and eyes._frames[0].message is first  # as it was taken
 
 
+@pytest.mark.parametrize('kind', ['raw', 'jpeg'])
+def test_a_camera_that_always_gives_one_stamp_does_not_freeze(node: Node, kind: str) -> None:
+    eyes, stamp = camera(node), now_s(node)
+    shown = [stamped(GREY, seconds=stamp) for _ in range(2)]
+    shown = shown if kind == 'raw' else [jpeg(message) for message in shown]
+    for message in shown:
+        eyes._on_image(message)
+    assert eyes.held() == 1 and eyes.newest().message is shown[1]
+
+
 def test_jpeg_is_heard_only_while_nobody_publishes_raw(node: Node) -> None:
     eyes = camera(node)
     assert node.count_subscribers('/image/compressed') == 1

@@ -15,8 +15,8 @@ from std_msgs.msg import Header
 
 from cooper_ros.engine.events import Label, SegmentationMap, Timings
 from cooper_ros.errors import BadCameraInfo, BadImage
+from cooper_ros.imaging.lens import check_camera_info
 from cooper_ros.node.conversions import (
-    check_camera_info,
     colour_message,
     depth_message,
     legend_message,

@@ -323,9 +323,10 @@ def test_maps_are_published_with_the_stamp_of_their_image(robot: Client) -> None
 
 def test_live_maps_follow_the_camera_at_the_set_rate(robot: Client) -> None:
     heard = robot.listen(Image, '/cooper/relative_depth')
+    legends = robot.listen(Legend, '/cooper/segmentation/legend')
     assert robot.set_parameter('map_rate_hz', 20.0).successful
     level = iter(range(100, 10_000))
-    robot.until(lambda: len(heard) >= 3, again=lambda: robot.camera.publish(
+    robot.until(lambda: len(heard) >= 3 and legends, again=lambda: robot.camera.publish(
         stamped(picture(next(level) % 255))))
     assert robot.set_parameter('map_rate_hz', 0.0).successful
     stamps = [(item.header.stamp.sec, item.header.stamp.nanosec) for item in heard]

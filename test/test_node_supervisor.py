@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import queue
 import signal
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable, Iterator
@@ -229,6 +231,17 @@ def test_a_request_does_not_wait_for_ever_for_a_model(tmp_path: Path) -> None:
     later.join(PATIENCE_S)
 
 
+def test_what_runs_in_the_background_takes_no_room_and_gives_way(caller: Caller) -> None:
+    map_of_now = Request('live', 'ask', 'slow', {'seed': 7}, lambda: PICTURE, caller.inbox.put,
+                         background=True)
+    caller.supervisor.submit(map_of_now, 0)
+    caller.text()
+    caller.ask('what colour?', limit=0)
+    first, second = caller.end(), caller.end()
+    assert (first.request_id, first.error_code) == ('live', ErrorCode.CANCELED)
+    assert isinstance(second, Answer) and second.complete
+
+
 def test_the_queue_is_bounded(caller: Caller) -> None:
     blocker = caller.ask('slow')
     caller.text()
@@ -274,6 +287,22 @@ def test_a_broken_model_folder_is_reported_and_not_tried_again(tmp_path: Path) -
     with pytest.raises(BadCheckpoint, match='key missing; got a.weight'):
         Caller(supervisor).ask('what colour?')
     assert supervisor.status().restarts == 0 and 'a.weight' in said[-1]
+
+
+def test_refusals_keep_nothing_of_what_was_refused(tmp_path: Path) -> None:
+    (tmp_path / 'broken').touch()
+    made = Supervisor(FACTORY, CooperConfig(model_path=str(tmp_path)), lambda *words: None)
+    made.join(PATIENCE_S)
+
+    def refused() -> weakref.ref[np.ndarray]:
+        picture = np.zeros((2, 2))
+        with pytest.raises(BadCheckpoint):
+            made.check_room(len(picture))
+        return weakref.ref(picture)
+
+    kept = [refused() for _ in range(3)]
+    gc.collect()
+    assert [picture() is None for picture in kept[:2]] == [True, True]
 
 
 def test_a_worker_that_dies_while_loading_is_given_up(tmp_path: Path) -> None:

@@ -30,9 +30,10 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer, Event, Failure
 from cooper_ros.errors import BadBag, BadData, BadOption, BadQuestion
+from cooper_ros.imaging.lens import calibration_of
 from cooper_ros.replay.pictures import write_pictures, write_sheet
 from cooper_ros.replay.questions import DEFAULT_QUESTION, Plan, Question, collect, read_questions
-from cooper_ros.replay.run import Request, Watch, check, lens_of, replay
+from cooper_ros.replay.run import Request, Watch, check, replay
 from cooper_ros.replay.summary import sheet_name, write_summary
 
 ALL = Plan(rate=0)
@@ -153,13 +154,31 @@ def test_recorded_camera_info_of_other_pictures_is_not_believed(tmp_path: Path,
     assert not [topic for topic in read(tmp_path / 'out/answers') if 'camera_info' in topic]
 
 
+@pytest.mark.parametrize(('focal', 'promised'), [(0.0, False), (0.7, True)])
+def test_metres_are_not_promised_behind_a_lens_of_which_only_nonsense_is_known(
+        tmp_path: Path, engine: CooperEngine, focal: float, promised: bool) -> None:
+    """As the node does it; the engine has metres for every lens."""
+    blind = [(topic, kind, stamp, replace(message, k=np.zeros(9))
+              if topic.endswith('camera_info') else message)
+             for topic, kind, stamp, message in with_info(1)]
+    bag = write_ros2(tmp_path / 'in', blind)
+    result = replay(Request(bag, tmp_path / 'out', (), ALL, mode='maps', focal=focal), engine)
+    found = read(tmp_path / 'out' / 'answers')
+    assert '/cooper/relative_depth' in found
+    assert ('/cooper/depth/image' in found) is promised
+    assert '/cooper/depth/camera_info' not in found
+    assert any('without usable focal lengths' in text for text in result.warnings)
+
+
 @pytest.mark.parametrize('fields', [
     {'k': np.zeros(9), 'p': np.zeros(12)}, {'p': np.full(12, np.nan)}, {'width': 0, 'height': 0},
     {'p': np.full(12, 1e6)}])
 def test_a_recorded_lens_that_cannot_be_is_none(fields: dict[str, Any]) -> None:
-    assert lens_of(replace(camera_info(START_NS), **fields), '/image_rect') == 0
-    assert lens_of(camera_info(START_NS), '/image_raw') == 40 / 32
-    assert lens_of(None, '/image_raw') == 0
+    strange = calibration_of(replace(camera_info(START_NS), **fields), '/image_rect', (32, 24), 0)
+    assert strange.info is None and strange.focal == 0 and not strange.has_scale
+    plain = calibration_of(camera_info(START_NS), '/image_raw', (32, 24), 0.7)
+    assert plain.info is not None and plain.focal == 40 / 32 and plain.has_scale
+    assert calibration_of(None, '/image_raw', (32, 24), 0.7).focal == 0.7
 
 
 def test_camera_info_of_a_region_of_interest(tmp_path: Path, engine: CooperEngine) -> None:

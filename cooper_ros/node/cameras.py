@@ -16,8 +16,8 @@ from std_msgs.msg import Header
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadCameraInfo, NoImage, StaleImage
-from cooper_ros.imaging.lens import focal_of, misfit_of
-from cooper_ros.node.conversions import check_camera_info, nanoseconds_of, size_of
+from cooper_ros.imaging.lens import Calibration, check_camera_info, focal_of, misfit_of
+from cooper_ros.node.conversions import nanoseconds_of, size_of
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -43,26 +43,6 @@ class Frame:
     header: Header
     stamp_ns: int
     message: Image | CompressedImage
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What was known of a lens when a picture was taken up; its maps are published with that.
-
-    Attributes:
-        info: camera info, None while there is none that can be used.
-        error: what is wrong with the one that came, empty while nothing is.
-        focal: focal length over the longest side of the picture; 0 while nobody says it.
-    """
-
-    info: CameraInfo | None = None
-    error: str = ''
-    focal: float = 0.0
-
-    @property
-    def has_scale(self) -> bool:
-        """Whether metres mean something: not behind a lens of which only nonsense is known."""
-        return not self.error or self.focal > 0
 
 
 class Camera:
@@ -141,7 +121,10 @@ class Camera:
         held = [number for number, one in enumerate(self._frames) if one.stamp_ns == stamp]
         if not held:
             self._frames.append(Frame(message.header, stamp, message))
-        elif isinstance(message, Image):  # the same image by both transports: as it was taken
+        elif isinstance(message, Image) or isinstance(
+                self._frames[held[-1]].message, CompressedImage):
+            # The newer one of a camera that always gives the same stamp; of the same image by
+            # both transports, the one as it was taken.
             self._frames[held[-1]] = Frame(message.header, stamp, message)
         while len(self._frames) > self._config().buffer_images:
             self._frames.popleft()

@@ -18,9 +18,7 @@ from std_msgs.msg import Header
 from cooper_interfaces.msg import Label as LabelMsg
 from cooper_interfaces.msg import Legend
 from cooper_interfaces.msg import Timings as TimingsMsg
-from cooper_ros.config import LONGEST_LENS
 from cooper_ros.engine.events import DepthMap, Map, SegmentationMap, Timings
-from cooper_ros.errors import BadCameraInfo
 from cooper_ros.imaging.buffers import (
     ImageBuffer,
     decode_image,
@@ -29,7 +27,7 @@ from cooper_ros.imaging.buffers import (
     encode_rgb8,
 )
 from cooper_ros.imaging.compressed import compressed_size, decode_compressed
-from cooper_ros.imaging.lens import focal_of, scaled_matrices
+from cooper_ros.imaging.lens import scaled_matrices
 
 try:
     from cv_bridge import CvBridge, CvBridgeError
@@ -122,26 +120,6 @@ def timings_message(timings: Timings, queued_s: float) -> TimingsMsg:
                       draw_s=float(timings.draw_s), read_tokens=int(timings.read_tokens),
                       reused_tokens=int(timings.reused_tokens),
                       text_tokens=int(timings.text_tokens), flow_steps=int(timings.flow_steps))
-
-
-def check_camera_info(info: CameraInfo) -> None:
-    """Refuse intrinsics that would put points anywhere.
-
-    Raises:
-        BadCameraInfo: no size, or focal lengths that are zero, negative, not finite or no lens's.
-    """
-    if info.width < 1 or info.height < 1:
-        raise BadCameraInfo('camera info without a size', value=f'{info.width}x{info.height}',
-                            limit='at least 1x1', remedy='calibrate the camera')
-    if not np.all(np.isfinite([*info.k, *info.p])) or info.k[0] <= 0 or info.k[4] <= 0:
-        raise BadCameraInfo('camera info without usable focal lengths',
-                            value=f'fx {info.k[0]}, fy {info.k[4]}', limit='finite and > 0',
-                            remedy='calibrate the camera')
-    focal = max(focal_of(info, topic) for topic in ('raw', 'rect'))
-    if focal > LONGEST_LENS:
-        raise BadCameraInfo('camera info with a focal length no lens has',
-                            value=f'{focal:g} times the longest side',
-                            limit=f'{LONGEST_LENS:g} times', remedy='calibrate the camera')
 
 
 def scaled_camera_info(info: CameraInfo, header: Header, shape: Sequence[int]) -> CameraInfo:

@@ -19,7 +19,8 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import Event
 from cooper_ros.engine.question import clean_question
 from cooper_ros.errors import BadOption, CooperError, NotReady
-from cooper_ros.node.cameras import Calibration, Camera, Frame
+from cooper_ros.imaging.lens import Calibration
+from cooper_ros.node.cameras import Camera, Frame
 from cooper_ros.node.conversions import nanoseconds_of, picture_of
 from cooper_ros.node.mailbox import Mailbox
 from cooper_ros.node.messages import ASK
@@ -39,6 +40,7 @@ class Wish:
         stamp_ns: time of the image to use; 0 for the newest.
         image: a picture to use instead of a camera's, or None.
         overrides: settings of ``CooperConfig`` for this request.
+        background: whether it gives way to others.
     """
 
     kind: str = ASK
@@ -47,6 +49,7 @@ class Wish:
     stamp_ns: int = 0
     image: CompressedImage | None = None
     overrides: tuple[tuple[str, Any], ...] = ()
+    background: bool = False
 
     @classmethod
     def from_message(cls, message: Any, kind: str = ASK, **overrides: Any) -> Wish:
@@ -133,19 +136,19 @@ class Desk:
         frame, camera = self._frame(wish)
         lens = Calibration(focal=config.focal) if camera is None else camera.calibration(frame)
         config = config.replaced(focal=lens.focal)
-        ticket = self._ticket(wish.kind, question, config, frame, camera, lens, listener)
+        ticket = self._ticket(wish, question, config, frame, camera, lens, listener)
         self.supervisor.submit(ticket.request, config.queue_size)
         return ticket
 
-    def _ticket(self, kind: str, question: str, config: CooperConfig, frame: Frame,
+    def _ticket(self, wish: Wish, question: str, config: CooperConfig, frame: Frame,
                 camera: Camera | None, lens: Calibration, listener: Listener) -> Ticket:
         def hear(event: Event) -> None:  # on the supervisor's thread
             self._mailbox.post(self._audience, ticket, event)
             self._mailbox.post(listener, ticket, event)
 
         load = functools.partial(picture_of, frame.message, config.max_image_pixels)
-        request = Request(uuid.uuid4().hex, kind, question, request_settings(config), load, hear,
-                          config.time_budget_s)
+        request = Request(uuid.uuid4().hex, wish.kind, question, request_settings(config), load,
+                          hear, config.time_budget_s, wish.background)
         ticket = Ticket(request, frame.header, camera, lens, config.mode)
         return ticket
 

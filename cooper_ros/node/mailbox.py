@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from typing import Any, Callable
 
@@ -19,11 +20,14 @@ class Mailbox:
         self._node = node
         self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._bell = node.create_guard_condition(self._drain)
+        self._open, self._lock = True, threading.Lock()
 
     def post(self, call: Callable[..., None], *args: Any) -> None:
-        """Run ``call(*args)`` on the executor, soon."""
-        self._calls.append((call, args))
-        self._bell.trigger()
+        """Run ``call(*args)`` on the executor, soon; once it is closed, never."""
+        with self._lock:
+            if self._open:
+                self._calls.append((call, args))
+                self._bell.trigger()
 
     @property
     def waiting(self) -> int:
@@ -32,8 +36,9 @@ class Mailbox:
 
     def close(self) -> None:
         """Stop listening; what is posted later is dropped."""
+        with self._lock:
+            self._open = False
         self._node.destroy_guard_condition(self._bell)
-        self.post = lambda call, *args: None  # type: ignore[method-assign]
 
     def _drain(self) -> None:
         while self._calls:

@@ -17,8 +17,9 @@ from std_msgs.msg import Header, String
 from cooper_interfaces.msg import Legend, SpatialAnswer
 from cooper_ros.engine.answers import spoken
 from cooper_ros.engine.events import Answer, DepthMap, Failure, Map, SegmentationMap
+from cooper_ros.imaging.lens import Calibration
 from cooper_ros.imaging.views import overlay
-from cooper_ros.node.cameras import Calibration, Camera
+from cooper_ros.node.cameras import Camera
 from cooper_ros.node.conversions import (
     colour_message,
     depth_message,
@@ -30,7 +31,8 @@ from cooper_ros.node.conversions import (
 from cooper_ros.node.desk import Ticket
 
 DEPTH_TOPICS = ('relative_depth', 'relative_depth/colored', 'depth/image', 'depth/camera_info')
-SEGMENTATION_TOPICS = ('segmentation/mask', 'segmentation/colored', 'overlay')
+SEGMENTATION_IMAGES = ('segmentation/mask', 'segmentation/colored', 'overlay')
+SEGMENTATION_TOPICS = (*SEGMENTATION_IMAGES, 'segmentation/legend')
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -47,7 +49,7 @@ class MapOutputs:
         prefix = f'~/{camera.name}/' if camera.name else '~/'
         self._publishers: dict[str, Any] = {
             name: node.create_lifecycle_publisher(Image, prefix + name, 5)
-            for name in (*DEPTH_TOPICS, *SEGMENTATION_TOPICS) if name != 'depth/camera_info'}
+            for name in (*DEPTH_TOPICS, *SEGMENTATION_IMAGES) if name != 'depth/camera_info'}
         self._publishers['depth/camera_info'] = node.create_lifecycle_publisher(
             CameraInfo, prefix + 'depth/camera_info', 5)
         self._publishers['segmentation/legend'] = node.create_lifecycle_publisher(

@@ -27,6 +27,7 @@ class Request:
         load_image: makes the picture; called away from the executor, just before it is needed.
         listener: hears every event, on the supervisor's thread.
         budget_s: seconds from arrival to the end, waiting included; 0 for no limit.
+        background: whether it takes up no room, and gives way to others.
         picture: uint8 RGB ``[H, W, 3]`` once it was loaded.
         taken: when the engine took it up (monotonic), None while it waits.
         reason: why it shall stop, None while it shall not.
@@ -39,6 +40,7 @@ class Request:
     load_image: Callable[[], np.ndarray]
     listener: Callable[[Event], None]
     budget_s: float = 0.0
+    background: bool = False
     arrived: float = field(default_factory=time.monotonic)
     picture: np.ndarray | None = None
     taken: float | None = None
@@ -103,7 +105,9 @@ class RequestQueue:
             Busy: naming the queue length.
         """
         with self._lock:
-            if len(self._waiting) + (self.running is not None) > limit:
+            at_work = [self.running] if self.running else []
+            counted = sum(not request.background for request in (*at_work, *self._waiting))
+            if counted > limit:
                 self.refused += 1
                 raise Busy('the queue is full', value=f'{len(self._waiting)} waiting',
                            limit=f'queue_size {limit}', remedy='ask again later')

@@ -18,6 +18,7 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import Answer, Event, Failure, Loading
 from cooper_ros.engine.notices import Notice
 from cooper_ros.errors import (
+    Canceled,
     CooperError,
     DeadlineExceeded,
     EngineLost,
@@ -34,7 +35,8 @@ PREPARING = 'preparing'  # loading, while graphs or engines are made
 WINDOW_S = 60.0
 LOOK_S = 1.0  # how often an idle supervisor looks at the heartbeat
 GRACE_S = 120.0  # one flow step of a large network on a slow machine; then the worker hangs
-REPLY_S = 10.0  # a caller hears of its end that long after its time or its cancel, whatever holds
+REPLY_S = 10.0  # a caller hears of its end that long after its time or its cancel, whatever the
+# worker does; starting, stopping and writing to one may hold it longer
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,15 @@ class Supervisor:
         self.queue.check_room(limit)
 
     def submit(self, request: Request, limit: int) -> None:
-        """Queue a request; its listener hears of it.
+        """Queue a request; its listener hears of it. What runs in the background gives way.
 
         Raises:
             CooperError: as :meth:`check_room`.
         """
         self.check_room(limit)
+        for other in () if request.background else self.queue.everything():
+            if other.background:
+                self.cancel(other, Canceled('a request goes first'))
         self.queue.put(request)
         self._ring()
         if self._state in (FAILED, STOPPED):  # it ended between the check and the put
@@ -132,9 +137,10 @@ class Supervisor:
         self._stopping = True
         self._ring()
 
-    def join(self, timeout_s: float | None = None) -> None:
-        """Wait until the worker is gone."""
+    def join(self, timeout_s: float | None = None) -> bool:
+        """Wait until the worker is gone; whether it is."""
         self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _ring(self) -> None:
         if self._thread.is_alive():  # without a reader the pipe would fill up
@@ -146,7 +152,8 @@ class Supervisor:
     def _run(self) -> None:
         try:
             if self._after is not None:
-                self._after.join()
+                while not self._after.join(LOOK_S):
+                    self.queue.sweep(loading=True)
                 self._after = None
             while not self._stopping:
                 self._one_life()
@@ -250,13 +257,18 @@ class Supervisor:
                 raise NotReady('the engine was stopped')
             if time.monotonic() > over + REPLY_S:
                 request.fail(request.reason or _no_answer(request))
-            if time.monotonic() > over + self._grace_s:
-                raise EngineLost('the worker does not stop', limit=f'{self._grace_s:g} s')
+            if time.monotonic() > over + self._patience_s():
+                raise EngineLost('the worker does not stop', limit=f'{self._patience_s():g} s')
             message = self._listen(process)
             if isinstance(message, Loading):
                 self._say('info', str(message))
             if isinstance(message, Event):
                 request.emit(_with_reason(message, request))
+
+    def _patience_s(self) -> float:
+        """Seconds a stopped request may take; another runtime may just be loading before it."""
+        loads = self._config.load_timeout_s if self._notice.preparing else 0.0
+        return max(self._grace_s, loads)
 
 
 def _no_answer(request: Request) -> DeadlineExceeded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Callable, Mapping
 
 from rclpy.lifecycle import LifecycleNode
@@ -11,7 +12,7 @@ from std_msgs.msg import String
 from cooper_interfaces.msg import SpatialAnswer
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer, Event, Failure
-from cooper_ros.errors import CooperError
+from cooper_ros.errors import CooperError, ErrorCode
 from cooper_ros.node.desk import Desk, Ticket, Wish
 from cooper_ros.node.outputs import (
     DEPTH_TOPICS,
@@ -52,7 +53,8 @@ class QuestionTopic:
 class LiveMaps:
     """Draws maps of the newest image at ``map_rate_hz``, while somebody listens.
 
-    Questions go first: nothing is drawn while a request runs or waits.
+    Questions go first: nothing is drawn while a request runs or waits, and a map that is being
+    drawn gives way within a flow step.
     """
 
     def __init__(self, node: LifecycleNode, desk: Desk, config: Callable[[], CooperConfig],
@@ -89,13 +91,17 @@ class LiveMaps:
         try:
             stamp = self._desk.camera(name).newest().stamp_ns
             if self._drawn.get((name, kind)) != stamp:  # the same image gives the same map
-                self._desk.take_in(Wish(kind=kind, camera=name), self._heard)
+                self._desk.take_in(Wish(kind=kind, camera=name, background=True),
+                                   functools.partial(self._heard, name))
                 self._drawn[name, kind] = stamp
         except CooperError as error:
             self._warn(str(error))
 
-    def _heard(self, ticket: Ticket, event: Event) -> None:
-        if isinstance(event, Failure):
+    def _heard(self, name: str, ticket: Ticket, event: Event) -> None:
+        if not isinstance(event, Answer | Failure) or not event.error_code:
+            return
+        self._drawn.pop((name, ticket.request.kind), None)  # to be tried again
+        if event.error_code != ErrorCode.CANCELED:
             self._warn(event.error_msg)
 
     def _warn(self, reason: str) -> None:

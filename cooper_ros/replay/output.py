@@ -22,7 +22,7 @@ from cooper_ros.engine.answers import spoken
 from cooper_ros.engine.events import Answer, DepthMap, Failure, Label, SegmentationMap, Timings
 from cooper_ros.errors import BadOption
 from cooper_ros.imaging.buffers import ImageBuffer, encode_depth, encode_mono8, encode_rgb8
-from cooper_ros.imaging.lens import matrix_of, region_of, scaled_matrices
+from cooper_ros.imaging.lens import Calibration, matrix_of, region_of, scaled_matrices
 from cooper_ros.imaging.views import overlay
 from cooper_ros.replay import interfaces
 from cooper_ros.replay.bag import CAMERA_INFO, IMAGE, STRING, Frame
@@ -86,25 +86,26 @@ class AnswerBag:
                       scaled_camera_info(camera_info, frame, None))
 
     def write_answer(self, frame: Frame, question: Question, mode: str, event: Answer | Failure,
-                     camera_info: Any | None) -> None:
+                     lens: Calibration) -> None:
         """Write an answer or a failure, and the maps it was reasoned from."""
         self._put(*TOPICS['answer'], frame, answer_message(frame, question, mode, event,
                                                            self._timings))
         self._put(*TOPICS['answer_text'], frame, interfaces.make(STRING, data=_line(event)))
         for drawn in event.maps if isinstance(event, Answer) else ():
             if isinstance(drawn, DepthMap):
-                self._write_depth(frame, drawn, camera_info)
+                self._write_depth(frame, drawn, lens)
             else:
                 self._write_segmentation(frame, drawn)
 
-    def _write_depth(self, frame: Frame, drawn: DepthMap, camera_info: Any | None) -> None:
+    def _write_depth(self, frame: Frame, drawn: DepthMap, lens: Calibration) -> None:
         self._image('relative_depth', frame, encode_depth(drawn.relative))
         self._image('relative_depth_colored', frame, encode_rgb8(drawn.colour))
-        if drawn.vouched_metres is not None:
-            self._image('depth', frame, encode_depth(drawn.vouched_metres))
-        if camera_info is not None:
+        if drawn.vouched_metres is None or not lens.has_scale:
+            return
+        self._image('depth', frame, encode_depth(drawn.vouched_metres))
+        if lens.info is not None:
             self._put(*TOPICS['camera_info'], frame,
-                      scaled_camera_info(camera_info, frame, drawn.relative.shape))
+                      scaled_camera_info(lens.info, frame, drawn.relative.shape))
 
     def _write_segmentation(self, frame: Frame, drawn: SegmentationMap) -> None:
         self._image('mask', frame, encode_mono8(drawn.labels))

@@ -9,11 +9,10 @@ from typing import Any, Callable, Iterator, Protocol, Sequence
 
 import numpy as np
 
-from cooper_ros.config import LONGEST_LENS
 from cooper_ros.engine.events import Answer, Event, Failure, Map
 from cooper_ros.errors import BadBag, BadOption
 from cooper_ros.imaging.buffers import MAX_PIXELS
-from cooper_ros.imaging.lens import focal_of, misfit_of
+from cooper_ros.imaging.lens import Calibration, calibration_of
 from cooper_ros.replay.bag import Bag, Frame, Skipped, describe
 from cooper_ros.replay.output import AnswerBag, check_output
 from cooper_ros.replay.questions import DEFAULT_QUESTION, Picker, Plan, Question
@@ -190,27 +189,26 @@ class _Run:
                 break
         self.watch.progress(1.0)
 
-    def _calibration(self, frame: Frame) -> Any | None:
-        """The recorded camera info, None where it is about other pictures; said once."""
-        if self.camera_info is None:
-            return None
-        wrong = misfit_of(self.camera_info, (frame.rgb.shape[1], frame.rgb.shape[0]))
-        if wrong and wrong not in self.result.warnings:
-            self.result.warnings.append(wrong)
-        return None if wrong else self.camera_info
+    def _calibration(self, frame: Frame) -> Calibration:
+        """What the recorded camera info says of a picture; what is wrong with it is said once."""
+        rows, columns = frame.rgb.shape[:2]
+        found = calibration_of(self.camera_info, self.result.topic.name, (columns, rows),
+                               self.request.focal)
+        if found.error and found.error not in self.result.warnings:
+            self.result.warnings.append(found.error)
+        return found
 
     def _questions(self) -> Sequence[Question]:
         default = () if self.request.question_topic else (Question(DEFAULT_QUESTION),)
         return self.request.questions or default
 
     def _ask_all(self, frame: Frame, questions: Sequence[Question]) -> None:
-        info = self._calibration(frame)
-        focal = lens_of(info, self.result.topic.name) or self.request.focal
-        self.out.write_picture(frame, self.result.topic.type, info)
+        lens = self._calibration(frame)
+        self.out.write_picture(frame, self.result.topic.type, lens.info)
         for question in questions:
             number = len(self.result.asked)
-            asked = self._ask(frame, question, f'{frame.index}-{number}', focal)
-            self.out.write_answer(frame, question, asked.mode, asked.end, info)
+            asked = self._ask(frame, question, f'{frame.index}-{number}', lens.focal)
+            self.out.write_answer(frame, question, asked.mode, asked.end, lens)
             self.watch.asked(number, asked)
             self.result.asked.append(_without_pixels(asked))
 
@@ -222,12 +220,6 @@ class _Run:
             end = event
         assert isinstance(end, (Answer, Failure)), 'an engine ends with an answer or a failure'
         return Asked(frame, question, mode, end, time.monotonic() - start)
-
-
-def lens_of(info: Any | None, topic: str) -> float:
-    """What a recorded CameraInfo says as the setting ``focal``; 0 where it says nothing usable."""
-    focal = 0.0 if info is None else focal_of(info, topic)
-    return focal if 0 < focal <= LONGEST_LENS else 0.0  # NaN neither
 
 
 def _check_places(request: Request) -> None:
