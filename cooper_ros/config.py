@@ -69,8 +69,8 @@ class CooperConfig:
     threads: int = option(0, 'model', 'CPU threads; 0 leaves the choice to torch', low=0, high=256,
                           read_only=True)
     seed: int = option(0, 'model', 'seed of map noise and of sampled text', low=0, high=2**31 - 1)
-    context_tokens: int = option(0, 'model', 'tokens the cache holds; 0 takes what three turns '
-                                 'with two maps need', low=0, high=131072, read_only=True)
+    context_tokens: int = option(0, 'model', 'tokens the cache holds; 0 takes what max_turns '
+                                 'turns and as many maps need', low=0, high=131072, read_only=True)
 
     # reasoning: how a question becomes text
     mode: str = option('auto', 'reasoning', 'auto: the model decides when to draw; direct: no '

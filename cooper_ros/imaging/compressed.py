@@ -29,7 +29,7 @@ DEPTH_HEADER = struct.Struct('<iff')  # kind, then quantisation A and B of the t
 def decode_compressed(format: str, data: Buffer, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decode the fields of a ``sensor_msgs/CompressedImage`` into a picture.
 
-    The bytes decide what they are; ``format`` is only looked at to tell depth and video apart.
+    The bytes decide what they are; ``format`` is only looked at to tell depth apart.
     EXIF rotation is ignored, as cv_bridge does: calibrations belong to the pixels as stored.
     Transparency is pasted on white and 16-bit grey becomes ``round(value * 255 / 65535)``.
 
