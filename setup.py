@@ -52,7 +52,7 @@ setup(
     entry_points={'console_scripts': [
         'cooper = cooper_ros.cli:main',
         'cooper_node = cooper_ros.node.cooper_node:main',
-        'sim_camera = cooper_ros.node.sim_camera:main',
-        'demo_client = cooper_ros.node.demo_client:main',
+        'sim_camera = cooper_ros.node.demo.sim_camera:main',
+        'demo_client = cooper_ros.node.demo.client:main',
     ]},
 )

@@ -13,9 +13,9 @@ from cooper_interfaces.msg import ErrorCode as ErrorCodeMsg
 from cooper_ros.config import CooperConfig, options
 from cooper_ros.engine.events import MapFinished, MapStarted, MapStep, TextDelta
 from cooper_ros.errors import ErrorCode
-from cooper_ros.node.action_server import wish_of
-from cooper_ros.node.desk import Wish
+from cooper_ros.node.action_server import spec_of
 from cooper_ros.node.parameters import REQUEST_NAMES, descriptor
+from cooper_ros.node.request_handler import RequestSpec
 
 ROOT = Path(__file__).parents[1] / 'cooper_interfaces'
 FILES = sorted(path for kind in ('msg', 'srv', 'action') for path in (ROOT / kind).iterdir())
@@ -43,13 +43,13 @@ def test_every_interface_is_built_and_explained(path: Path) -> None:
 
 
 def test_a_goal_left_alone_leaves_everything_to_the_parameters() -> None:
-    assert wish_of(SpatialReason.Goal(question='what?')) == Wish(question='what?')
+    assert spec_of(SpatialReason.Goal(question='what?')) == RequestSpec(question='what?')
 
 
 def test_a_goal_can_set_what_a_request_may_set() -> None:
-    wish = wish_of(SpatialReason.Goal(question='what?', mode='maps', max_turns=2, flow_points=9,
+    spec = spec_of(SpatialReason.Goal(question='what?', mode='maps', max_turns=2, flow_points=9,
                                       seed=4, time_budget_s=1.5))
-    assert dict(wish.overrides) == {'mode': 'maps', 'max_turns': 2, 'flow_points': 9, 'seed': 4,
+    assert dict(spec.overrides) == {'mode': 'maps', 'max_turns': 2, 'flow_points': 9, 'seed': 4,
                                     'time_budget_s': 1.5}
     assert {'mode', 'max_turns', 'flow_points', 'seed', 'time_budget_s'} <= set(REQUEST_NAMES)
     assert 'model_path' not in REQUEST_NAMES and 'queue_size' not in REQUEST_NAMES

@@ -19,8 +19,8 @@ from cooper_ros.node.supervisor import PREPARING, READY, Status, Supervisor
 FACTORY = 'support.preparing:PreparingEngine'
 
 
-class Desk:
-    """As much of the desk as diagnostics look at."""
+class RequestHandler:
+    """As much of the handler as diagnostics look at."""
 
     active, cameras, refusal = True, {}, ''
 
@@ -38,7 +38,7 @@ class Silent:
 def test_it_says_preparing_while_requests_wait(tmp_path: Path) -> None:
     config, said = CooperConfig(model_path=str(tmp_path), diagnostics_rate_hz=0.0), []
     supervisor = Supervisor(FACTORY, config, lambda level, text: said.append(text))
-    shown = Diagnostics(Silent(), Desk(supervisor), lambda: config)
+    shown = Diagnostics(Silent(), RequestHandler(supervisor), lambda: config)
     eventually(lambda: supervisor.status().state == PREPARING)
     caller = Caller(supervisor)
     caller.ask('what colour?')
@@ -74,18 +74,18 @@ def test_a_camera_is_what_it_does_now(age: float | None, limit: float, quiet: fl
     ahead = 99.0 if error == 'ahead' else 0.0
     camera = SimpleNamespace(last_arrival=time.monotonic() - quiet, qos_conflicts=1,
                              lens_trouble=lambda: error, ahead_s=lambda: ahead)
-    assert Diagnostics(Silent(), Desk(None), lambda: config)._sight(camera, age) == said
+    assert Diagnostics(Silent(), RequestHandler(None), lambda: config)._sight(camera, age) == said
 
 
 def test_a_silent_worker_is_no_good_sign() -> None:
     status = Status(READY, 0, 0, True, 0, 0, 1, 1.0, '', silent_s=12.3)
-    desk = Desk(SimpleNamespace(status=lambda: status))
-    shown = Diagnostics(Silent(), desk, lambda: CooperConfig(diagnostics_rate_hz=0.0))._engine()
+    handler = RequestHandler(SimpleNamespace(status=lambda: status))
+    shown = Diagnostics(Silent(), handler, lambda: CooperConfig(diagnostics_rate_hz=0.0))._engine()
     assert (shown.level, shown.message) == (WARN, 'the worker has been silent for 12 s')
 
 
 def test_what_kept_the_node_from_being_configured_is_an_error() -> None:
-    desk = Desk(None)
-    desk.refusal = 'the node could not be configured: no folder'
-    shown = Diagnostics(Silent(), desk, lambda: CooperConfig(diagnostics_rate_hz=0.0))._engine()
-    assert (shown.level, shown.message) == (ERROR, desk.refusal)
+    handler = RequestHandler(None)
+    handler.refusal = 'the node could not be configured: no folder'
+    shown = Diagnostics(Silent(), handler, lambda: CooperConfig(diagnostics_rate_hz=0.0))._engine()
+    assert (shown.level, shown.message) == (ERROR, handler.refusal)

@@ -263,8 +263,8 @@ def test_metres_follow_the_lens_of_the_camera(robot: Client) -> None:
     publisher = robot.node.create_publisher(CameraInfo, '/camera_info', qos_profile_sensor_data)
     longer = CameraInfo(width=128, height=96, k=[256., 0., 64., 0., 256., 48., 0., 0., 1.])
 
-    def depth(**wish: Any) -> EstimateDepth.Response:
-        return robot.call(EstimateDepth, '/cooper/estimate_depth', require_metres=True, **wish)
+    def depth(**spec: Any) -> EstimateDepth.Response:
+        return robot.call(EstimateDepth, '/cooper/estimate_depth', require_metres=True, **spec)
     robot.until(lambda: depth().camera_info.k[0] > 100, again=lambda: publisher.publish(longer))
     answer = depth()
     check_lens(answer, 2.0)

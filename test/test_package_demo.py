@@ -16,9 +16,9 @@ from model_folder import write_model_folder
 from PIL import Image
 from support.signals import sigint
 
-from cooper_ros.node import demo_client
-from cooper_ros.node.demo_report import Asked
-from cooper_ros.node.demo_views import TrueQuestion
+from cooper_ros.node.demo import client as demo_client
+from cooper_ros.node.demo.report import Asked
+from cooper_ros.node.demo.views import TrueQuestion
 from cooper_ros.replay.bag import Bag
 
 PATIENCE_S = 120
@@ -29,8 +29,8 @@ import rclpy
 from rich.console import Console
 from std_msgs.msg import String
 from cooper_ros.errors import NotReady
-from cooper_ros.node import demo_client
-from cooper_ros.node.demo_record import Recorder
+from cooper_ros.node.demo import client as demo_client
+from cooper_ros.node.demo.record import Recorder
 
 rclpy.init()
 client = demo_client.DemoClient(Console(quiet=True))

@@ -15,7 +15,7 @@ def demo(context: typer.Context) -> None:
     See `cooper demo --help`.
     """
     try:
-        from cooper_ros.node.demo import main
+        from cooper_ros.node.demo.__main__ import main
     except ImportError as error:
         raise BadOption('the demo needs ROS 2', value=str(error),
                         remedy='run `make demo`, which brings its own') from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable, Sequence
 
-BEGIN_TEXT, END_TEXT = '<|im_start|>', '<|im_end|>'
+END_TEXT = '<|im_end|>'
 _UNFINISHED = '\ufffd'  # what a byte tokenizer shows for half a character
 
 

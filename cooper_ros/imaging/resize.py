@@ -115,10 +115,6 @@ class ImageTransform:
         """Return what an encoder reads: float32 ``[3, H, W]`` in -1..1."""
         return normalise(self.pixels(picture))
 
-    def normalise(self, picture: Picture) -> np.ndarray:
-        """Return a picture that already has its size as float32 ``[3, H, W]`` in -1..1."""
-        return normalise(np.asarray(picture))
-
 
 VAE_TRANSFORM = ImageTransform(1024, 512, 16)
 VIT_TRANSFORM = ImageTransform(518, 224, 14)

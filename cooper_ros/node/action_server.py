@@ -29,8 +29,8 @@ from cooper_ros.engine.events import (
 )
 from cooper_ros.errors import Canceled, CooperError, ErrorCode
 from cooper_ros.node.conversions import map_message
-from cooper_ros.node.desk import Desk, Ticket, Wish
 from cooper_ros.node.filling import fill_answer, fill_error, fill_maps
+from cooper_ros.node.request_handler import AcceptedRequest, RequestHandler, RequestSpec
 
 _RESULT_KEPT_S = 10  # results hold maps: the default of 15 minutes would fill the memory
 _FEEDBACK = QoSProfile(depth=100)
@@ -44,10 +44,10 @@ _KINDS = {TextDelta: SpatialReason.Feedback.TEXT, MapStarted: SpatialReason.Feed
 class ReasonServer:
     """Serves the action for as long as the node lives; refuses while it is not active."""
 
-    def __init__(self, node: LifecycleNode, desk: Desk) -> None:
-        self._node, self._desk = node, desk
+    def __init__(self, node: LifecycleNode, handler: RequestHandler) -> None:
+        self._node, self._handler = node, handler
         self._goals: dict[bytes, Future] = {}
-        self._tickets: dict[bytes, Ticket] = {}
+        self._under_way: dict[bytes, AcceptedRequest] = {}
         self._server = ActionServer(
             node, SpatialReason, '~/reason', self._execute, goal_callback=self._admit,
             handle_accepted_callback=self._accepted, cancel_callback=self._cancel,
@@ -57,7 +57,7 @@ class ReasonServer:
 
     def _admit(self, goal: SpatialReason.Goal) -> GoalResponse:
         try:
-            self._desk.check_open()
+            self._handler.check_open()
         except CooperError as error:
             self._node.get_logger().warning(f'goal rejected: {error}',
                                             throttle_duration_sec=1.0)
@@ -69,44 +69,40 @@ class ReasonServer:
         key = bytes(handle.goal_id.uuid)
         future = self._goals[key] = Future()
         try:
-            wish = wish_of(handle.request)
-            self._tickets[key] = self._desk.take_in(
-                wish, lambda ticket, event: self._hear(handle, future, ticket, event))
+            spec = spec_of(handle.request)
+            self._under_way[key] = self._handler.take_in(
+                spec, lambda accepted, event: self._hear(handle, future, accepted, event))
         except CooperError as error:
             future.set_result((None, error))
         handle.execute()
 
-    def _hear(self, handle: ServerGoalHandle, future: Future, ticket: Ticket,
+    def _hear(self, handle: ServerGoalHandle, future: Future, accepted: AcceptedRequest,
               event: Event) -> None:
         if isinstance(event, Answer | Failure):
-            future.set_result((ticket, event))
+            future.set_result((accepted, event))
         elif handle.is_active and type(event) in _KINDS:  # loading is for the log
-            handle.publish_feedback(feedback_of(event, ticket, handle.request.map_feedback))
+            handle.publish_feedback(feedback_of(event, accepted, handle.request.map_feedback))
 
     def _cancel(self, handle: ServerGoalHandle) -> CancelResponse:
-        ticket = self._tickets.get(bytes(handle.goal_id.uuid))
-        if ticket is not None:
-            self._desk.cancel(ticket, Canceled('the client cancelled the goal'))
+        accepted = self._under_way.get(bytes(handle.goal_id.uuid))
+        if accepted is not None:
+            self._handler.cancel(accepted, Canceled('the client cancelled the goal'))
         return CancelResponse.ACCEPT
 
     async def _execute(self, handle: ServerGoalHandle) -> SpatialReason.Result:
         key = bytes(handle.goal_id.uuid)
         if handle.is_active:
             handle.publish_feedback(SpatialReason.Feedback(kind=SpatialReason.Feedback.ACCEPTED))
-        ticket, end = await self._goals[key]
+        accepted, end = await self._goals[key]
         self._goals.pop(key, None)
-        self._tickets.pop(key, None)
+        self._under_way.pop(key, None)
         result = SpatialReason.Result()
         if isinstance(end, CooperError):
             fill_error(result, end)
         else:
-            fill_maps(fill_answer(result, ticket, end), ticket, end)
+            fill_maps(fill_answer(result, accepted, end), accepted, end)
         _conclude(handle, result.error_code)
         return result
-
-    def destroy(self) -> None:
-        """Take the action away."""
-        self._server.destroy()
 
 
 def _conclude(handle: ServerGoalHandle, code: int) -> None:
@@ -118,14 +114,16 @@ def _conclude(handle: ServerGoalHandle, code: int) -> None:
         handle.abort()
 
 
-def wish_of(goal: SpatialReason.Goal) -> Wish:
+def spec_of(goal: SpatialReason.Goal) -> RequestSpec:
     """Read a goal; fields at their defaults leave the choice to the parameters."""
     chosen: dict[str, Any] = {'mode': goal.mode, 'max_turns': int(goal.max_turns),
                               'flow_points': int(goal.flow_points)}
-    return Wish.from_message(goal, **{name: value for name, value in chosen.items() if value})
+    return RequestSpec.from_message(
+        goal, **{name: value for name, value in chosen.items() if value})
 
 
-def feedback_of(event: Event, ticket: Ticket, with_maps: bool) -> SpatialReason.Feedback:
+def feedback_of(event: Event, accepted: AcceptedRequest, with_maps: bool
+                ) -> SpatialReason.Feedback:
     """One event as feedback."""
     message = SpatialReason.Feedback(kind=_KINDS[type(event)], turn=int(event.turn),
                                      elapsed_s=float(event.elapsed))
@@ -135,5 +133,5 @@ def feedback_of(event: Event, ticket: Ticket, with_maps: bool) -> SpatialReason.
     if isinstance(event, MapFinished):
         message.map_kind = event.map.kind
         if with_maps:
-            message.map = map_message(ticket.header, event.map)
+            message.map = map_message(accepted.header, event.map)
     return message

@@ -13,7 +13,7 @@ from rclpy.timer import Timer
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import Answer, Failure
 from cooper_ros.node.cameras import AHEAD_S, Camera
-from cooper_ros.node.desk import Desk, Ticket
+from cooper_ros.node.request_handler import AcceptedRequest, RequestHandler
 from cooper_ros.node.supervisor import FAILED, LOADING, READY, Status
 
 OK, WARN = DiagnosticStatus.OK, DiagnosticStatus.WARN
@@ -26,8 +26,9 @@ _LEVELS = {READY: OK, LOADING: WARN, FAILED: ERROR}
 class Diagnostics:
     """Publishes for as long as the node lives, active or not."""
 
-    def __init__(self, node: Node, desk: Desk, config: Callable[[], CooperConfig]) -> None:
-        self._node, self._desk, self._config = node, desk, config
+    def __init__(self, node: Node, handler: RequestHandler,
+                 config: Callable[[], CooperConfig]) -> None:
+        self._node, self._handler, self._config = node, handler, config
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._clock = Clock(clock_type=ClockType.STEADY_TIME)  # goes on while a simulation rests
         self._timer: Timer | None = None
@@ -36,10 +37,10 @@ class Diagnostics:
         self.last: dict[str, str] = {}
         self.adjust()
 
-    def note(self, ticket: Ticket, end: Answer | Failure) -> None:
+    def note(self, accepted: AcceptedRequest, end: Answer | Failure) -> None:
         """Remember how the last request went."""
-        self.last = {'last_kind': ticket.request.kind, 'last_code': str(end.error_code),
-                     'last_queued_s': f'{ticket.request.queued_s():.3f}',
+        self.last = {'last_kind': accepted.request.kind, 'last_code': str(end.error_code),
+                     'last_queued_s': f'{accepted.request.queued_s():.3f}',
                      'last_total_s': f'{end.elapsed:.3f}'}
         if isinstance(end, Answer):
             spent = end.timings
@@ -61,20 +62,20 @@ class Diagnostics:
 
     def _publish(self) -> None:
         message = DiagnosticArray(status=[self._engine(), *map(self._camera,
-                                                               self._desk.cameras.values())])
+                                                               self._handler.cameras.values())])
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)
 
     def _engine(self) -> DiagnosticStatus:
-        if self._desk.supervisor is None:
-            wrong = self._desk.refusal
+        if self._handler.supervisor is None:
+            wrong = self._handler.refusal
             return self._status('engine', ERROR if wrong else WARN, wrong or 'not configured', {})
-        status = self._desk.supervisor.status()
+        status = self._handler.supervisor.status()
         limit = self._config().queue_size
         doing = status.notice.preparing
         text = f'{status.state}, preparing {doing}' if doing and status.state == READY else (
             f'{status.state} {doing}' if doing else status.state)
-        text += '' if self._desk.active else ', node not active'
+        text += '' if self._handler.active else ', node not active'
         level = _LEVELS.get(status.state, WARN)
         if level == OK and status.waiting >= max(limit, 1):
             level, text = WARN, 'queue full'

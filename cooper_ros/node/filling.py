@@ -12,8 +12,8 @@ from cooper_ros.node.conversions import (
     mask_message,
     scaled_camera_info,
 )
-from cooper_ros.node.desk import Ticket
 from cooper_ros.node.outputs import answer_message, metric_depth
+from cooper_ros.node.request_handler import AcceptedRequest
 
 _ANSWER_FIELDS = ('header', 'request_id', 'answer', 'short_answer', 'confidence', 'timings',
                   'complete', 'error_code', 'error_msg')
@@ -25,9 +25,9 @@ def fill_error(message: Any, error: CooperError) -> Any:
     return message
 
 
-def fill_answer(message: Any, ticket: Ticket, end: Answer | Failure) -> Any:
+def fill_answer(message: Any, accepted: AcceptedRequest, end: Answer | Failure) -> Any:
     """Set the words, and the reasoning where the message has a place for it."""
-    answer = answer_message(ticket, end)
+    answer = answer_message(accepted, end)
     for name in _ANSWER_FIELDS:
         setattr(message, name, getattr(answer, name))
     if hasattr(message, 'reasoning'):
@@ -35,29 +35,29 @@ def fill_answer(message: Any, ticket: Ticket, end: Answer | Failure) -> Any:
     return message
 
 
-def fill_maps(message: Any, ticket: Ticket, end: Answer | Failure) -> Any:
+def fill_maps(message: Any, accepted: AcceptedRequest, end: Answer | Failure) -> Any:
     """Set the last map of each kind."""
     for drawn in end.maps if isinstance(end, Answer) else ():
         if isinstance(drawn, DepthMap):
-            fill_depth(message, ticket, drawn)
+            fill_depth(message, accepted, drawn)
         else:
-            fill_segmentation(message, ticket, drawn)
+            fill_segmentation(message, accepted, drawn)
     return message
 
 
-def fill_depth(message: Any, ticket: Ticket, drawn: DepthMap) -> None:
+def fill_depth(message: Any, accepted: AcceptedRequest, drawn: DepthMap) -> None:
     """Set relative depth, and metres with their camera info where a scale is known."""
-    header = ticket.header
+    header = accepted.header
     message.relative_depth = depth_message(header, drawn.relative)
-    if ticket.lens.info is not None:
-        message.camera_info = scaled_camera_info(ticket.lens.info, header, drawn.relative.shape)
-    metres = metric_depth(drawn, ticket.lens)
+    if accepted.lens.info is not None:
+        message.camera_info = scaled_camera_info(accepted.lens.info, header, drawn.relative.shape)
+    metres = metric_depth(drawn, accepted.lens)
     if metres is not None and drawn.range_m is not None:
         message.depth = depth_message(header, metres)
         message.range_min_m, message.range_max_m = (float(end) for end in drawn.range_m)
 
 
-def fill_segmentation(message: Any, ticket: Ticket, drawn: SegmentationMap) -> None:
+def fill_segmentation(message: Any, accepted: AcceptedRequest, drawn: SegmentationMap) -> None:
     """Set mask and legend."""
-    message.segmentation = mask_message(ticket.header, drawn.labels)
-    message.legend = legend_message(ticket.header, drawn)
+    message.segmentation = mask_message(accepted.header, drawn.labels)
+    message.legend = legend_message(accepted.header, drawn)

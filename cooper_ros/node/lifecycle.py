@@ -22,12 +22,12 @@ from cooper_ros.errors import BadCheckpoint, CooperError, NotReady
 from cooper_ros.node.action_server import ReasonServer
 from cooper_ros.node.camera_names import check_camera_names
 from cooper_ros.node.cameras import Camera
-from cooper_ros.node.desk import Desk, Ticket
 from cooper_ros.node.diagnostics import Diagnostics
-from cooper_ros.node.mailbox import Mailbox
+from cooper_ros.node.executor_queue import ExecutorQueue
 from cooper_ros.node.messages import ASK
 from cooper_ros.node.outputs import AnswerOutputs, MapOutputs, answer_message
 from cooper_ros.node.parameters import CAMERAS, current_config, declare_parameters
+from cooper_ros.node.request_handler import AcceptedRequest, RequestHandler
 from cooper_ros.node.services import Services
 from cooper_ros.node.supervisor import Supervisor
 from cooper_ros.node.topics import LiveMaps, QuestionTopic
@@ -53,17 +53,17 @@ class CooperNode(LifecycleNode):
                  **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self._factory = engine_factory
-        self._mailbox = Mailbox(self)
+        self._queue = ExecutorQueue(self)
         self._outdated = False
         declare_parameters(self, self._parameters_change)
         self._config = current_config(self)
-        self._desk = Desk(self._mailbox, self.config, self._heard)
-        self._diagnostics = Diagnostics(self, self._desk, self.config)
-        self._servers = (ReasonServer(self, self._desk), Services(self, self._desk))
+        self._handler = RequestHandler(self._queue, self.config, self._heard)
+        self._diagnostics = Diagnostics(self, self._handler, self.config)
+        self._servers = (ReasonServer(self, self._handler), Services(self, self._handler))
         self._outputs: dict[str, MapOutputs] = {}
         self._answers: AnswerOutputs | None = None
         self._question: QuestionTopic | None = None
-        self._live = LiveMaps(self, self._desk, self.config, self._outputs)
+        self._live = LiveMaps(self, self._handler, self.config, self._outputs)
         self._former: Supervisor | None = None
         answer_wrong_transitions(self)
         self._jump = self.get_clock().create_jump_callback(
@@ -78,8 +78,8 @@ class CooperNode(LifecycleNode):
 
     def _parameters_change(self) -> None:
         self._outdated = True
-        self._mailbox.post(self._diagnostics.adjust)
-        self._mailbox.post(self._live.adjust)
+        self._queue.post(self._diagnostics.adjust)
+        self._queue.post(self._live.adjust)
 
     # transitions
 
@@ -100,33 +100,33 @@ class CooperNode(LifecycleNode):
             self.get_logger().error(f'not configured: {traceback.format_exc()}')
             reason = repr(error)
         self._take_apart()
-        self._desk.refusal = f'the node could not be configured: {reason}'
+        self._handler.refusal = f'the node could not be configured: {reason}'
         return FAILURE
 
     def _put_together(self) -> None:
-        self._desk.refusal = ''
+        self._handler.refusal = ''
         config = self.config()
         config = config.replaced(model_path=shipped_model(config.model_path))
         _check_folder(config.model_path)
         names = self.get_parameter(CAMERAS).value or ['']
         check_camera_names(names)
-        self._desk.supervisor = Supervisor(self._factory, config, self._say, self._former)
-        self._desk.cameras = {name: Camera(self, name, self.config) for name in names}
-        for camera in self._desk.cameras.values():
+        self._handler.supervisor = Supervisor(self._factory, config, self._say, self._former)
+        self._handler.cameras = {name: Camera(self, name, self.config) for name in names}
+        for camera in self._handler.cameras.values():
             self._outputs[camera.name] = MapOutputs(self, camera)
         self._answers = AnswerOutputs(self)
-        self._question = QuestionTopic(self, self._desk, self._answers)
+        self._question = QuestionTopic(self, self._handler, self._answers)
 
     def on_activate(self, state: State) -> TransitionCallbackReturn:
         """Let requests in."""
-        self._desk.active = True
+        self._handler.active = True
         self._live.adjust()
         return super().on_activate(state)
 
     def on_deactivate(self, state: State) -> TransitionCallbackReturn:
         """Take all requests back."""
         self._live.destroy()
-        self._desk.close(NotReady('the node was deactivated'))
+        self._handler.close(NotReady('the node was deactivated'))
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: State) -> TransitionCallbackReturn:
@@ -146,13 +146,13 @@ class CooperNode(LifecycleNode):
 
     def _take_apart(self) -> None:
         self._live.destroy()
-        self._desk.close(NotReady('the node was shut down'))
-        if self._desk.supervisor is not None:
-            self._desk.supervisor.stop()
-            self._former, self._desk.supervisor = self._desk.supervisor, None
-        parts = [*self._desk.cameras.values(), *self._outputs.values(), self._answers,
+        self._handler.close(NotReady('the node was shut down'))
+        if self._handler.supervisor is not None:
+            self._handler.supervisor.stop()
+            self._former, self._handler.supervisor = self._handler.supervisor, None
+        parts = [*self._handler.cameras.values(), *self._outputs.values(), self._answers,
                  self._question]
-        self._desk.cameras, self._answers, self._question = {}, None, None
+        self._handler.cameras, self._answers, self._question = {}, None, None
         self._outputs.clear()
         for part in parts:
             if part is not None:
@@ -160,21 +160,22 @@ class CooperNode(LifecycleNode):
 
     # events
 
-    def _heard(self, ticket: Ticket, event: Event) -> None:
+    def _heard(self, accepted: AcceptedRequest, event: Event) -> None:
         """Publish what any request brought to light."""
-        if isinstance(event, MapFinished) and ticket.camera is not None:
-            outputs = self._outputs.get(ticket.camera.name)
+        if isinstance(event, MapFinished) and accepted.camera is not None:
+            outputs = self._outputs.get(accepted.camera.name)
             if outputs is not None:
-                outputs.publish(ticket.header, event.map, ticket.request.picture, ticket.lens)
+                outputs.publish(accepted.header, event.map, accepted.request.picture,
+                                accepted.lens)
         if isinstance(event, Answer | Failure):
-            self._diagnostics.note(ticket, event)
-            if ticket.request.kind == ASK and self._answers is not None:
-                self._answers.publish(answer_message(ticket, event))
+            self._diagnostics.note(accepted, event)
+            if accepted.request.kind == ASK and self._answers is not None:
+                self._answers.publish(answer_message(accepted, event))
 
     def _clock_jumped(self, jump: Any) -> None:
         """Images from before the jump have stamps of another time."""
-        held = sum(camera.held() for camera in self._desk.cameras.values())
-        for camera in self._desk.cameras.values():
+        held = sum(camera.held() for camera in self._handler.cameras.values())
+        for camera in self._handler.cameras.values():
             camera.clear()
         if held:
             self.get_logger().warning(f'the clock jumped: {held} images forgotten')
@@ -189,17 +190,17 @@ class CooperNode(LifecycleNode):
     def take_back(self) -> None:
         """Refuse new requests and end the others, as when the node is about to leave."""
         self._live.destroy()
-        self._desk.close(NotReady('the node was shut down'))
+        self._handler.close(NotReady('the node was shut down'))
 
     def is_idle(self) -> bool:
         """Whether no request is under way, and every end was told to who asked."""
-        supervisor = self._desk.supervisor
+        supervisor = self._handler.supervisor
         working = supervisor is not None and supervisor.queue.everything()
-        return not working and not self._mailbox.waiting
+        return not working and not self._queue.waiting
 
     def close(self) -> None:
         """Let go of everything and wait for the worker, shortly."""
-        self._mailbox.close()
+        self._queue.close()
         self._take_apart()
         if self._former is not None:
             self._former.join(_EXIT_S)

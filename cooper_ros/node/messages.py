@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from cooper_ros.engine.events import DEPTH, SEGMENTATION
 from cooper_ros.errors import CooperError
 
 ASK = 'ask'
-KINDS = (ASK, DEPTH, SEGMENTATION)
 DEVICE_LOST = 3  # exit status of a worker whose GPU has failed
 
 

@@ -28,7 +28,7 @@ from cooper_ros.node.conversions import (
     scaled_camera_info,
     timings_message,
 )
-from cooper_ros.node.desk import Ticket
+from cooper_ros.node.request_handler import AcceptedRequest
 
 DEPTH_TOPICS = ('relative_depth', 'relative_depth/colored', 'depth/image', 'depth/camera_info')
 SEGMENTATION_IMAGES = ('segmentation/mask', 'segmentation/colored', 'overlay')
@@ -128,10 +128,10 @@ class AnswerOutputs:
             self._node.destroy_lifecycle_publisher(publisher)
 
 
-def answer_message(ticket: Ticket, end: Answer | Failure) -> SpatialAnswer:
+def answer_message(accepted: AcceptedRequest, end: Answer | Failure) -> SpatialAnswer:
     """The message of an ended question, with or without an answer."""
-    request, camera = ticket.request, ticket.camera
-    message = SpatialAnswer(header=ticket.header, request_id=request.id, mode=ticket.mode,
+    request, camera = accepted.request, accepted.camera
+    message = SpatialAnswer(header=accepted.header, request_id=request.id, mode=accepted.mode,
                             camera=camera.name if camera else '', question=request.question,
                             error_code=int(end.error_code), error_msg=end.error_msg)
     message.timings.queued_s = float(request.queued_s())

@@ -17,15 +17,15 @@ from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer, Event, Failure
 from cooper_ros.errors import CooperError, NoScale
 from cooper_ros.node.action_server import DEEP
 from cooper_ros.node.conversions import colour_message
-from cooper_ros.node.desk import Desk, Ticket, Wish
 from cooper_ros.node.filling import fill_answer, fill_error, fill_maps
+from cooper_ros.node.request_handler import AcceptedRequest, RequestHandler, RequestSpec
 
 
 class Services:
     """Serves for as long as the node lives; answers NOT_READY while it is not active."""
 
-    def __init__(self, node: LifecycleNode, desk: Desk) -> None:
-        self._node, self._desk = node, desk
+    def __init__(self, node: LifecycleNode, handler: RequestHandler) -> None:
+        self._node, self._handler = node, handler
         group = ReentrantCallbackGroup()
         self._services = [
             node.create_service(kind, name, callback, qos_profile=DEEP, callback_group=group)
@@ -36,17 +36,17 @@ class Services:
     async def _query(self, request: SpatialQuery.Request,
                      response: SpatialQuery.Response) -> SpatialQuery.Response:
         try:
-            ticket, end = await self._run(Wish.from_message(request, mode='direct'))
+            accepted, end = await self._run(RequestSpec.from_message(request, mode='direct'))
         except CooperError as error:
             return fill_error(response, error)
-        return fill_answer(response, ticket, end)
+        return fill_answer(response, accepted, end)
 
     async def _depth(self, request: EstimateDepth.Request,
                      response: EstimateDepth.Response) -> EstimateDepth.Response:
-        ticket = await self._draw(DEPTH, request, response)
-        if (request.require_metres and ticket is not None and not response.error_code
+        accepted = await self._draw(DEPTH, request, response)
+        if (request.require_metres and accepted is not None and not response.error_code
                 and not response.depth.data):
-            fill_error(response, _no_scale(ticket))
+            fill_error(response, _no_scale(accepted))
         return response
 
     async def _segment(self, request: Segment.Request,
@@ -54,42 +54,37 @@ class Services:
         await self._draw(SEGMENTATION, request, response)
         return response
 
-    async def _draw(self, kind: str, request: Any, response: Any) -> Ticket | None:
+    async def _draw(self, kind: str, request: Any, response: Any) -> AcceptedRequest | None:
         start = time.monotonic()
         try:
-            ticket, end = await self._run(Wish.from_message(request, kind=kind))
+            accepted, end = await self._run(RequestSpec.from_message(request, kind=kind))
         except CooperError as error:
             fill_error(response, error)
             return None
-        response.header, response.elapsed_s = ticket.header, time.monotonic() - start
+        response.header, response.elapsed_s = accepted.header, time.monotonic() - start
         response.error_code, response.error_msg = int(end.error_code), end.error_msg
-        fill_maps(response, ticket, end)
+        fill_maps(response, accepted, end)
         for drawn in end.maps if isinstance(end, Answer) else ():
             if isinstance(drawn, SegmentationMap):
                 response.colored = colour_message(response.header, drawn.rgb)
-        return ticket
+        return accepted
 
-    async def _run(self, wish: Wish) -> tuple[Ticket, Answer | Failure]:
+    async def _run(self, spec: RequestSpec) -> tuple[AcceptedRequest, Answer | Failure]:
         future: Future = Future()
 
-        def hear(ticket: Ticket, event: Event) -> None:
+        def hear(accepted: AcceptedRequest, event: Event) -> None:
             if isinstance(event, Answer | Failure):
-                future.set_result((ticket, event))
+                future.set_result((accepted, event))
 
-        self._desk.take_in(wish, hear)
+        self._handler.take_in(spec, hear)
         return await future
 
-    def destroy(self) -> None:
-        """Take the services away."""
-        for service in self._services:
-            self._node.destroy_service(service)
 
-
-def _no_scale(ticket: Ticket) -> NoScale:
-    if ticket.lens.error:
-        return NoScale('no scale is known behind this lens', value=ticket.lens.error,
+def _no_scale(accepted: AcceptedRequest) -> NoScale:
+    if accepted.lens.error:
+        return NoScale('no scale is known behind this lens', value=accepted.lens.error,
                        remedy='calibrate the camera, or set focal')
-    if not ticket.lens.focal:
+    if not accepted.lens.focal:
         return NoScale('no scale is known without the lens', value='no camera_info', remedy=
                        'publish camera_info, or set focal; else depth_min_m and depth_max_m')
     return NoScale('no scale is known for this model', remedy='set depth_min_m and depth_max_m')

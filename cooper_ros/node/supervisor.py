@@ -72,8 +72,8 @@ class Supervisor:
         self._factory, self._config, self._say = factory, config, say
         self._after, self._grace_s = after, grace_s
         self.queue = RequestQueue()
-        self._ears, self._bell = multiprocessing.Pipe(duplex=False)
-        self._bell_lock = threading.Lock()
+        self._wake_receiver, self._wake_sender = multiprocessing.Pipe(duplex=False)
+        self._wake_lock = threading.Lock()
         self._losses: deque[float] = deque()
         self._state, self._error = LOADING, None
         self._restarts = self._served = self._pid = 0
@@ -144,8 +144,8 @@ class Supervisor:
 
     def _ring(self) -> None:
         if self._thread.is_alive():  # without a reader the pipe would fill up
-            with self._bell_lock:
-                self._bell.send_bytes(b'!')
+            with self._wake_lock:
+                self._wake_sender.send_bytes(b'!')
 
     # what happens on the supervisor's thread
 
@@ -173,7 +173,7 @@ class Supervisor:
 
     def _one_life(self) -> None:
         try:
-            with EngineProcess(self._factory, self._config, self._ears) as process:
+            with EngineProcess(self._factory, self._config, self._wake_receiver) as process:
                 self._state, self._pid, self._notice = LOADING, process.pid, Notice()
                 self._process = process
                 self._load(process)

@@ -13,7 +13,6 @@ from cooper_interfaces.msg import SpatialAnswer
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer, Event, Failure
 from cooper_ros.errors import CooperError, ErrorCode
-from cooper_ros.node.desk import Desk, Ticket, Wish
 from cooper_ros.node.outputs import (
     DEPTH_TOPICS,
     SEGMENTATION_TOPICS,
@@ -21,18 +20,20 @@ from cooper_ros.node.outputs import (
     MapOutputs,
     answer_message,
 )
+from cooper_ros.node.request_handler import AcceptedRequest, RequestHandler, RequestSpec
 
 
 class QuestionTopic:
     """``~/question`` in, ``~/answer_text`` out: for recordings and simple robots."""
 
-    def __init__(self, node: LifecycleNode, desk: Desk, answers: AnswerOutputs) -> None:
-        self._node, self._desk, self._answers = node, desk, answers
+    def __init__(self, node: LifecycleNode, handler: RequestHandler, answers: AnswerOutputs
+                 ) -> None:
+        self._node, self._handler, self._answers = node, handler, answers
         self._subscription = node.create_subscription(String, '~/question', self._ask, 10)
 
     def _ask(self, message: String) -> None:
         try:
-            self._desk.take_in(Wish(question=message.data), self._hear)
+            self._handler.take_in(RequestSpec(question=message.data), self._hear)
         except CooperError as error:
             self._node.get_logger().warning(f'question refused: {error}',
                                             throttle_duration_sec=1.0)
@@ -41,9 +42,9 @@ class QuestionTopic:
             self._answers.publish(refused)
             self._answers.publish_text(refused)
 
-    def _hear(self, ticket: Ticket, event: Event) -> None:
+    def _hear(self, accepted: AcceptedRequest, event: Event) -> None:
         if isinstance(event, Answer | Failure):
-            self._answers.publish_text(answer_message(ticket, event))
+            self._answers.publish_text(answer_message(accepted, event))
 
     def destroy(self) -> None:
         """Stop listening."""
@@ -57,9 +58,9 @@ class LiveMaps:
     drawn gives way within a flow step.
     """
 
-    def __init__(self, node: LifecycleNode, desk: Desk, config: Callable[[], CooperConfig],
-                 outputs: Mapping[str, MapOutputs]) -> None:
-        self._node, self._desk, self._config = node, desk, config
+    def __init__(self, node: LifecycleNode, handler: RequestHandler,
+                 config: Callable[[], CooperConfig], outputs: Mapping[str, MapOutputs]) -> None:
+        self._node, self._handler, self._config = node, handler, config
         self._outputs = outputs
         self._timer: Timer | None = None
         self._rate_hz = 0.0
@@ -77,30 +78,30 @@ class LiveMaps:
             self._timer = self._node.create_timer(1 / rate_hz, self._tick)
 
     def _tick(self) -> None:
-        supervisor = self._desk.supervisor
+        supervisor = self._handler.supervisor
         if supervisor is None or supervisor.queue.everything():
             return
         wanted = [(name, kind) for name, outputs in self._outputs.items()
                   for kind, topics in ((DEPTH, DEPTH_TOPICS), (SEGMENTATION, SEGMENTATION_TOPICS))
                   if outputs.wanted(topics)]
-        if wanted and self._desk.active:
+        if wanted and self._handler.active:
             self._turn += 1
             self._draw(*wanted[self._turn % len(wanted)])
 
     def _draw(self, name: str, kind: str) -> None:
         try:
-            stamp = self._desk.camera(name).newest().stamp_ns
+            stamp = self._handler.camera(name).newest().stamp_ns
             if self._drawn.get((name, kind)) != stamp:  # the same image gives the same map
-                self._desk.take_in(Wish(kind=kind, camera=name, background=True),
+                self._handler.take_in(RequestSpec(kind=kind, camera=name, background=True),
                                    functools.partial(self._heard, name))
                 self._drawn[name, kind] = stamp
         except CooperError as error:
             self._warn(str(error))
 
-    def _heard(self, name: str, ticket: Ticket, event: Event) -> None:
+    def _heard(self, name: str, accepted: AcceptedRequest, event: Event) -> None:
         if not isinstance(event, Answer | Failure) or not event.error_code:
             return
-        self._drawn.pop((name, ticket.request.kind), None)  # to be tried again
+        self._drawn.pop((name, accepted.request.kind), None)  # to be tried again
         if event.error_code != ErrorCode.CANCELED:
             self._warn(event.error_msg)
 

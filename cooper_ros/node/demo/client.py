@@ -31,9 +31,9 @@ from std_msgs.msg import String
 
 from cooper_interfaces.action import SpatialReason
 from cooper_ros.errors import CooperError, NoImage, NotReady
-from cooper_ros.node.demo_record import Recorder
-from cooper_ros.node.demo_report import Asked, score, summary, write_sheet
-from cooper_ros.node.demo_views import TrueQuestion, View, Views
+from cooper_ros.node.demo.record import Recorder
+from cooper_ros.node.demo.report import Asked, score, summary, write_sheet
+from cooper_ros.node.demo.views import TrueQuestion, View, Views
 
 COOPER, CAMERA = '/cooper', '/camera'
 QUESTIONS, ANSWERS, PICTURES = '/demo/question', f'{COOPER}/answer', f'{CAMERA}/image_raw'

@@ -1,4 +1,4 @@
-"""The desk where all requests arrive: checks them, finds their image, queues them.
+"""Where all requests arrive: they are checked, their image is found, they are queued.
 
 Actions, services, topics and the live maps all come through here, so that a limit or an error
 code means the same everywhere.
@@ -22,7 +22,7 @@ from cooper_ros.errors import BadOption, CooperError, NotReady
 from cooper_ros.imaging.lens import Calibration
 from cooper_ros.node.cameras import Camera, Frame
 from cooper_ros.node.conversions import nanoseconds_of, picture_of
-from cooper_ros.node.mailbox import Mailbox
+from cooper_ros.node.executor_queue import ExecutorQueue
 from cooper_ros.node.messages import ASK
 from cooper_ros.node.parameters import request_settings
 from cooper_ros.node.requests import Request
@@ -30,7 +30,7 @@ from cooper_ros.node.supervisor import Supervisor
 
 
 @dataclass(frozen=True)
-class Wish:
+class RequestSpec:
     """What a caller wants, in plain values. Defaults mean: as the parameters say.
 
     Attributes:
@@ -52,7 +52,7 @@ class Wish:
     background: bool = False
 
     @classmethod
-    def from_message(cls, message: Any, kind: str = ASK, **overrides: Any) -> Wish:
+    def from_message(cls, message: Any, kind: str = ASK, **overrides: Any) -> RequestSpec:
         """Read the fields that the action and the services share.
 
         Raises:
@@ -72,7 +72,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Ticket:
+class AcceptedRequest:
     """A request that was taken in, with what its answer needs.
 
     Attributes:
@@ -90,21 +90,21 @@ class Ticket:
     mode: str
 
 
-Listener = Callable[[Ticket, Event], None]
+Listener = Callable[[AcceptedRequest, Event], None]
 
 
-class Desk:
+class RequestHandler:
     """Takes requests in; lives as long as the node.
 
     Args:
-        mailbox: brings events onto the executor.
+        queue: brings events onto the executor.
         config: gives the settings of the moment.
         audience: hears the events of every request, before the request's own listener.
     """
 
-    def __init__(self, mailbox: Mailbox, config: Callable[[], CooperConfig],
+    def __init__(self, queue: ExecutorQueue, config: Callable[[], CooperConfig],
                  audience: Listener) -> None:
-        self._mailbox, self._config, self._audience = mailbox, config, audience
+        self._queue, self._config, self._audience = queue, config, audience
         self.cameras: Mapping[str, Camera] = {}
         self.supervisor: Supervisor | None = None
         self.active = False
@@ -121,7 +121,7 @@ class Desk:
                            remedy='configure and activate it')
         self.supervisor.check_room(self._config().queue_size)
 
-    def take_in(self, wish: Wish, listener: Listener) -> Ticket:
+    def take_in(self, spec: RequestSpec, listener: Listener) -> AcceptedRequest:
         """Check and queue a request; ``listener`` hears its events on the executor.
 
         Raises:
@@ -129,34 +129,34 @@ class Desk:
         """
         self.check_open()
         assert self.supervisor is not None
-        config = self._config().replaced(**dict(wish.overrides))
-        question = wish.question
-        if wish.kind == ASK:
+        config = self._config().replaced(**dict(spec.overrides))
+        question = spec.question
+        if spec.kind == ASK:
             question = clean_question(question, config.max_question_chars)
-        frame, camera = self._frame(wish)
+        frame, camera = self._frame(spec)
         lens = Calibration(focal=config.focal) if camera is None else camera.calibration(frame)
         config = config.replaced(focal=lens.focal)
-        ticket = self._ticket(wish, question, config, frame, camera, lens, listener)
-        self.supervisor.submit(ticket.request, config.queue_size)
-        return ticket
+        accepted = self._accepted(spec, question, config, frame, camera, lens, listener)
+        self.supervisor.submit(accepted.request, config.queue_size)
+        return accepted
 
-    def _ticket(self, wish: Wish, question: str, config: CooperConfig, frame: Frame,
-                camera: Camera | None, lens: Calibration, listener: Listener) -> Ticket:
+    def _accepted(self, spec: RequestSpec, question: str, config: CooperConfig, frame: Frame,
+                camera: Camera | None, lens: Calibration, listener: Listener) -> AcceptedRequest:
         def hear(event: Event) -> None:  # on the supervisor's thread
-            self._mailbox.post(self._audience, ticket, event)
-            self._mailbox.post(listener, ticket, event)
+            self._queue.post(self._audience, accepted, event)
+            self._queue.post(listener, accepted, event)
 
         load = functools.partial(picture_of, frame.message, config.max_image_pixels)
-        request = Request(uuid.uuid4().hex, wish.kind, question, request_settings(config), load,
-                          hear, config.time_budget_s, wish.background)
-        ticket = Ticket(request, frame.header, camera, lens, config.mode)
-        return ticket
+        request = Request(uuid.uuid4().hex, spec.kind, question, request_settings(config), load,
+                          hear, config.time_budget_s, spec.background)
+        accepted = AcceptedRequest(request, frame.header, camera, lens, config.mode)
+        return accepted
 
-    def _frame(self, wish: Wish) -> tuple[Frame, Camera | None]:
-        if wish.image is not None:
-            return Frame(wish.image.header, 0, wish.image), None
-        camera = self.camera(wish.camera)
-        return (camera.at(wish.stamp_ns) if wish.stamp_ns else camera.newest()), camera
+    def _frame(self, spec: RequestSpec) -> tuple[Frame, Camera | None]:
+        if spec.image is not None:
+            return Frame(spec.image.header, 0, spec.image), None
+        camera = self.camera(spec.camera)
+        return (camera.at(spec.stamp_ns) if spec.stamp_ns else camera.newest()), camera
 
     def camera(self, name: str) -> Camera:
         """A camera by name, the first for an empty one.
@@ -171,10 +171,10 @@ class Desk:
                             limit=', '.join(self.cameras) or 'none')
         return next(iter(self.cameras.values()))
 
-    def cancel(self, ticket: Ticket, reason: CooperError) -> None:
+    def cancel(self, accepted: AcceptedRequest, reason: CooperError) -> None:
         """Take a request back."""
         if self.supervisor is not None:
-            self.supervisor.cancel(ticket.request, reason)
+            self.supervisor.cancel(accepted.request, reason)
 
     def close(self, reason: CooperError) -> None:
         """Refuse new requests and take back all others."""

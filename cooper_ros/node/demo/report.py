@@ -16,7 +16,7 @@ from cooper_ros.imaging.buffers import decode_depth, decode_image
 from cooper_ros.imaging.colours import colourise
 from cooper_ros.imaging.sheet import Panel, Passage, sheet
 from cooper_ros.imaging.views import depth_view, label_picture, overlay, unlabelled
-from cooper_ros.node.demo_views import NUMBER_TOLERANCE, TrueQuestion, View, fields
+from cooper_ros.node.demo.views import NUMBER_TOLERANCE, TrueQuestion, View, fields
 from cooper_ros.scenes.palette import paint
 
 

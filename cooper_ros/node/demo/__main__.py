@@ -20,7 +20,8 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.shipped import shipped_model
 from cooper_ros.errors import BadCheckpoint, CooperError, EngineLost
 
-PACKAGE = 'cooper_ros.node'
+PACKAGE = 'cooper_ros.node.demo'
+NODE = 'cooper_ros.node.cooper_node'
 FAREWELL_S = 10.0  # for a child to end by itself; then it is killed
 LOOK_S = 0.2
 LAST_LINES = 12
@@ -127,14 +128,13 @@ def run(options: argparse.Namespace) -> int:
     set_environment(out)
     print(f'Camera, node and questions run as three processes; logs in {options.out}. To look in '
           f'from another shell: export ROS_DOMAIN_ID={os.environ["ROS_DOMAIN_ID"]}', flush=True)
-    parts = (('camera', 'sim_camera', camera_words(options.seed)),
-             ('node', 'cooper_node', node_words(options.model)))
+    parts = (('camera', f'{PACKAGE}.sim_camera', camera_words(options.seed)),
+             ('node', NODE, node_words(options.model)))
     asking = ['--out', str(options.out), '--questions', str(options.questions)]
     with ExitStack() as crew:
-        others = [crew.enter_context(
-            Child(name, f'{PACKAGE}.{module}', words, out / f'{name}.log'))
-            for name, module, words in parts]
-        client = crew.enter_context(Child('questions', f'{PACKAGE}.demo_client', asking, None))
+        others = [crew.enter_context(Child(name, module, words, out / f'{name}.log'))
+                  for name, module, words in parts]
+        client = crew.enter_context(Child('questions', f'{PACKAGE}.client', asking, None))
         while client.process.poll() is None:
             for child in others:
                 child.check()

@@ -9,7 +9,7 @@ from typing import Any, Callable
 from rclpy.node import Node
 
 
-class Mailbox:
+class ExecutorQueue:
     """Calls posted by other threads run one after the other on the node's executor.
 
     ``Executor.create_task`` would run the newest first; a queue behind a guard condition keeps
