@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -228,6 +229,38 @@ def test_a_judge_reads_what_rules_cannot(tmp_path: Path, judge: Callable) -> Non
     again = run(engine(), SiBench(), asked, mode='direct', out=out, judge=reader)
     assert summary(again)['decided']['judge'] == 4
     assert len(out.read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize('said, two, one_five', [
+    ('1.1 m', 1, 1), ('1.8 m', 1, 0), ('The answer states 180 cm.', 1, 0), ('3 m', 0, 0),
+    ('None.', 0, 0), ('3', 0, 0)])
+def test_a_judge_reads_numbers_and_the_measures_stay_the_benchmarks(
+        tmp_path: Path, judge: Callable, said: str, two: int, one_five: int) -> None:
+    """Every measure is computed from what it read; a length without a unit is none."""
+    reader, server = judge(lambda body: 'True' if 'plus' in body else said)
+    path = write(tmp_path / 'q.tsv', [{'question': 'How wide?', 'answer_value': '1',
+                                       'answer_unit': 'm', 'image': encoded(PIXELS)}])
+    records = run(engine(), QSpatial(), Table(path, QSpatial().columns), mode='direct',
+                  judge=reader)
+    assert [record.decided for record in records] == ['judge']
+    found = summary([*records, replace(records[0], decided='rules', scores={
+        'delta_2': 1.0, 'delta_1_point_5': 0.0})])['overall']
+    assert found['delta_2']['mean'] == (two + 1) / 2
+    assert found['delta_1_point_5']['mean'] == one_five / 2
+    assert 'Ground truth' not in str(server.asked[-1]) and '1 m' not in str(server.asked[-1])
+
+
+def test_a_judge_reads_numbers_of_sibench_and_rules_over_the_rest(tmp_path: Path,
+                                                                  judge: Callable) -> None:
+    reader, _ = judge(lambda body: 'True' if 'plus' in body or 'Ground truth' in body else
+                      'hm' if 'lost' in body else '12.4')
+    asked = table(tmp_path, {}, {'type': 'Number', 'answer': '10'},
+                  {'type': 'Number_Int', 'answer': '10'},
+                  {'type': 'Number', 'answer': '10', 'question': 'lost?'})
+    records = run(engine(), SiBench(), asked, mode='direct', judge=reader)
+    assert [record.scores for record in records] == [
+        {'score': 1.0}, {'score': pytest.approx(0.6)}, {'score': 0.0}, {}]
+    assert [record.decided for record in records] == ['judge'] * 3 + ['judge_failed']
 
 
 def test_a_judge_that_is_not_there_is_noticed_before_the_first_question(

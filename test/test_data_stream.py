@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from cooper_ros.errors import BadData, BadOption
 from cooper_ros.model.packing import LatentItem, TextItem, VisionItem, piece_of
 from cooper_ros.training.corpus_task import CorpusTask
 from cooper_ros.training.datasets.cooper_set import TalkSet
+from cooper_ros.training.datasets.find import scene_by_scene
+from cooper_ros.training.datasets.samples import Pair
 from cooper_ros.training.datasets.stream import Batches, Source, shard_order
 from cooper_ros.training.settings import Optim, TrainSettings
 from cooper_ros.training.task import sample_generators
@@ -127,6 +130,34 @@ def test_frames_of_a_held_out_scene_do_not_train(tmp_path: Path, kind: str,
                                                  frames: dict[str, int], trained: int) -> None:
     task = frames_of(tmp_path, kind, frames)
     assert [source.count for source in task.lanes[0].sources] == [trained]
+
+
+@pytest.mark.parametrize('absolute', [False, True])
+def test_frames_of_a_held_out_scene_of_a_list_do_not_train(tmp_path: Path, absolute: bool) -> None:
+    """Ids that name no scene, and a list that is shuffled."""
+    place, lines = tmp_path / 'set', []
+    for scene in ('ai_001', 'ai_002', 'ai_003', 'ai_004'):
+        for number in range(5):
+            rgb_path = save(place / 'train' / scene / f'rgb_cam_00_fr{number:04d}.png', rgb())
+            depth = save(rgb_path.with_name(f'depth_{number}.png'), ramp(600, 65000))
+            names = [path if absolute else path.relative_to(place) for path in (rgb_path, depth)]
+            lines.append(json.dumps({'rgb_image': str(names[0]), 'depth_image': str(names[1]),
+                                     'data_id': str(len(lines))}))
+    np.random.default_rng(2).shuffle(lines)
+    (place / 'train.jsonl').write_text('\n'.join(lines))
+    task = CorpusTask(settings(tmp_path, {'hypersim': {'place': str(place)}}, task={'valid': 2}))
+    pairs, trained = task.corpora[0].rows.pairs, task.lanes[0].sources[0].count
+    held = {pair.rgb.parent.name for pair in pairs[-2:]}
+    assert len(pairs) == 20 and pairs[-1].data_id == json.loads(lines[-1])['data_id']
+    assert len(held) == 1 and not held & {pair.rgb.parent.name for pair in pairs[:trained]}
+    assert trained == 15
+
+
+def test_a_list_that_is_scene_by_scene_keeps_its_order(tmp_path: Path) -> None:
+    pairs = [Pair(tmp_path / scene / f'{number}.png', tmp_path, '') for scene in ('b', 'a', 'c')
+             for number in (2, 1)]
+    assert scene_by_scene(pairs) == pairs
+    assert scene_by_scene([*pairs[1:], pairs[0]]) == [*pairs[2:], pairs[1], pairs[0]]
 
 
 def test_stage_one_samples_and_their_token_counts(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
+from cooper_ros.engine.events import DepthMap
 from cooper_ros.errors import BadData, BadOption, OutOfDisk
 from cooper_ros.evaluation import scenes_suite
 from cooper_ros.evaluation.arguments import ids_of, write_json
@@ -221,22 +222,25 @@ def suite_results(metres: bool) -> dict[str, Any]:
     maps, labels = Maps(), np.zeros((4, 4), np.uint8)
     labels[:2] = 1
     maps.add_labels(np.zeros_like(labels), labels)
-    if metres:
-        maps.add_depth(np.full((4, 4), 2.2), np.full((4, 4), 2.0))
+    truth = np.linspace(1, 4, 16).reshape(4, 4)
+    maps.add_depth(DepthMap(truth / 10, 1.1 * truth if metres else None, None, labels), truth)
     return {'model': 'm', 'mode': 'auto', 'split': 'test', 'seed': 0, 'scenes': 1,
             'categories': {}, 'overall': {
-                'questions': 1, 'score': 0.0, 'interval': (0.0, 1.0), 'majority': 0.0,
+                'questions': 1, 'scenes': 1, 'score': 0.0, 'interval': (0.0, 1.0), 'majority': 0.0,
                 'blind': None, 'draws_depth': 0.0, 'draws_segmentation': 0.0},
             'maps': maps.summary(), 'failures': 0, 'hardware': 'CPU', 'precision': 'float32',
             'seconds_per_question': 1.0}
 
 
 @pytest.mark.parametrize('metres, said', [
-    (False, 'maps of 1 scenes, no alignment: the model has no metres, mIoU 0.2500'),
-    (True, 'maps of 1 scenes, no alignment: AbsRel 0.1000, delta1 1.0000, mIoU 0.2500')])
-def test_the_miou_of_a_model_without_metres_is_shown(
+    (False, '  no alignment: the model has no metres'),
+    (True, '  no alignment: AbsRel 0.1000, delta1 1.0000, SILog 0.0000')])
+def test_maps_are_shown_with_and_without_alignment(
         metres: bool, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     results = suite_results(metres)
     show(results, Console(width=200))
-    assert said in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert f'maps of 1 scenes: segmentation mIoU 0.2500; depth,\n{said}\n' in text
+    assert '  scale and shift fitted: AbsRel 0.0000, delta1 1.0000, SILog 0.0000\n' in text
+    assert 'as for ALL, from scenes drawn again\n' in text
     assert json.loads(json.dumps(results))['maps']['frames'] == 1

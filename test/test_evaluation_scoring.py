@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cooper_ros.engine.events import Answer
+from cooper_ros.engine.events import Answer, DepthMap
 from cooper_ros.errors import BadOption
 from cooper_ros.evaluation import scenes_suite
 from cooper_ros.evaluation.answer_rules import mean_relative_accuracy, options_of
 from cooper_ros.evaluation.judge import Claim
-from cooper_ros.evaluation.scenes_suite import Maps
-from cooper_ros.evaluation.scoring import best_constant, score, wilson
+from cooper_ros.evaluation.map_suites import depth_row, depth_summary
+from cooper_ros.evaluation.scenes_suite import Maps, Row
+from cooper_ros.evaluation.scoring import best_constant, mean_interval, score, wilson
 from cooper_ros.scenes.generate import make_sample
 from cooper_ros.training.checker import RuleChecker
 
@@ -139,20 +140,57 @@ def test_wilson_of_a_table() -> None:  # Newcombe 1998, table I: 81 of 263
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
 
 
+def test_questions_of_one_scene_do_not_narrow_an_interval() -> None:
+    """Four copies of every question tell nothing new; one question a scene is Wilson's."""
+    hits = (np.random.default_rng(5).random(200) < 0.8).astype(float)
+    mean, scenes = float(hits.mean()), np.arange(200)
+    once = mean_interval(hits, scenes)
+    assert once == wilson(mean, 200)
+    copies = mean_interval(np.repeat(hits, 4), np.repeat(scenes, 4))
+    assert copies == pytest.approx(once, abs=0.01)
+    assert copies == mean_interval(np.repeat(hits, 4), np.repeat(scenes, 4))
+    low, high = wilson(mean, 800)
+    assert copies[0] < low - 0.01 and copies[1] > high + 0.01
+
+
+def test_scenes_that_all_score_alike_are_one_witness_each() -> None:
+    assert mean_interval([1.0] * 12, [0, 1, 2] * 4) == wilson(1.0, 3)
+    assert mean_interval([1.0, 0.0], [7, 7]) == wilson(0.5, 1)
+
+
+def test_all_categories_together_have_an_interval_over_scenes() -> None:
+    rows = [Row(scene, category, 'yes_no', 'yes', 'yes', float(scene % 3 > 0), 0.5, None, (), 1.0,
+                0) for scene in range(60) for category in ('height', 'reach')]
+    found = scenes_suite._summary(rows)
+    assert found['interval'] == mean_interval([row.score for row in rows],
+                                              [row.scene for row in rows]) != wilson(2 / 3, 120)
+    assert (found['questions'], found['scenes']) == (120, 60)
+    assert scenes_suite._by_category(rows)['height']['interval'] == wilson(2 / 3, 60)
+
+
 def test_the_best_constant() -> None:
     assert best_constant('yes_no', ['yes', 'no', 'no']) == 'no'
     assert best_constant('number', ['1.00', '1.20', '1.40', '9.00']) == '1.20'
 
 
-def test_maps_are_compared_without_alignment() -> None:
-    maps = Maps()
-    truth = np.full((4, 4), 2.0, np.float32)
-    maps.add_depth(truth * 1.1, truth)
-    maps.add_depth(truth * 1.3, truth)
+def drawn(metres: np.ndarray) -> DepthMap:
+    return DepthMap(metres / 10, metres, (0.0, 10.0), np.zeros((*metres.shape, 3), np.uint8))
+
+
+def test_maps_are_measured_as_suite_depth_does() -> None:
+    maps, truth = Maps(), np.linspace(1, 4, 16, dtype=np.float32).reshape(4, 4)
+    for factor in (1.1, 1.3):
+        maps.add_depth(drawn(truth * factor), truth)
     labels = np.zeros((4, 4), np.uint8)
     labels[:2] = 1
     maps.add_labels(np.zeros((4, 4), np.uint8), labels)
     summary = maps.summary()
-    assert summary['absrel'] == pytest.approx(0.2)
-    assert summary['delta1'] == 0.5
+    assert summary['metric']['abs_relative_difference'] == pytest.approx(0.2)
+    assert summary['metric']['delta1_acc'] == 0.5
+    assert summary['metric']['silog_rmse'] == pytest.approx(0, abs=1e-4)  # of one factor
+    assert summary['aligned']['abs_relative_difference'] == pytest.approx(0, abs=1e-5)
+    same = depth_summary([depth_row('x', drawn(truth * factor), truth, (1e-3, 80.0), (1.0, 'x'))
+                          for factor in (1.1, 1.3)])
+    assert {name: summary[name] for name in ('metric', 'aligned', 'order')} == {
+        name: same[name] for name in ('metric', 'aligned', 'order')}
     assert summary['miou'] == pytest.approx((0.5 + 0.0) / 2)

@@ -196,8 +196,3 @@ def guarded(item: str, rows: Iterable[Row]) -> Rows:
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError, OSError, AttributeError,
             ArithmeticError, AssertionError) as error:
         yield Row(item, None, None, False, f'{type(error).__name__}: {str(error)[:200]}')
-
-
-def as_hwc(planes: Tensor) -> np.ndarray:
-    """``[3, H, W]`` -> numpy ``[H, W, 3]``."""
-    return planes.permute(1, 2, 0).contiguous().numpy()

@@ -12,11 +12,12 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Sequence, TypeVar
 from urllib.parse import urlsplit
 
 from cooper_ros.engine.answers import answer_text
 from cooper_ros.errors import BadOption
+from cooper_ros.evaluation.answer_rules import find_quantity
 
 SYSTEM = ('You decide whether a predicted answer to a question about a picture is correct. '
           'Synonyms and paraphrases of the ground truth are correct.')
@@ -29,6 +30,16 @@ Rules:
 2. An open answer is correct if it means the same as the ground truth. A definite answer (option,
    yes or no, number) must equal the ground truth; numbers are compared with their units.
 3. Reply with one word only: True or False."""
+READ_SYSTEM = ('You read which number an answer to a question about a picture states. Whether it '
+               'is right is not your concern.')
+READ_USER = """Question: {question}
+Answer: {prediction}
+
+Rules:
+1. Reply with the number that the answer states as its result, in digits, and with its unit if the
+   answer names one, such as 1.5 m. Of a range, reply with the middle.
+2. If the answer states no number, reply None. Reply with nothing else."""
+NO_NUMBER = 'none'
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,7 @@ NO_REPLY = (ValueError, KeyError, IndexError, TypeError, http.client.HTTPExcepti
 # Longest pauses and time-outs are what clocks take: the last pause is 2^19 units.
 RANGES = (('attempts', 1, 20), ('timeout_s', 0.1, 86400), ('threads', 1, 1024),
           ('max_tokens', 1, 10**6), ('backoff_s', 0, 3600))
+Said = TypeVar('Said', bool, str)
 EASY = Claim('What is one plus one?', '2', '2')  # who cannot judge this judges nothing
 
 
@@ -106,8 +118,20 @@ class Judge:
 
     def verdicts(self, claims: Sequence[Claim]) -> list[bool | None]:
         """Whether each claim is right; None where the judge never said True or False."""
+        return self._all(claims, SYSTEM, USER, _verdict)
+
+    def numbers(self, claims: Sequence[Claim]) -> list[str | None]:
+        """The number each response states, with its unit; the judge is not told the truth.
+
+        Empty where it says that there is none; None where it never said either.
+        """
+        return self._all(claims, READ_SYSTEM, READ_USER, _number)
+
+    def _all(self, claims: Sequence[Claim], system: str, user: str,
+             read: Callable[[str], Said | None]) -> list[Said | None]:
+        ask = partial(self._judge, system=system, user=user, read=read)
         with ThreadPoolExecutor(self.settings.threads) as pool:
-            return list(pool.map(self._judge, claims))
+            return list(pool.map(ask, claims))
 
     def require(self) -> None:
         """Ask one easy thing, so that nobody works for hours for a judge that is not there.
@@ -123,27 +147,28 @@ class Judge:
                         remedy='see that the server runs and knows the model, and check '
                                f'--judge-url, --judge-model and the key in {asked.key_variable}')
 
-    def _judge(self, claim: Claim) -> bool | None:
+    def _judge(self, claim: Claim, system: str, user: str,
+               read: Callable[[str], Said | None]) -> Said | None:
         for attempt in range(self.settings.attempts):
             try:
-                reply = self._ask(claim).strip().lower()
+                said = read(self._ask(claim, system, user).strip())
             except OSError:  # connection, time-out and status errors, all of urllib's
                 if attempt + 1 < self.settings.attempts:
                     self.pause(self.settings.backoff_s * 2 ** attempt)
                 continue
             except NO_REPLY:
                 continue  # not what a chat server says: at once again, as published
-            if reply in ('true', 'false'):
-                return reply == 'true'
+            if said is not None:
+                return said
         return None
 
-    def _ask(self, claim: Claim) -> str:
+    def _ask(self, claim: Claim, system: str, user: str) -> str:
         settings = self.settings
-        user = USER.format(question=claim.question, truth=claim.truth,
-                           prediction=answer_text(claim.response))
+        asked = user.format(question=claim.question, truth=claim.truth,
+                            prediction=answer_text(claim.response))
         body = {'model': settings.model, 'temperature': 0, 'max_tokens': settings.max_tokens,
-                'messages': [{'role': 'system', 'content': SYSTEM},
-                             {'role': 'user', 'content': user}]}
+                'messages': [{'role': 'system', 'content': system},
+                             {'role': 'user', 'content': asked}]}
         key = os.environ.get(settings.key_variable) or '-'
         request = urllib.request.Request(
             settings.url.rstrip('/') + '/chat/completions', json.dumps(body).encode(),
@@ -152,6 +177,16 @@ class Judge:
         opener = urllib.request.build_opener(_Http(until), _Https(until))
         with opener.open(request, timeout=settings.timeout_s) as reply:
             return str(json.load(reply)['choices'][0]['message']['content'])
+
+
+def _verdict(reply: str) -> bool | None:
+    return {'true': True, 'false': False}.get(reply.lower())
+
+
+def _number(reply: str) -> str | None:
+    if reply.lower().rstrip('.') == NO_NUMBER:
+        return ''
+    return reply if find_quantity(reply) else None
 
 
 class _Until(io.RawIOBase):

@@ -349,7 +349,13 @@ def segment_summary(rows: Sequence[SegmentRow], classes: float | None,
 
 def depth_lines(found: dict[str, Any]) -> list[str]:
     """A depth summary as text."""
-    rows = [f'depth: {found["pictures"]} pictures, truth in ' + '; '.join(found['units'])]
+    return [f'depth: {found["pictures"]} pictures, truth in ' + '; '.join(found['units']),
+            *score_lines(found)]
+
+
+def score_lines(found: dict[str, Any]) -> list[str]:
+    """What is measured of depth as text: with and without alignment, and the order."""
+    rows = []
     for name in ('metric', 'aligned'):
         values = found[name]
         text = 'the model has no metres' if values is None else ', '.join(

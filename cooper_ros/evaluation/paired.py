@@ -12,8 +12,7 @@ from typing import Sequence
 import numpy as np
 
 from cooper_ros.errors import BadData
-
-ROUNDS = 10_000
+from cooper_ros.evaluation.scoring import ROUNDS, per_scene, scene_bootstrap
 
 
 @dataclass(frozen=True)
@@ -56,13 +55,9 @@ def compare_paired(first: Sequence[float], second: Sequence[float], scenes: Sequ
         raise BadData('paired scores must belong to the same questions',
                       value=(len(first), len(second), len(scenes)), limit='equal, at least 1')
     gain = np.asarray(first, float) - np.asarray(second, float)
-    _, owner = np.unique(np.asarray(scenes), return_inverse=True)
-    sums, counts = np.bincount(owner, gain), np.bincount(owner)
+    sums, counts = per_scene(gain, scenes)
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(sums), size=(rounds, len(sums)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    interval = scene_bootstrap(sums, counts, rounds, rng)
     flips = rng.choice((-1.0, 1.0), size=(rounds, len(sums))) @ sums
     p = (1 + np.sum(np.abs(flips) >= abs(sums.sum()) - 1e-12)) / (rounds + 1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return Comparison(float(gain.mean()), (float(low), float(high)), float(p), len(gain),
-                      len(sums))
+    return Comparison(float(gain.mean()), interval, float(p), len(gain), len(sums))

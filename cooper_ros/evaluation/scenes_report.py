@@ -13,8 +13,11 @@ from cooper_ros.config import MODES, CooperConfig
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.errors import NoAnswer
 from cooper_ros.evaluation import scenes_suite
+from cooper_ros.evaluation.map_suites import score_lines
 from cooper_ros.evaluation.paired import Comparison, compare_paired
 
+INTERVALS = ('95 % intervals: Wilson where no scene has two questions; else, as for ALL, from '
+             'scenes drawn again')
 LENGTHS = ('camera_distance', 'object_distance', 'relative_distance', 'object_size', 'height')
 
 
@@ -138,7 +141,7 @@ def _print(compared: Mapping[str, Mapping[str, Comparison]], console: Console) -
 
 
 def show(results: dict[str, Any], console: Console) -> None:
-    """Print one table of questions and one line of maps."""
+    """Print one table of questions and the scores of maps."""
     table = Table(title=f"{results['model']}, mode {results['mode']}, {results['split']} scenes "
                         f"{results['seed']}..{results['seed'] + results['scenes'] - 1}, 128x96")
     for name in ('category', 'n', 'score %', '95 % interval', 'constant %', 'grey picture %',
@@ -152,12 +155,11 @@ def show(results: dict[str, Any], console: Console) -> None:
                       blind, f"{100 * row['draws_depth']:.0f}",
                       f"{100 * row['draws_segmentation']:.0f}")
     console.print(table)
+    console.print(INTERVALS, highlight=False, soft_wrap=True)
     if results['maps']:
         maps = results['maps']
-        depth = 'the model has no metres' if maps['absrel'] is None else (
-            f"AbsRel {maps['absrel']:.4f}, delta1 {maps['delta1']:.4f}")
-        console.print(f"maps of {maps['frames']} scenes, no alignment: {depth}, "
-                      f"mIoU {maps['miou']:.4f}")
+        console.print(f"maps of {maps['frames']} scenes: segmentation mIoU {maps['miou']:.4f}; "
+                      'depth,', *score_lines(maps), sep='\n', highlight=False)
     if results['failures']:
         console.print(f"{results['failures']} requests failed; their answers count as wrong",
                       highlight=False)

@@ -15,13 +15,13 @@ import numpy as np
 from tqdm import tqdm
 
 from cooper_ros.engine.engine import CooperEngine
-from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer, Failure
-from cooper_ros.evaluation.scoring import best_constant, score, wilson
+from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer, DepthMap, Failure
+from cooper_ros.evaluation.map_suites import FAR_M, NEAR_M, DepthRow, depth_row, depth_summary
+from cooper_ros.evaluation.scoring import best_constant, mean_interval, score
 from cooper_ros.scenes.generate import Sample, generate
 from cooper_ros.scenes.palette import SCENE_PALETTE
 
 GREY = 128
-DELTA1 = 1.25
 
 
 @dataclass(frozen=True)
@@ -59,22 +59,20 @@ class Row:
 
 @dataclass
 class Maps:
-    """Map scores per frame: mean relative error, share within 1.25, and pixel counts per class.
+    """Map scores: depth per frame, measured as suite ``depth`` does, and pixel counts per class.
 
-    ``frames`` counts segmentations; a model without metres has no depth to compare beside them.
+    ``frames`` counts segmentations; a model without metres has depth after the fit only.
     """
 
     frames: int = 0
-    absrel: list[float] = field(default_factory=list)
-    delta1: list[float] = field(default_factory=list)
+    depth: list[DepthRow] = field(default_factory=list)
     inside: np.ndarray = field(default_factory=lambda: np.zeros(len(SCENE_PALETTE)))
     union: np.ndarray = field(default_factory=lambda: np.zeros(len(SCENE_PALETTE)))
 
-    def add_depth(self, metres: np.ndarray, truth: np.ndarray) -> None:
-        """Compare metres ``[H, W]`` with the truth as they are, without alignment."""
-        ratio = np.maximum(metres / truth, truth / np.maximum(metres, 1e-6))
-        self.absrel.append(float(np.mean(np.abs(metres - truth) / truth)))
-        self.delta1.append(float(np.mean(ratio < DELTA1)))
+    def add_depth(self, drawn: DepthMap, truth: np.ndarray) -> None:
+        """Compare a map with metres ``[H, W]``, as it is and after the fit."""
+        self.depth.append(depth_row(f'frame {len(self.depth)}', drawn, truth, (NEAR_M, FAR_M),
+                                    (1.0, 'rendered')))
 
     def add_labels(self, labels: np.ndarray, truth: np.ndarray) -> None:
         """Count pixels of every class; the counts of all frames make one mIoU."""
@@ -84,14 +82,13 @@ class Maps:
             self.inside[entry.id] += np.sum(found & wanted)
             self.union[entry.id] += np.sum(found | wanted)
 
-    def summary(self) -> dict[str, float | None]:
-        """Means over frames, None without metres; mIoU over the classes that occur."""
+    def summary(self) -> dict[str, Any]:
+        """Means over frames; ``metric`` is None without metres; mIoU over classes that occur."""
         if not self.frames:
             return {}
-        present = self.union > 0
+        present, depth = self.union > 0, depth_summary(self.depth)
         return {'frames': self.frames,
-                'absrel': float(np.mean(self.absrel)) if self.absrel else None,
-                'delta1': float(np.mean(self.delta1)) if self.delta1 else None,
+                **{name: depth[name] for name in ('metric', 'aligned', 'order')},
                 'miou': float(np.mean(self.inside[present] / self.union[present]))}
 
 
@@ -138,9 +135,7 @@ def run(engine: CooperEngine, *, seed: int, count: int, mode: str, split: str = 
 
 def _draw(engine: CooperEngine, sample: Sample, maps: Maps) -> None:
     frame = sample.frame
-    depth = engine.estimate_depth(frame.rgb, focal=frame.focal)
-    if depth.metres is not None:
-        maps.add_depth(depth.metres, frame.depth_m)
+    maps.add_depth(engine.estimate_depth(frame.rgb, focal=frame.focal), frame.depth_m)
     maps.add_labels(engine.segment(frame.rgb).labels, frame.labels)
 
 
@@ -169,10 +164,10 @@ def _ask(engine: CooperEngine, rgb: np.ndarray, question: str, mode: str) -> Rep
 
 
 def _summary(rows: Sequence[Row]) -> dict[str, Any]:
-    scores = [row.score for row in rows]
-    mean = float(np.mean(scores))
+    scores, scenes = [row.score for row in rows], [row.scene for row in rows]
     blind = [row.blind for row in rows if row.blind is not None]
-    return {'questions': len(rows), 'score': mean, 'interval': wilson(mean, len(rows)),
+    return {'questions': len(rows), 'scenes': len(set(scenes)), 'score': float(np.mean(scores)),
+            'interval': mean_interval(scores, scenes),
             'majority': float(np.mean([row.majority for row in rows])),
             'blind': float(np.mean(blind)) if blind else None,
             'draws_depth': float(np.mean([DEPTH in row.maps for row in rows])),

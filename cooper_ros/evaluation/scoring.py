@@ -6,10 +6,13 @@ import math
 from collections import Counter
 from typing import Iterable, Sequence
 
+import numpy as np
+
 from cooper_ros.errors import BadOption
 from cooper_ros.evaluation import answer_rules
 
 KINDS = ('mcq', 'yes_no', 'number', 'number_int')
+ROUNDS = 10_000
 
 
 def score(kind: str, given: str, truth: str, question: str = '') -> float:
@@ -44,6 +47,40 @@ def wilson(mean: float, count: int, z: float = 1.959964) -> tuple[float, float]:
     half = z / (1 + z * z / count) * math.sqrt(mean * (1 - mean) / count
                                                + z * z / (4 * count * count))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def per_scene(values: Sequence[float], scenes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of the values of every scene, and how many they are."""
+    _, owner = np.unique(np.asarray(scenes), return_inverse=True)
+    return np.bincount(owner, np.asarray(values, float)), np.bincount(owner)
+
+
+def scene_bootstrap(sums: np.ndarray, counts: np.ndarray, rounds: int,
+                    rng: np.random.Generator) -> tuple[float, float]:
+    """95 % interval of a mean over questions, from scenes drawn again with their questions."""
+    drawn = rng.integers(len(sums), size=(rounds, len(sums)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def mean_interval(scores: Sequence[float], scenes: Sequence[int], rounds: int = ROUNDS,
+                  seed: int = 0) -> tuple[float, float]:
+    """95 % interval of a mean score; questions about one scene are right or wrong together.
+
+    Where a scene has several questions, scenes are drawn and not questions. Scenes that all
+    scored alike show no spread that could be drawn: these count as one witness each.
+
+    Args:
+        scores: 0..1, one per question, at least one.
+        scenes: the scene of every question.
+        rounds: resamples.
+        seed: of the resamples.
+    """
+    sums, counts = per_scene(scores, scenes)
+    if len(sums) == len(scores) or np.ptp(sums / counts) < 1e-12:
+        return wilson(float(np.mean(scores)), len(sums))
+    return scene_bootstrap(sums, counts, rounds, np.random.default_rng(seed))
 
 
 def best_constant(kind: str, answers: Iterable[str]) -> str:

@@ -7,7 +7,6 @@ draw, the interleaved conversations teach to reason.
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Mapping, Sequence
@@ -23,6 +22,7 @@ from cooper_ros.model.training_forward import forward_train
 from cooper_ros.training.corpus_items import Corpus, ItemMaker, corpus_options
 from cooper_ros.training.datasets.cooper_set import TalkSet
 from cooper_ros.training.datasets.draw import DEPTH, DrawSet
+from cooper_ros.training.datasets.find import scenes_of
 from cooper_ros.training.datasets.stream import Batches, Draw, Source
 from cooper_ros.training.policy import open_policy
 from cooper_ros.training.processes import mean_over_processes, share_of, training_device
@@ -145,17 +145,13 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
 def _trained(rows: DrawSet | TalkSet, wanted: int) -> int:
     """How many rows train: those before the held-out ones, without the scene that these begin in.
 
-    Its frames are nearly the same pictures. A scene of a depth set is the first folder in which
-    the ids differ; one of more than a quarter of the rows (Virtual KITTI has five) trains, for a
-    set must not lose so much.
+    Its frames are nearly the same pictures, and in a row (``open_set``). A scene of more than a
+    quarter of the rows (Virtual KITTI has five) trains, for a set must not lose so much.
     """
     first = len(rows) - _held(len(rows), wanted)
     if not isinstance(rows, DrawSet) or rows.kind.kind != DEPTH or first == len(rows):
         return first
-    ids = [pair.data_id for pair in rows.pairs]
-    shared = len(os.path.commonprefix(ids).rpartition('/')[0])
-    scenes = [name[shared:].lstrip('/').partition('/')[0] for name in ids]
-    start = first
+    scenes, start = scenes_of(rows.pairs), first
     while start and scenes[start - 1] == scenes[first]:
         start -= 1
     return start if start >= 0.75 * first else first

@@ -33,13 +33,16 @@ def check(kind: Annotated[str, typer.Argument(metavar='KIND', help='hypersim, vk
           images: Annotated[Optional[Path], typer.Option(
               help='folder of the pictures of RL_data.jsonl, if not beside it')] = None,
           limit: Annotated[int, typer.Option(min=0, help='decode only so many files, evenly '
-                                             'spread; 0: all')] = 0) -> None:
+                                             'spread; 0: all')] = 0,
+          part: Annotated[bool, typer.Option(
+              '--part', help='a part of the set is meant: scenes, variants and pictures of which '
+              'there is nothing at all are no fault')] = False) -> None:
     """Say what is missing or broken, and where to get it. Exit status 1 if anything is.
 
     Example: `cooper data check vkitti data/vkitti --limit 500`
     """
     from cooper_ros.training.datasets.check import check as run
-    report = run(kind, place, images, limit)
+    report = run(kind, place, images, limit, part=part)
     report.notes += _notes(kind, place)
     print('\n'.join(report.lines()))
     if not report.ok:
@@ -54,7 +57,7 @@ def _notes(kind: str, place: Path) -> list[str]:
             (place / name).is_file() for name in DRAW_KINDS[kind].lists):
         return []
     return [f'without {HYPERSIM_SPLIT} in the folder or its parent, the official validation and '
-            'test pictures train too']
+            'test pictures train too, and nobody knows which scenes are missing']
 
 
 ModelFlag = Annotated[str, typer.Option(

@@ -48,6 +48,9 @@ class Adapter(Protocol):
     def truth(self, row: Row) -> str:
         """The right answer as text, for records and for a judge."""
 
+    def numeric(self, row: Row) -> bool:
+        """Whether a number is asked for; others are right or wrong."""
+
     def check(self, row: Row) -> None:
         """Refuse a row that no response could be scored by.
 
@@ -81,6 +84,10 @@ class SiBench:
     def truth(self, row: Row) -> str:
         """See :class:`Adapter`."""
         return row.get('answer')
+
+    def numeric(self, row: Row) -> bool:
+        """See :class:`Adapter`."""
+        return SI_KINDS.get(row.get('type')) in (rules.NUMBER, rules.COUNT)
 
     def check(self, row: Row) -> None:
         """See :class:`Adapter`; types and truths."""
@@ -131,6 +138,10 @@ class Mmvp:
         letter, options = self._wanted(row), self.options(row)
         return f'{letter.upper()}. {options[letter]}' if letter in options else row.get('answer')
 
+    def numeric(self, row: Row) -> bool:
+        """See :class:`Adapter`."""
+        return False
+
     def check(self, row: Row) -> None:
         """See :class:`Adapter`."""
         if self._wanted(row) not in self.options(row):
@@ -169,6 +180,10 @@ class QSpatial:
         if row.get('answer_value'):
             return f'{row.get("answer_value")} {row.get("answer_unit")}'.strip()
         return row.get('answer').strip('()').replace(',', ' ').replace("'", '')
+
+    def numeric(self, row: Row) -> bool:
+        """See :class:`Adapter`."""
+        return True
 
     def check(self, row: Row) -> None:
         """See :class:`Adapter`."""

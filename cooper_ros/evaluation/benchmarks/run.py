@@ -74,7 +74,7 @@ def run(engine: CooperEngine, adapter: Adapter, table: Table, *, mode: str = 'au
         seed: of maps.
         limit: first rows only; 0 for all.
         out: JSON lines with every record; a stopped run goes on from them.
-        judge: decides where the rules cannot; None counts those as wrong.
+        judge: decides where the rules cannot, and reads numbers; None counts those as wrong.
 
     Raises:
         BadData: not one row can be asked.
@@ -96,7 +96,7 @@ def run(engine: CooperEngine, adapter: Adapter, table: Table, *, mode: str = 'au
             records.append(_asked(engine, adapter, table, row, mode, seed))
         if out is not None and row.index not in known:
             _append(out, json.dumps({**now, **asdict(records[-1])}))
-    return records if judge is None else _judged(records, judge)
+    return records if judge is None else _judged(adapter, rows, records, judge)
 
 
 def _check_questions(adapter: Adapter, rows: Sequence[Row], known: Kept, out: Path | None
@@ -189,18 +189,42 @@ def _record(adapter: Adapter, row: Row, response: str, maps: tuple[str, ...], se
                   decided, maps, groups, seconds, error)
 
 
-def _judged(records: Sequence[Record], judge: Judge) -> list[Record]:
-    """Records with the judge's verdicts in place of what the rules could not read."""
+def _judged(adapter: Adapter, rows: Sequence[Row], records: Sequence[Record], judge: Judge
+            ) -> list[Record]:
+    """Records with what the judge made of those that the rules could not read."""
     unread = [number for number, record in enumerate(records) if record.decided == WRONG]
-    verdicts = judge.verdicts([Claim(records[number].prompt, records[number].truth,
-                                     records[number].response) for number in unread])
-    if unread and all(verdict is None for verdict in verdicts):
+    said = _opinions(adapter, judge, [rows[number] for number in unread],
+                     [Claim(records[number].prompt, records[number].truth,
+                            records[number].response) for number in unread])
+    if unread and all(scores is None for scores in said):
         judge.require()  # one that is there and reads nothing of these is counted
     judged = list(records)
-    for number, verdict in zip(unread, verdicts):
-        judged[number] = replace(records[number], decided=SILENT) if verdict is None else (
-            replace(records[number], decided='judge', scores={'score': float(verdict)}))
+    for number, scores in zip(unread, said):
+        judged[number] = replace(records[number], decided=SILENT) if scores is None else (
+            replace(records[number], decided='judge', scores=scores))
     return judged
+
+
+def _opinions(adapter: Adapter, judge: Judge, rows: Sequence[Row], claims: Sequence[Claim]
+              ) -> list[Scores | None]:
+    """Scores by what the judge says: whether a claim is right, or which number it states.
+
+    Numbers are measured here: True or False is none of the benchmark's measures of them.
+    """
+    numeric = [adapter.numeric(row) for row in rows]
+    read = iter(judge.numbers([claim for claim, number in zip(claims, numeric) if number]))
+    ruled = iter(judge.verdicts([claim for claim, number in zip(claims, numeric) if not number]))
+    return [_measured(adapter, row, next(read)) if number else _ruled(next(ruled))
+            for row, number in zip(rows, numeric)]
+
+
+def _measured(adapter: Adapter, row: Row, said: str | None) -> Scores | None:
+    """Scores of a number as the judge read it; none of them where that is no answer."""
+    return None if said is None else adapter.scores(row, said) or {}
+
+
+def _ruled(verdict: bool | None) -> Scores | None:
+    return None if verdict is None else {'score': float(verdict)}
 
 
 def check_answered(records: Sequence[Record]) -> None:
@@ -228,21 +252,20 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
             grouped[column][value].append(record)
     decided = {name: sum(record.decided == name for record in records)
                for name in ('rules', 'judge', WRONG, SILENT, 'failed')}
-    return {'questions': len(records), 'overall': means(records), 'decided': decided,
+    names = next((tuple(record.scores) for record in records if record.scores), ('score',))
+    return {'questions': len(records), 'overall': means(records, names), 'decided': decided,
             'draws': sum(bool(record.maps) for record in records) / len(records),
             'failures': {record.index: record.error for record in records if record.error},
-            'groups': {column: {value: means(rows) for value, rows in sorted(values.items())}
+            'groups': {column: {value: means(rows, names)
+                                for value, rows in sorted(values.items())}
                        for column, values in grouped.items()}}
 
 
-def means(records: Sequence[Record]) -> dict[str, Any]:
+def means(records: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
     """Mean of every measure over rows; a row without a measure scores 0 in it."""
-    names = next((list(record.scores) for record in records if record.decided == 'rules'),
-                 ['score'])
     found: dict[str, Any] = {'questions': len(records)}
     for name in names:
-        # a judge's verdict stands for the main measure
-        values = [record.scores.get(name, record.scores.get('score', 0.0)) for record in records]
+        values = [record.scores.get(name, 0.0) for record in records]
         mean = sum(values) / len(values)
         found[name] = {'mean': mean, 'interval': wilson(mean, len(values))}
     return found

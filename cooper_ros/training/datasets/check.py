@@ -69,7 +69,7 @@ class Report:
 
 
 def check(kind: str, place: Path, images: Path | None = None, limit: int = 0,
-          workers: int = 4) -> Report:
+          workers: int = 4, part: bool = False) -> Report:
     """Look for every file of a set and decode it.
 
     Args:
@@ -78,6 +78,7 @@ def check(kind: str, place: Path, images: Path | None = None, limit: int = 0,
         images: picture folder of the GRPO questions, where it is elsewhere.
         limit: decode only so many, evenly spread; 0 decodes all.
         workers: threads that decode.
+        part: a part of the set is meant: scenes and pictures of which there is nothing are noted.
 
     Raises:
         BadData: unknown kind, or no such folder.
@@ -86,21 +87,32 @@ def check(kind: str, place: Path, images: Path | None = None, limit: int = 0,
         raise BadData('unknown data set', value=kind, limit=', '.join(KINDS))
     if kind == COOPER:
         return _check_cooper(place, images, limit, workers)
-    return _check_draw(draw_kind(kind), place, limit, workers)
+    return _check_draw(draw_kind(kind), place, limit, workers, part)
 
 
-def _check_draw(kind: DrawKind, place: Path, limit: int, workers: int) -> Report:
+def _check_draw(kind: DrawKind, place: Path, limit: int, workers: int, part: bool) -> Report:
     found = kind.search(place)
     report = Report(kind.name, place, {'pairs': len(found.pairs)}, remedy=kind.remedy,
                     problems=found.problems)
     if not found.pairs:
         report.problems.setdefault('no picture with its target', []).append(str(place))
+    elif found.absent:
+        _add_absent(report, found.absent, part)
     if len(found.pairs) != kind.published:
         report.notes.append(f'the published list has {kind.published} pairs')
     chosen = [found.pairs[index] for index in spread(len(found.pairs), limit)]
     decoded = _decode(report, chosen, lambda pair: _try_pair(kind, pair), workers)
     report.counts['decoded'] = decoded
     return report
+
+
+def _add_absent(report: Report, absent: dict[str, list[str]], part: bool) -> None:
+    if part:
+        report.notes += [f'{what}: {len(places)}, as a part is meant'
+                         for what, places in absent.items()]
+        return
+    report.problems.update(absent)
+    report.remedy += '; or say --part, if a part of the set is meant'
 
 
 def _try_pair(kind: DrawKind, pair: Pair) -> None:

@@ -14,7 +14,7 @@ from cooper_ros.imaging.depth import depth_set, depth_target, kitti_crop_box
 from cooper_ros.imaging.resize import VAE_TRANSFORM, VIT_TRANSFORM, ImageTransform, to_rgb
 from cooper_ros.training.datasets import hdf5
 from cooper_ros.training.datasets.damage import decoding, listed_at
-from cooper_ros.training.datasets.find import Found, pairs_of_list
+from cooper_ros.training.datasets.find import Found, pairs_of_list, scene_by_scene
 from cooper_ros.training.datasets.layouts import require_folder
 from cooper_ros.training.datasets.samples import DrawSample, Pair
 
@@ -114,7 +114,7 @@ class DrawSet:
 
 def open_set(kind: DrawKind, place: Path, vae: ImageTransform = VAE_TRANSFORM,
              vit: ImageTransform = VIT_TRANSFORM) -> DrawSet:
-    """Open a set for training.
+    """Open a set for training; frames of one scene of a depth set are in a row.
 
     Raises:
         BadData: the folder holds no pair.
@@ -123,7 +123,8 @@ def open_set(kind: DrawKind, place: Path, vae: ImageTransform = VAE_TRANSFORM,
     if not found.pairs:
         raise BadData(f'no {kind.name} pictures with targets', value=str(place),
                       remedy=f'cooper data check {kind.name} {place}')
-    return DrawSet(kind, found.pairs, vae, vit)
+    pairs = scene_by_scene(found.pairs) if kind.kind == DEPTH else found.pairs
+    return DrawSet(kind, pairs, vae, vit)
 
 
 def read_pair(kind: DrawKind, pair: Pair) -> tuple[Image.Image, Image.Image]:

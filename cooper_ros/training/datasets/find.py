@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Sequence
 
 from cooper_ros.errors import BadData
 from cooper_ros.training.datasets.damage import JSON_ERRORS
@@ -24,14 +24,22 @@ class Found:
     Attributes:
         pairs: pictures with a target file beside them, in a stable order.
         problems: what kind of thing is wrong -> where, one entry each.
+        absent: the same of what the set has and the folder has nothing of, where that is known.
     """
 
     pairs: list[Pair] = field(default_factory=list)
     problems: dict[str, list[str]] = field(default_factory=dict)
+    absent: dict[str, list[str]] = field(default_factory=dict)
 
     def problem(self, what: str, where: object) -> None:
         """Note one problem."""
         self.problems.setdefault(what, []).append(str(where))
+
+    def files(self, root: Path) -> Iterator[Path]:
+        """A file of everything that a layout has found below ``root``, halves of pairs too."""
+        yield from (pair.rgb for pair in self.pairs)
+        for places in self.problems.values():
+            yield from (root / place for place in places)
 
 
 def files(root: Path) -> Iterator[Path]:
@@ -102,6 +110,27 @@ def _add_row(found: Found, line: str, where: str, target_key: str, roots: list[P
     if places[0] and places[1]:
         name = next((str(row[key]) for key in ID_KEYS if key in row), Path(rgb).stem)
         found.pairs.append(Pair(places[0], places[1], name, root=roots[0], listed=where))
+
+
+def scenes_of(pairs: Sequence[Pair]) -> list[str]:
+    """The scene of every pair: the first folder in which the paths of their pictures differ.
+
+    Names in lists say nothing certain about scenes, folders do.
+    """
+    paths = [os.path.abspath(pair.rgb).replace(os.sep, '/') for pair in pairs]
+    shared = len(os.path.commonprefix(paths).rpartition('/')[0])
+    return [path[shared:].lstrip('/').partition('/')[0] for path in paths]
+
+
+def scene_by_scene(pairs: Sequence[Pair]) -> list[Pair]:
+    """Pairs with the frames of each scene in a row, for a list may be shuffled.
+
+    What is in such an order already stays as it is, and the last pair stays the last one.
+    """
+    scenes = scenes_of(pairs)
+    last = {scene: index for index, scene in enumerate(scenes)}
+    order = sorted(range(len(pairs)), key=lambda index: last[scenes[index]])  # sorting is stable
+    return [pairs[index] for index in order]
 
 
 def _resolve(name: str, roots: list[Path]) -> Path | None:

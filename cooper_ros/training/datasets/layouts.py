@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from pathlib import Path
-from typing import Callable
 
 from cooper_ros.errors import BadData
 from cooper_ros.training.datasets import hdf5
@@ -22,9 +22,14 @@ _PLANE = re.compile(r'rgb_(cam_\d+_fr\d+)\.png')
 _HYPERSIM_NAME = re.compile(r'(?:rgb|depth_plane)_(cam_\d+)_fr(\d+)\.png')
 _HYPERSIM_RAW = re.compile(r'scene_(cam_\d+)_\w+/frame\.(\d+)\..*')
 HYPERSIM_SPLIT = 'metadata_images_split_scene_v1.csv'
+VKITTI_SCENES = ('Scene01', 'Scene02', 'Scene06', 'Scene18', 'Scene20')
+VKITTI_VARIANTS = ('15-deg-left', '15-deg-right', '30-deg-left', '30-deg-right', 'clone', 'fog',
+                   'morning', 'overcast', 'rain', 'sunset')
+SCENE_MISSING = 'scene missing'
 _NYU = (re.compile(r'rgb_(.*)\.(?:png|jpg)'), re.compile(r'(.*)_colors\.png'))
 _NYU_TARGETS = ('sync_depth_{}.png', 'depth_{}.png', '{}_depth.png')
 NYU_MAT = 'nyu_depth_v2_labeled.mat'
+HypersimKey = tuple[str, str, int]  # scene, camera, frame
 
 
 def hypersim(root: Path) -> Found:
@@ -33,18 +38,42 @@ def hypersim(root: Path) -> Found:
     As downloaded: ``ai_001_001/images/scene_cam_00_final_preview/frame.0000.tonemap.jpg`` with
     ``ai_001_001/images/scene_cam_00_geometry_hdf5/frame.0000.depth_meters.hdf5``. Preprocessed:
     ``ai_001_001/rgb_cam_00_fr0000.png`` with ``depth_plane_cam_00_fr0000.png`` (millimetres).
-    Where the official split lies in the folder or its parent, only pictures to train on.
+    Where the official split lies in the folder or its parent, only pictures to train on, and
+    those of them that the folder lacks are known.
 
     Raises:
         BadData: the split cannot be read.
     """
-    trained = _hypersim_trained(root)
-    return pair_up(root, lambda path: bool(_FRAME.fullmatch(path.name)
-                                           or _PLANE.fullmatch(path.name)) and trained(path),
-                   _hypersim_target,
-                   lambda path: bool(_RAW_DEPTH.fullmatch(path.name)
-                                     or path.name.startswith('depth_plane_cam_'))
-                   and trained(path))
+    known = _hypersim_trained(root)
+
+    def trained(path: Path) -> bool:
+        return known is None or _hypersim_key(path) in known
+
+    found = pair_up(root, lambda path: bool(_FRAME.fullmatch(path.name)
+                                            or _PLANE.fullmatch(path.name)) and trained(path),
+                    _hypersim_target,
+                    lambda path: bool(_RAW_DEPTH.fullmatch(path.name)
+                                      or path.name.startswith('depth_plane_cam_'))
+                    and trained(path))
+    if known is not None:
+        found.absent = _hypersim_absent(known, {_hypersim_key(path) for path in found.files(root)})
+    return found
+
+
+def _hypersim_absent(known: set[HypersimKey], here: set[HypersimKey | None]
+                     ) -> dict[str, list[str]]:
+    """Scenes of which there is nothing, and how many pictures the cameras of the others lack."""
+    scenes = {key[0] for key in known} - {key[0] for key in here if key}
+    lost = sorted(key for key in known - here if key[0] not in scenes)
+    total, count = (Counter(key[:2] for key in keys) for keys in (known, lost))
+    first = {key[:2]: key[2] for key in reversed(lost)}
+    pictures = [f'{scene} {camera}: {count[scene, camera]} of {total[scene, camera]}, the first '
+                f'is frame {first[scene, camera]}' for scene, camera in count]
+    return _not_empty({SCENE_MISSING: sorted(scenes), 'pictures of a scene missing': pictures})
+
+
+def _not_empty(absent: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {what: places for what, places in absent.items() if places}
 
 
 def hypersim_split(root: Path) -> Path | None:
@@ -53,24 +82,23 @@ def hypersim_split(root: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _hypersim_trained(root: Path) -> Callable[[Path], bool]:
-    """Whether a file is of a picture to train on; all are where there is no split."""
+def _hypersim_trained(root: Path) -> set[HypersimKey] | None:
+    """The pictures to train on; None where there is no split: all of them."""
     split = hypersim_split(root)
     if split is None:
-        return lambda path: True
+        return None
     try:
         with open(split, newline='', encoding='utf-8-sig') as file:
-            known = {(row['scene_name'], row['camera_name'], int(row['frame_id']))
-                     for row in csv.DictReader(file) if row['split_partition_name'] == 'train'
-                     and row.get('included_in_public_release') != 'False'}
+            return {(row['scene_name'], row['camera_name'], int(row['frame_id']))
+                    for row in csv.DictReader(file) if row['split_partition_name'] == 'train'
+                    and row.get('included_in_public_release') != 'False'}
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise BadData('the split cannot be read', value=f'{split}: {error!r}',
                       limit='scene_name, camera_name, frame_id, split_partition_name',
                       remedy='download it again from github.com/apple/ml-hypersim') from error
-    return lambda path: _hypersim_key(path) in known
 
 
-def _hypersim_key(path: Path) -> tuple[str, str, int] | None:
+def _hypersim_key(path: Path) -> HypersimKey | None:
     """Scene, camera and frame of a picture or its depth."""
     plane = _HYPERSIM_NAME.fullmatch(path.name)
     if plane:
@@ -95,8 +123,20 @@ def vkitti(root: Path) -> Found:
     The archives for pictures and depth may be unpacked over each other, or into folders of
     their own (``vkitti_2.0.3_rgb``, ``vkitti_2.0.3_depth``) under ``root``.
     """
-    return pair_up(root, lambda path: _vkitti_role(path) == 'rgb', _vkitti_target,
-                   lambda path: _vkitti_role(path) == 'depth')
+    found = pair_up(root, lambda path: _vkitti_role(path) == 'rgb', _vkitti_target,
+                    lambda path: _vkitti_role(path) == 'depth')
+    found.absent = _vkitti_absent({path.absolute().parts[-6:-4] for path in found.files(root)})
+    return found
+
+
+def _vkitti_absent(here: set[tuple[str, ...]]) -> dict[str, list[str]]:
+    """What of the 5 scenes in 10 variants is in none of these pairs of names."""
+    lost = [(scene, variant) for scene in VKITTI_SCENES for variant in VKITTI_VARIANTS
+            if (scene, variant) not in here]
+    many = Counter(scene for scene, _ in lost)
+    scenes = [scene for scene, count in many.items() if count == len(VKITTI_VARIANTS)]
+    return _not_empty({SCENE_MISSING: scenes, 'variant of a scene missing': [
+        f'{scene}/{variant}' for scene, variant in lost if scene not in scenes]})
 
 
 def _vkitti_role(path: Path) -> str:
