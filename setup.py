@@ -8,12 +8,13 @@ from setuptools import find_packages, setup
 
 NAME = 'cooper_ros'
 SHARE = path.join('share', NAME)
-MANIFEST = ElementTree.parse(path.join(path.dirname(path.abspath(__file__)), 'package.xml'))
+HERE = path.dirname(path.realpath(__file__))  # colcon may run a link to this file elsewhere
+MANIFEST = ElementTree.parse(path.join(HERE, 'package.xml'))
 
 
 def pins(name: str) -> list[str]:
     """Return the requirements of one file under requirements/, so that no pin stands twice."""
-    with open(path.join('requirements', f'{name}.txt'), encoding='utf-8') as lines:
+    with open(path.join(HERE, 'requirements', f'{name}.txt'), encoding='utf-8') as lines:
         return [line.strip() for line in lines if line.strip() and not line.startswith('#')]
 
 

@@ -19,7 +19,8 @@ curl -fsSL -o ros2-apt-source.deb \
 apt-get install -y ./ros2-apt-source.deb
 rm ros2-apt-source.deb
 apt-get update
+# Without cv_bridge: it wants Ubuntu's OpenCV beside NVIDIA's, and the node does as well without.
 apt-get install -y --no-install-recommends \
-    "ros-$distro-ros-base" "ros-$distro-cv-bridge" ros-dev-tools \
+    "ros-$distro-ros-base" ros-dev-tools \
     python3-venv python3-pip python3-opencv python3-pil python3-yaml
 rm -rf /var/lib/apt/lists/*

@@ -79,7 +79,7 @@ def _python(config: CooperConfig) -> Iterator[Finding]:
 
 def _torch(config: CooperConfig) -> Iterator[Finding]:
     if importlib.util.find_spec('torch') is None:
-        yield Finding('torch', MISSING, 'not installed', 'run `make setup`')
+        yield Finding('torch', MISSING, 'not installed', _how_to_install())
         return
     import torch
     yield Finding('torch', OK, torch.__version__)
@@ -90,6 +90,12 @@ def _torch(config: CooperConfig) -> Iterator[Finding]:
     for number in range(torch.cuda.device_count()):
         entry = torch.cuda.get_device_properties(number)
         yield Finding('GPU', OK, f'{entry.name}, {entry.total_memory / 2**30:.0f} GiB')
+
+
+def _how_to_install() -> str:
+    """`make setup` refuses where a ROS is sourced, and its wheels are for x86_64."""
+    robot = 'ROS_DISTRO' in os.environ or platform.machine() != 'x86_64'
+    return 'see docs/install.md, "On a robot"' if robot else 'run `make setup`'
 
 
 def _memory(config: CooperConfig) -> Iterator[Finding]:

@@ -41,6 +41,7 @@ TOPICS = {
     'legend': (f'{NAMESPACE}/segmentation/legend', interfaces.LEGEND),
     'overlay': (f'{NAMESPACE}/overlay', IMAGE),
 }
+BAG_VERSION = 8  # the newest that `ros2 bag` of Humble reads
 _FOREVER = QosTime(2147483647, 4294967295)
 _RELIABLE = Qos(QosHistory.KEEP_LAST, 10, QosReliability.RELIABLE, QosDurability.VOLATILE,
                 _FOREVER, _FOREVER, QosLiveliness.AUTOMATIC, _FOREVER, False)
@@ -66,7 +67,7 @@ class AnswerBag:
         if folder.exists():
             shutil.rmtree(folder)
         self._timings = timings
-        self._writer = Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP)
+        self._writer = Writer(folder, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
         self._connections: dict[tuple[str, str], Connection] = {}
 
     def __enter__(self) -> AnswerBag:

@@ -87,6 +87,8 @@ def set_environment(out: Path) -> None:
     """Stay on this machine and away from other robots; what the caller has set stays."""
     os.environ.setdefault('ROS_DOMAIN_ID', str(DOMAINS[os.getpid() % len(DOMAINS)]))
     os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    if os.environ.get('ROS_DISTRO') == 'humble':  # it does not know that name
+        os.environ.setdefault('ROS_LOCALHOST_ONLY', '1')
     os.environ.setdefault('AMENT_PREFIX_PATH', sys.prefix)  # the wheels' own prefix
     os.environ['ROS_LOG_DIR'] = str(out / 'log')
     os.environ['PYTHONUNBUFFERED'] = '1'
@@ -120,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         CooperError: there is no model, or a process has died.
     """
-    if not options.model.is_dir():
+    if not Path(shipped_model(str(options.model))).is_dir():
         raise BadCheckpoint('there is no such model folder', value=options.model,
                             remedy='name one with --model')
     out = options.out.resolve()

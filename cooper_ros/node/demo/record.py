@@ -14,6 +14,7 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from cooper_ros.replay import interfaces
+from cooper_ros.replay.output import BAG_VERSION
 
 LOOK_S = 0.5
 QUEUE = 20
@@ -31,7 +32,7 @@ class Recorder:
     def __init__(self, node: Node, folder: Path, names: Sequence[str]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         self._node, self._names = node, tuple(names)
-        self._writer = Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP)
+        self._writer = Writer(folder, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
         self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         self.counts: dict[str, int] = {}
 
