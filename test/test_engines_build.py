@@ -9,6 +9,7 @@ from support.exported import golden_bundle, half_understand, tiny_bundle
 from support.tiny import tiny_config
 
 from cooper_ros.errors import BadOption, EngineBuild, NotReady
+from cooper_ros.runtime.engines import build
 from cooper_ros.runtime.engines.build import Phases, build_engine
 from cooper_ros.runtime.engines.cache import EngineCache
 from cooper_ros.runtime.engines.flavour import (
@@ -58,6 +59,20 @@ def test_half_precision_compiles_with_all_options() -> None:
     assert ['key_00', 'input', [1, -1, 2, 16], 'float16'] in built.interface
     assert built.facts['options'] == {'workspace_mib': 64, 'weight_streaming': True,
                                       'decode_profile': True}
+
+
+@pytest.mark.parametrize(('precision', 'allowed'), [('fp32', False), ('fp16', True)])
+def test_what_is_asked_for_in_fp32_is_multiplied_in_fp32(
+        precision: str, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT may use TF32 unless told otherwise; other number types are not concerned."""
+    bundle, flavour, seen = tiny_bundle(), find_flavour(), []
+    name, path = (('understand', half_understand()) if precision == 'fp16' else
+                  ('latents', bundle.graph('latents')))
+    monkeypatch.setattr(build, '_remember_timings', lambda flavour, config, path: seen.append(
+        config.get_flag(flavour.module.BuilderFlag.TF32)))
+    build_engine(flavour, bundle.specs()[name], path, arch='SM89', precision=precision,
+                 limits=LIMITS)
+    assert seen == [allowed]
 
 
 def test_numbers_that_tensorrt_cannot_hold_are_an_error_of_ours() -> None:

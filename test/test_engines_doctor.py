@@ -76,6 +76,16 @@ def test_facts_of_this_machine() -> None:
     assert all(fact.next for fact in found.values() if fact.good is False)
 
 
+@pytest.mark.parametrize(('said', 'value', 'good'), [
+    ('580.65.06\n580.65.06\n', '580.65.06', True), ('', 'nvidia-smi fails', False)])
+def test_several_gpus_have_one_driver(said: str, value: str, good: bool,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, 'which', lambda tool: tool)
+    monkeypatch.setattr(doctor, '_run', lambda command: said)
+    found = doctor.driver()
+    assert (found.value, found.good, bool(found.next)) == (value, good, not good)
+
+
 @pytest.mark.parametrize(('able', 'said', 'good'), [
     (True, 'computes in bfloat16', True), (False, 'imitates bfloat16, many times slower', None)])
 def test_a_cpu_without_bfloat16_is_told(able: bool, said: str, good: bool | None,

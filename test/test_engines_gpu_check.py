@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import shutil
+import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any, Callable
 
 import pytest
+import torch
 from support.exported import exported_runtime, tiny_bundle
+from support.fake_tensorrt import Cache, Device, plan_of
 from support.tiny import tiny_runtime
 from torch import nn
 
-from cooper_ros.errors import OutOfMemory
+from cooper_ros.errors import NotReady, OutOfMemory
 from cooper_ros.runtime.engines.loaded import check_room
 from cooper_ros.runtime.engines.runner import MemoryPlan
 from cooper_ros.runtime.graphs import bundle as bundles
@@ -27,12 +31,23 @@ SCRIPT = Path(__file__).parents[1] / 'benchmarks' / 'gpu_check.py'
 
 @pytest.fixture(scope='module')
 def script() -> ModuleType:
-    import sys
+    sys.path.insert(0, str(SCRIPT.parent))  # as Python does for a script
     spec = importlib.util.spec_from_file_location('gpu_check', SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    sys.modules['gpu_check'] = module  # dataclasses look themselves up there
-    spec.loader.exec_module(module)
+    sys.modules['gpu_check'] = module
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPT.parent))
     return module
+
+
+@pytest.fixture
+def quick(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Measured once each."""
+    monkeypatch.setattr(sys.modules['gpu_report'], 'REPEATS', 1)
+    monkeypatch.setattr(sys.modules['gpu_report'], 'WARM', 0)
+    return script
 
 
 @pytest.fixture(scope='module')
@@ -47,22 +62,62 @@ def test_good_graphs_pass_every_check(script: ModuleType, graphs: GraphRuntime) 
     script.check_drawing(report, graphs, network, 'fp32')
     assert report.failures == []
     verdicts = [verdict for _, _, verdict in report.rows]
-    assert verdicts.count('ok') == 3 * 6 + 2 + 2
-    assert '| likeliest token agrees | 64 of 64 |' in report.table()
+    assert verdicts.count('ok') == 6 + 2 + 3 + 2 + 3 + 2
+    assert '; the same 64 of 64 times | ok |' in report.table()
+    (first,) = [row for row in report.rows if row[0].startswith('graph flow') and 'used' in row[0]]
+    assert first[0] == "graph flow {'context': 256, 'used': 0}"  # what begins a session
 
 
 def test_graphs_of_other_weights_fail(script: ModuleType, graphs: GraphRuntime) -> None:
     report, network = script.Report(), tiny_runtime(seed=1)
     script.check_talk(report, graphs, network, 'fp32')
     script.check_drawing(report, graphs, network, 'fp32')
-    assert report.failures == ['logits over 64 tokens', 'latents after 8 flow steps',
-                               'pixels after 8 flow steps']
+    assert report.failures == [
+        'logits over 64 tokens', 'likeliest token is worse to the network by',
+        'latents after 8 flow steps', 'pixels after 8 flow steps']
 
 
-def test_times_are_measured(script: ModuleType, graphs: GraphRuntime,
-                            monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script, 'REPEATS', 2)
-    monkeypatch.setattr(script, 'WARM', 0)
+class Spoilt(OnnxRunner):
+    """Graphs of which one says something else and another one fails."""
+
+    def run(self, graph: str, inputs: Tensors, into: Tensors) -> Tensors:
+        if graph == 'latents':
+            raise RuntimeError('CUDA error:\n an illegal | address')
+        return {name: value * (math.nan if graph == 'vision' else 1)
+                for name, value in super().run(graph, inputs, into).items()}
+
+
+def test_a_wrong_graph_hides_no_other(script: ModuleType, graphs: GraphRuntime,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, 'runner', Spoilt(tiny_bundle(), threads=1))
+    report = script.Report()
+    script.check_graphs(report, graphs, exported_runtime(), 'fp32', tiny_bundle().specs(), 1)
+    verdicts = {what: (value, verdict) for what, value, verdict in report.rows}
+    assert set(report.failures) == {what for what in verdicts if 'vision' in what
+                                    or 'latents' in what} and len(verdicts) == 6 + 2 + 3 + 2
+    assert verdicts['graph vision'] == ('inf (at most 0.005)', 'FAIL')
+    assert verdicts['graph latents'][0] == 'RuntimeError: CUDA error:\n an illegal | address'
+    assert ('| graph latents | RuntimeError: CUDA error: an illegal \\| address | FAIL |'
+            in report.table().splitlines())
+    assert verdicts['graph flow'][1] == verdicts['graph vae_decode'][1] == 'ok'
+
+
+def test_what_is_no_number_passes_no_check(script: ModuleType) -> None:
+    for number in (math.nan, math.inf):
+        for least in (False, True):
+            report = script.Report()
+            report.check('a', number, 1.0, least)
+            assert report.failures == ['a'] and report.rows[0][2] == 'FAIL'
+        wrong = torch.tensor([1.0, number])
+        right = torch.ones(2)
+        assert script.relative_error(wrong, right) == script.relative_error(right, wrong) == (
+            math.inf)
+    assert script.shortfall(torch.tensor([1.0, 4.0, 3.0]), 2) == 0.25
+    assert script.shortfall(torch.tensor([1.0, math.nan]), 0) == math.inf
+
+
+def test_times_are_measured(quick: ModuleType, graphs: GraphRuntime) -> None:
+    script = quick
     report = script.Report()
     medians = script.measure(report, 'onnx', graphs)
     assert [what for what, value, _ in report.rows if ' ms median' in value] == [
@@ -74,9 +129,102 @@ def test_times_are_measured(script: ModuleType, graphs: GraphRuntime,
         assert value.endswith(f', {2 * medians[name] / ms:.2f} times eager')
 
 
-def test_the_network_alone_can_be_measured(script: ModuleType, tmp_path: Path) -> None:
+def test_a_measurement_that_fails_or_comes_late_hides_no_other(
+        quick: ModuleType, graphs: GraphRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(tokens: Any, grid: Any) -> None:
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    monkeypatch.setattr(graphs, 'decode_tokens', broken)
+    report = quick.Report()
+    medians = quick.measure(report, 'onnx', graphs, {'one token': 1.0}, side=32)
+    assert len(medians) == 3 and report.failures == ['onnx: decode a map']
+    assert report.rows[3][1] == 'OutOfMemoryError: CUDA out of memory'
+    assert report.rows[2][0] == 'onnx: flow step, 3 branches, 4 tokens'
+    assert [value.endswith('times eager') for _, value, _ in report.rows] == [
+        False, True, False, False]
+    report.started -= 481
+    assert quick.measure(report, 'onnx', graphs) == {} and len(report.failures) == 1
+    assert [value for _, value, _ in report.rows[4:]] == ['skipped after 8 minutes'] * 4
+
+
+def test_rows_are_on_the_disk_as_they_come(script: ModuleType, tmp_path: Path) -> None:
+    report = script.Report(file=tmp_path / 'rows.json')
+    for number in (1, 2):
+        report.check('error', float(number), 1.0)
+        written = json.loads(report.file.read_text())
+        assert len(written['rows']) == number and written['failures'] == report.failures
+
+
+def test_a_step_that_fails_stops_nothing_and_ends_with_status_1(
+        quick: ModuleType, graphs: GraphRuntime, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """An error that says "not ready" too, once this machine was found to be ready."""
+    def failing(*arguments: Any) -> None:
+        raise NotReady('graphs cannot be loaded')
+
+    words = ['--random', 'tiny', '--runtime', 'onnx', '--json', str(tmp_path / 'rows.json')]
+    monkeypatch.setattr(quick, 'graphs_of', failing)
+    assert quick.main(words) == 1
+    written = json.loads((tmp_path / 'rows.json').read_text())
+    assert written['failures'] == ['onnx']
+    assert ['onnx', 'NOT_READY: graphs cannot be loaded', 'FAIL'] in written['rows']
+    assert sum(row[0].startswith('torch eager: ') for row in written['rows']) == 4
+    monkeypatch.setattr(quick, 'graphs_of', lambda *arguments: (graphs, {}))
+    monkeypatch.setattr(quick, 'check_talk', failing)
+    monkeypatch.setattr(quick, 'network_of', lambda *arguments: exported_runtime())
+    assert quick.main(words) == 1
+    written = json.loads((tmp_path / 'rows.json').read_text())
+    assert written['failures'] == ['conversation']
+    said = {row[0] for row in written['rows']}
+    assert {'latents after 8 flow steps', 'onnx: decode a map', 'whole run'} <= said
+    monkeypatch.setattr(quick, 'run', lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        quick.main(words)
+    assert capsys.readouterr().out.count('| case | tiny random, fp32') == 3
+
+
+def test_engines_are_loaded_when_all_are_built_and_all_that_are_not_are_named(
+        script: ModuleType, device: Device, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, engine, broken = plan_of(device, tiny_bundle()), tmp_path / 'engine', {'flow', 'vision'}
+    jobs = [SimpleNamespace(spec=spec) for spec in plan.bundle.specs().values()]
+    engine.write_bytes(bytes(1 << 20))
+
+    def build(self: Any, job: Any, cache: Any) -> Path:
+        if job.spec.name in broken:
+            raise RuntimeError('out of host memory')
+        return engine
+
+    monkeypatch.setattr(script, 'gpu_architecture', lambda: 'SM89')
+    monkeypatch.setattr(script.Plan, 'jobs', lambda self, archs: jobs)
+    monkeypatch.setattr(script.Plan, 'build', build)
+    monkeypatch.setattr(script, 'plan_of', lambda bundle, options: plan)
+    monkeypatch.setattr(script, 'EngineCache', lambda folder: Cache(plan, folder))
+    report, options = script.Report(), script.parsed(['--cache', str(tmp_path / 'cache')])
+    assert script.compiled(plan.bundle, options, report) is None
+    assert report.failures == ['engine vision', 'engine flow'] and len(report.rows) == 6
+    broken.clear()
+    report = script.Report()
+    assert script.compiled(plan.bundle, options, report).runner.engines
+    used = f'{(1 << 20) - (10 << 10)} of {1 << 20} MiB in use, 0 of them held by torch, '
+    rows = {what: value for what, value, _ in report.rows[6:]}
+    assert list(rows) == ['device memory before engines are loaded', 'loaded and compiled on the '
+                          'GPU', 'device memory of engines', 'device memory with engines']
+    assert rows['device memory with engines'] == used + 'which used 0 at most'
+
+
+@pytest.mark.parametrize(('words', 'context', 'side'), [
+    ([], 16384, 0), (['--random', 'small'], 16384, 0), (['--random', 'official'], 4096, 512),
+    (['--random', 'official', '--context', '512', '--side', '256'], 512, 256)])
+def test_engines_are_for_the_sizes_that_are_asked_for(script: ModuleType, words: list[str],
+                                                      context: int, side: int) -> None:
+    plan = script.plan_of(tiny_bundle(), script.parsed(words))
+    assert (plan.context, plan.side) == (context, side)
+
+
+def test_the_network_alone_can_be_measured(quick: ModuleType, tmp_path: Path) -> None:
     rows = tmp_path / 'rows.json'
-    assert script.main(['--random', 'tiny', '--runtime', 'torch', '--precision', 'fp32',
+    assert quick.main(['--random', 'tiny', '--runtime', 'torch', '--precision', 'fp32',
                         '--json', str(rows)]) == 0
     written = json.loads(rows.read_text())
     assert written['failures'] == []
@@ -140,7 +288,7 @@ def test_recorded_steps_must_say_what_plain_ones_say(
         script: ModuleType, graphs: GraphRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     """The runner of the test is onnxruntime, spoilt in ways that recordings can be wrong."""
     class Runner(OnnxRunner):
-        bucket, record, plain = BUCKET, True, ()
+        bucket, record, steady, plain = BUCKET, True, False, ()
 
         def __init__(self, spoilt: Callable[[Runner, str, tuple], bool]) -> None:
             super().__init__(tiny_bundle(), threads=1)
@@ -148,10 +296,10 @@ def test_recorded_steps_must_say_what_plain_ones_say(
 
         def run(self, graph: str, inputs: Tensors, into: Tensors) -> Tensors:
             call = (graph, *(tuple(value.shape) for value in inputs.values()))
+            assert self.steady  # or they would be compared on other kernels
             spoil = self.record and self.spoilt(self, graph, call)
             self.calls.append(call)
-            found = super().run(graph, inputs, into)
-            return {name: value + spoil for name, value in found.items()}
+            return {key: value + spoil for key, value in super().run(graph, inputs, into).items()}
 
         def memory(self) -> MemoryPlan:
             return MemoryPlan(0, {}, plain=self.plain)
@@ -169,10 +317,12 @@ def test_recorded_steps_must_say_what_plain_ones_say(
                              (stale('understand'), wrong), (stale('flow'), wrong)):
         monkeypatch.setattr(graphs, 'runner', Runner(spoilt))
         report = script.Report()
-        script.check_recorded(report, graphs)
+        script.check_recorded(report, graphs, 'fp32')
         assert report.failures == failures and len(report.rows) == 1
+        assert graphs.runner.record and not graphs.runner.steady
     graphs.runner.plain = ('graph flow runs without CUDA graphs: because',)
-    script.check_recorded(report, graphs)
+    script.check_recorded(report, graphs, 'bf16')
+    assert '(at most 0.02)' in report.rows[-2][1]
     assert report.rows[-1] == ('not recorded', *graphs.runner.plain, '')
 
 

@@ -16,6 +16,7 @@ from support.tiny import tiny_config
 from test_onnx_runtime import conversation, draw, near
 
 from cooper_ros.errors import BadOption, CooperError, EngineMismatch, NotReady, OutOfMemory
+from cooper_ros.runtime import memory
 from cooper_ros.runtime.base import Session
 from cooper_ros.runtime.engines import loaded, runner
 from cooper_ros.runtime.engines.loaded import stream_budgets
@@ -185,6 +186,13 @@ def test_recordings_are_kept_for_every_part_of_a_decoder(device: Device, tmp_pat
     monkeypatch.setattr(runner.TensorRtRunner, '_most_scratch', lambda self: 0)
     plan = plan_of(device, replace(tiny_bundle(), parts=2))
     assert runner.TensorRtRunner(plan, Cache(plan, tmp_path))._most_recorded == 32
+
+
+def test_files_that_the_system_keeps_are_free_memory_on_a_board(device: Device) -> None:
+    device.free = 1 << 20
+    assert memory.free_bytes() == 1 << 20
+    device.integrated = True
+    assert memory.free_bytes() > 100 << 20  # MemAvailable of this machine
 
 
 @pytest.mark.parametrize(('integrated', 'needed'), [(False, 600), (True, 700)])

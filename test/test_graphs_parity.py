@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,17 @@ from cooper_ros.errors import BadCheckpoint, BadOption
 from cooper_ros.model.config import ModelConfig
 from cooper_ros.runtime.graphs.bundle import Bundle, config_of, export_bundle
 from cooper_ros.runtime.graphs.digest import weights_digest
-from cooper_ros.runtime.graphs.export import OPSET, example_inputs
-from cooper_ros.runtime.graphs.modules import graph_modules
-from cooper_ros.runtime.graphs.spec import Limits, Span, graph_specs, profiles_of
+from cooper_ros.runtime.graphs.export import OPSET, example_inputs, export_graph
+from cooper_ros.runtime.graphs.modules import bias_of, graph_modules
+from cooper_ros.runtime.graphs.probe import questions_in_service
+from cooper_ros.runtime.graphs.spec import (
+    BUCKET,
+    PRECISIONS,
+    Limits,
+    Span,
+    graph_specs,
+    profiles_of,
+)
 
 NAMES = tuple(graph_specs(tiny_config()))
 TOLERANCE = 1e-4  # fp32, relative to the largest number of the output; measured below 1e-5
@@ -55,6 +64,21 @@ def test_a_graph_agrees_with_the_network_at_all_sizes(name: str) -> None:
         inputs = example_inputs(bundle.specs()[name], 'fp32', seed=seed, **sizes)
         feed = {key: value.numpy() for key, value in inputs.items()}
         assert worst(session.run(None, feed), eager(name, inputs)) < TOLERANCE, sizes
+
+
+def test_groups_are_normalised_in_float32(tmp_path: Path) -> None:
+    """TensorRT 10.3 of JetPack 6 reads no InstanceNormalization of bfloat16."""
+    runtime = tiny_runtime()
+    module = graph_modules(runtime.network, runtime.vae.bfloat16())['vae_encode']
+    path = export_graph(graph_specs(runtime.config)['vae_encode'], module, tmp_path / 'e.onnx',
+                        'bf16')
+    graph = onnx.shape_inference.infer_shapes(onnx.load(str(path))).graph
+    types = {value.name: value.type.tensor_type.elem_type
+             for value in (*graph.value_info, *graph.input, *graph.output)}
+    norms = [node for node in graph.node if node.op_type == 'InstanceNormalization']
+    assert norms and {types[node.output[0]] for node in norms} == {onnx.TensorProto.FLOAT}
+    convolutions = {types[node.output[0]] for node in graph.node if node.op_type == 'Conv'}
+    assert convolutions == {onnx.TensorProto.BFLOAT16}
 
 
 def test_example_inputs_stay_within_limits() -> None:
@@ -118,6 +142,27 @@ def test_causal_is_data_and_unused_slots_are_not_seen() -> None:
     within[:, 4] = 1e1
     assert np.array_equal(logits(key_00=behind), plain)
     assert not np.allclose(logits(key_00=within), plain, atol=1e-3)
+
+
+@pytest.mark.parametrize('precision', PRECISIONS)
+def test_a_tile_that_is_masked_as_a_whole_makes_no_infinity(precision: str) -> None:
+    """Kernels take powers of two, and begin with the largest number of the first tile."""
+    allowed = torch.tensor([False] * 64 + [True])
+    bias = bias_of(allowed, PRECISIONS[precision])
+    assert bias.dtype == PRECISIONS[precision] and bias[-1] == 0
+    powers = (bias.float() - 8) * math.log2(math.e)  # a score beside it
+    assert powers.isfinite().all() and (bias - 8).isfinite().all()
+    assert torch.softmax(bias.float(), 0).tolist() == [0] * 64 + [1]
+
+
+def test_engines_are_asked_what_begins_a_session() -> None:
+    specs, limits = graph_specs(tiny_config()), Limits.of(tiny_config(), context=300)
+    empty = {question.spec.name: question.inputs
+             for question in questions_in_service(specs, 'fp32', limits=limits)
+             if 'used' in question.inputs and not question.inputs['used'].any()}
+    assert {name: tuple(inputs['used'].shape) for name, inputs in empty.items()} == {
+        'understand': (1,), 'flow': (2,)}
+    assert all(inputs['key_00'].shape[1] == BUCKET for inputs in empty.values())
 
 
 def test_flow_branches_do_not_mix() -> None:

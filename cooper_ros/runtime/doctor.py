@@ -24,6 +24,7 @@ from cooper_ros.model.config import ModelConfig
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.engines import torch_tensorrt as package
+from cooper_ros.runtime.memory import available_bytes, free_bytes
 from cooper_ros.runtime.place import has_bfloat16
 
 GIB = 1 << 30
@@ -111,8 +112,9 @@ def driver() -> Fact:
         return Fact('driver', 'no nvidia-smi', None, 'install the NVIDIA driver if this machine '
                     'has a GPU')
     said = _run([tool, '--query-gpu=driver_version', '--format=csv,noheader'])
-    return Fact('driver', said.strip() or 'nvidia-smi fails', bool(said.strip()),
-                '' if said.strip() else 'run nvidia-smi and read what it says')
+    version, *_ = said.split('\n')  # a line for every GPU; they share a driver
+    return Fact('driver', version.strip() or 'nvidia-smi fails', bool(version.strip()),
+                '' if version.strip() else 'run nvidia-smi and read what it says')
 
 
 def cuda() -> Fact:
@@ -131,9 +133,9 @@ def gpu() -> Fact:
     if not torch.cuda.is_available():
         return Fact('GPU', 'none', None, 'checkpoints of nano size run on the CPU')
     entry = torch.cuda.get_device_properties(0)
-    free, total = torch.cuda.mem_get_info()
-    return Fact('GPU', f'{entry.name}, SM{entry.major}{entry.minor}, {total / GIB:.1f} GiB, '
-                f'{free / GIB:.1f} GiB free', True)
+    return Fact('GPU', f'{entry.name}, SM{entry.major}{entry.minor}, '
+                f'{torch.cuda.mem_get_info()[1] / GIB:.1f} GiB, '
+                f'{free_bytes() / GIB:.1f} GiB free', True)
 
 
 def cpu() -> Fact:
@@ -287,17 +289,8 @@ def _fitting(need: Need, free: int) -> str:
 def free_memory() -> tuple[tuple[int, int] | None, int]:
     """Compute capability and free bytes of the device a checkpoint would run on."""
     if torch.cuda.is_available():
-        return torch.cuda.get_device_capability(), torch.cuda.mem_get_info()[0]
-    return None, _available()
-
-
-def _available() -> int:
-    """Bytes of host memory that can be had; most of what is not free are files kept in case."""
-    try:
-        said = Path('/proc/meminfo').read_text(encoding='ascii')
-        return int(said.split('MemAvailable:')[1].split()[0]) * 1024
-    except (OSError, IndexError, ValueError):
-        return os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+        return torch.cuda.get_device_capability(), free_bytes()
+    return None, available_bytes()
 
 
 def _run(command: list[str]) -> str:

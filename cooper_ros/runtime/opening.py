@@ -8,11 +8,14 @@ gives the answers.
 
 from __future__ import annotations
 
+import gc
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Callable, Iterator
+
+import torch
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadCheckpoint, CooperError, EngineMismatch, NotReady, OutOfMemory
@@ -65,7 +68,7 @@ class Upgrade:
 
     def _run(self, swap: Swap) -> None:
         try:
-            prepare_in_child(self._request, _progress(self._name, self._tell, TORCH))
+            _prepare(self._request, _progress(self._name, self._tell, TORCH))
             self._tell(Notice(f'{self._name} is loaded and compared with torch', TORCH,
                               f'{self._name}: check'))
             swap(self._make)
@@ -129,8 +132,16 @@ def _graphs(name: str, network: LateNetwork, place: Place, missing: str, tell: T
         tell(Notice(f'{name} must be prepared first: {error}', preparing=name))
     if missing == SERVE:
         return Opened(network.get(), Upgrade(name, request, partial(make, TORCH), tell))
-    prepare_in_child(request, _progress(name, tell))
+    _prepare(request, _progress(name, tell))
     return Opened(make())
+
+
+def _prepare(request: Request, told: Callable[[str, float], None]) -> None:
+    """In a child; what is left here of engines that were refused would lack it on the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    prepare_in_child(request, told)
 
 
 def _remaking(name: str, place: Place) -> Request:

@@ -2,8 +2,8 @@
 
 It is strict where the real ones are: a replayed graph whose execution context was touched since
 it was captured, a context in an engine whose budget changes, an address that is not aligned, a run
-on the default stream and a recorded kernel that only stands in for another are errors. The
-numbers come from onnxruntime.
+on the default stream, a recorded kernel that only stands in for another and kernels that are
+compiled while others run are errors. The numbers come from onnxruntime.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import functools
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, Iterator
 
 import numpy as np
@@ -50,6 +50,15 @@ class Device:
     synchronised: int = 0
     integrated: bool = False
     compiled: list[tuple] = field(default_factory=list)  # graph and sizes, not found in a cache
+    words: str = ''  # what the logger hears when something goes wrong
+    log: Any = None
+    emptied: int = 0  # how often torch gave its own memory back
+    forgetful: bool = False  # torch before 2.13, after a capture that failed
+    ended: list[tuple[int, int]] = field(default_factory=list)  # pools, by hand
+
+    def complain(self) -> None:
+        if self.words:
+            self.log.log(ILogger.ERROR, self.words)
 
 
 class Stream:
@@ -114,6 +123,7 @@ class Context:
         if device.capturing is None:
             self.run()
         elif device.broken_capture:
+            device.complain()
             return False
         else:
             assert self.config is None or self.config.is_eager
@@ -125,7 +135,10 @@ class Context:
         spec, engine = self.engine.spec, self.engine
         engine.device.runs.append((spec.name, self.profile))
         if self.config is not None:
-            self.compile((spec.name, *sorted(self.shapes.items())))
+            kind = self.config.dynamic_shapes_kernel_specialization_strategy
+            assert kind in ('eager', 'none')  # not in the background
+            self.compile((spec.name, *(sorted(self.shapes.items()) if self.config.is_eager
+                                       else ['any size', self.profile])))
         feed = {entry.name: self.memory(entry.name, self.shapes[entry.name])
                 for entry in spec.inputs}
         outputs = engine.answers.run(spec.name, {
@@ -234,17 +247,18 @@ class Engine:
         config = how if isinstance(how, RuntimeConfig) else None
         assert (config.allocation if config else how) == 'user' and bool(config) == self.is_rtx
         if not self.device.contexts_left:
+            self.device.complain()
             return None
         self.device.contexts_left -= 1
         self.contexts.append(Context(self, config))
         return self.contexts[-1]
 
 
-class Logger:
-    ERROR = 1
+class ILogger:
+    INTERNAL_ERROR, ERROR, WARNING = range(3)
 
-    def __init__(self, least: int) -> None:
-        assert least == self.ERROR
+    def __init__(self) -> None:
+        self.made = True
 
 
 @functools.cache
@@ -270,11 +284,21 @@ class Cache:
 
 def tensorrt(device: Device, stats: bool = True) -> Any:
     """The module, as the newest TensorRT for RTX has it, or without statistics of engines."""
-    module = SimpleNamespace(
-        Logger=Logger, ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED='user'),
-        DynamicShapesKernelSpecializationStrategy=SimpleNamespace(EAGER='eager'))
-    module.Runtime = lambda log: SimpleNamespace(deserialize_cuda_engine=lambda content: (
-        None if device.unreadable else Engine(device, module.plan, content.decode())))
+    def runtime(log: ILogger) -> Any:
+        assert log.made and vars(module).setdefault('log', log) is log  # the first is the last
+        device.log = log
+        return SimpleNamespace(deserialize_cuda_engine=read)
+
+    def read(content: bytes) -> Engine | None:
+        if device.unreadable:
+            device.complain()
+            return None
+        return Engine(device, module.plan, content.decode())
+
+    module: Any = ModuleType('tensorrt')
+    module.Runtime, module.ILogger = runtime, ILogger
+    module.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED='user')
+    module.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER='eager', NONE='none')
     if stats:
         module.EngineStat = SimpleNamespace(TOTAL_WEIGHTS_SIZE='total')
     return module
@@ -304,8 +328,28 @@ def pretend_cuda(device: Device, patch: pytest.MonkeyPatch) -> None:
         yield
         device.current = before
 
+    def emptied() -> None:
+        device.emptied += 1
+
+    pretend_capture(device, patch)
+    for name, value in (('is_available', lambda: True), ('Stream', new), ('stream', entered),
+                        ('current_stream', lambda: device.current), ('CUDAGraph', CudaGraph),
+                        ('empty_cache', emptied), ('mem_get_info', lambda: (device.free, 1 << 40)),
+                        ('current_device', lambda: 0), ('get_device_name', lambda: 'a GPU'),
+                        ('get_device_properties', lambda number: SimpleNamespace(
+                            multi_processor_count=1, is_integrated=device.integrated))):
+        patch.setattr(torch.cuda, name, value)
+    patch.setattr(runner, 'DEVICE', 'cpu')
+    patch.setattr(runner, 'gpu_architecture', lambda: 'SM89')
+    patch.setattr(loaded, 'gpu_architecture', lambda: 'SM89')
+    patch.setattr(loaded, 'ALIGNMENT', ALIGNMENT)
+
+
+def pretend_capture(device: Device, patch: pytest.MonkeyPatch) -> None:
+    """Put the stand-in in the place of torch's capture and of the memory it allocates from."""
     @contextmanager
-    def captured(graph: CudaGraph, *, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+    def captured(graph: CudaGraph, *, pool: tuple[int, int], stream: Stream,
+                 capture_error_mode: str) -> Iterator[None]:
         assert capture_error_mode == 'thread_local' and stream is device.current
         device.capturing = graph
         try:
@@ -316,14 +360,11 @@ def pretend_cuda(device: Device, patch: pytest.MonkeyPatch) -> None:
                 raise RuntimeError('CUDA error: operation failed due to a previous error during '
                                    'capture')
 
-    for name, value in (('is_available', lambda: True), ('Stream', new), ('stream', entered),
-                        ('current_stream', lambda: device.current), ('CUDAGraph', CudaGraph),
-                        ('graph', captured), ('mem_get_info', lambda: (device.free, 1 << 40)),
-                        ('current_device', lambda: 0), ('get_device_name', lambda: 'a GPU'),
-                        ('get_device_properties', lambda number: SimpleNamespace(
-                            multi_processor_count=1, is_integrated=device.integrated))):
-        patch.setattr(torch.cuda, name, value)
-    patch.setattr(runner, 'DEVICE', 'cpu')
-    patch.setattr(runner, 'gpu_architecture', lambda: 'SM89')
-    patch.setattr(loaded, 'gpu_architecture', lambda: 'SM89')
-    patch.setattr(loaded, 'ALIGNMENT', ALIGNMENT)
+    def ended(number: int, pool: tuple[int, int]) -> None:
+        device.ended.append(pool)
+        if not device.forgetful:
+            raise RuntimeError('not currently recording to mempool_id')
+
+    patch.setattr(torch._C, '_cuda_endAllocateToPool', ended, raising=False)
+    patch.setattr(torch.cuda, 'graph', captured)
+    patch.setattr(torch.cuda, 'graph_pool_handle', lambda: (0, 1))

@@ -18,8 +18,16 @@ from cooper_ros.runtime.engines.cache import BuiltEngine
 from cooper_ros.runtime.engines.flavour import Flavour
 from cooper_ros.runtime.engines.guard import Guard, guarded
 from cooper_ros.runtime.engines.key import BuildOptions
+from cooper_ros.runtime.engines.words import Words, words_of
 from cooper_ros.runtime.files import discard, write_whole
-from cooper_ros.runtime.graphs.spec import GraphSpec, Limits, Span, TensorSpec, profiles_of
+from cooper_ros.runtime.graphs.spec import (
+    FP32,
+    GraphSpec,
+    Limits,
+    Span,
+    TensorSpec,
+    profiles_of,
+)
 
 MIB = 1 << 20
 _TYPES = {'FLOAT': 'float32', 'HALF': 'float16', 'BF16': 'bfloat16', 'INT64': 'int64',
@@ -87,11 +95,12 @@ def build_engine(flavour: Flavour, spec: GraphSpec, source: Path | nn.Module, *,
     """
     flavour.check_architecture(arch)
     build = _Build(flavour, spec, source, arch, precision, limits, options, timing_cache, told,
-                   _Log(flavour.module))
+                   words_of(flavour.module))
+    build.words.forget()
     if isinstance(source, Path):
         with guarded():
-            builder = flavour.module.Builder(build.log.handle)
-            network, parser = _parsed(flavour.module, builder, build.log, source)
+            builder = flavour.module.Builder(build.words.handle)
+            network, parser = _parsed(flavour.module, builder, build.words, source)
         made = build.compiled(builder, network)
         del parser  # it owns what the network was made from until the build is over
         return made
@@ -112,7 +121,7 @@ class _Build:
     options: BuildOptions
     timing_cache: Path | None
     told: Told
-    log: _Log
+    words: Words
 
     def compiled(self, builder: Any, network: Any) -> BuiltEngine:
         """Compile a network, whoever has made it; see :func:`build_engine`."""
@@ -121,12 +130,14 @@ class _Build:
         with self._refusals():
             config = _configured(self.flavour, builder, self.spec, self.arch, self.limits,
                                  self.options)
+            if self.precision == FP32:  # else TensorRT multiplies with 10 bits of each number
+                config.clear_flag(self.flavour.module.BuilderFlag.TF32)
         _remember_timings(self.flavour, config, self.timing_cache)
         with guarded() as guard, self._refusals():
             config.progress_monitor = _monitor(self.flavour.module, Phases(self.told), guard)
             content = builder.build_serialized_network(network, config)
         if content is None:
-            raise self._refused(self.log.last_words())
+            raise self._refused(self.words.last() or 'nothing')
         self.told('done', 1.0)
         return BuiltEngine(memoryview(content), interface, {
             'seconds': round(time.monotonic() - started, 2), 'limits': self.limits.to_dict(),
@@ -177,13 +188,13 @@ def type_name(dtype: Any) -> str:
     return _TYPES.get(dtype.name, dtype.name)
 
 
-def _parsed(module: Any, builder: Any, log: _Log, path: Path) -> tuple[Any, Any]:
+def _parsed(module: Any, builder: Any, words: Words, path: Path) -> tuple[Any, Any]:
     flags = module.NetworkDefinitionCreationFlag.__members__
     bits = 1 << int(flags['STRONGLY_TYPED'])
     if 'EXPLICIT_BATCH' in flags:
         bits |= 1 << int(flags['EXPLICIT_BATCH'])
     network = builder.create_network(bits)
-    parser = module.OnnxParser(network, log.handle)
+    parser = module.OnnxParser(network, words.handle)
     if not parser.parse_from_file(str(path)):
         errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
         raise EngineBuild(f'TensorRT cannot read {path.name}', value='; '.join(errors)[:400],
@@ -267,28 +278,6 @@ def _best_effort(path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # of the disk, or whatever TensorRT raises
         _LOG.warning('kernel timings in %s are of no use: %s', path, error)
-
-
-class _Log:
-    """Keeps TensorRT's errors for our message instead of printing them."""
-
-    def __init__(self, module: Any) -> None:
-        lines: list[str] = []
-        errors = (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR)
-
-        class Handle(module.ILogger):  # type: ignore[name-defined,misc]
-            """What TensorRT calls."""
-
-            def log(self, severity: Any, message: str) -> None:
-                """Keep errors, drop the rest."""
-                if severity in errors:
-                    lines.append(message)
-
-        self.handle, self._lines = Handle(), lines
-
-    def last_words(self) -> str:
-        """The last errors."""
-        return '; '.join(self._lines[-3:])[-600:] or 'nothing'
 
 
 def _monitor(module: Any, phases: Phases, guard: Guard) -> Any:

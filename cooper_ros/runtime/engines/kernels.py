@@ -1,8 +1,9 @@
 """Kernels that TensorRT for RTX compiles while it runs, kept beside the engines.
 
-An engine of this flavour is finished on the GPU that runs it: when it is loaded, and whenever it
-meets new sizes. What was compiled then is kept in a file for the next start. That file only saves
-time: one that is damaged, of another machine or cannot be written is a line in the log.
+An engine of this flavour is finished on the GPU that runs it: when it is loaded, with kernels for
+all sizes, and, for steps that are recorded, with kernels of their own for every new size. What was
+compiled then is kept in a file for the next start. That file only saves time: one that is damaged,
+of another machine or cannot be written is a line in the log.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ class Kernels:
         self._plain, self._steady = (engine.create_runtime_config() for _ in range(2))
         strategies = module.DynamicShapesKernelSpecializationStrategy
         # Else a step may be recorded, for good, with the kernel that stands in for the right one.
-        # Plain runs come in sizes of their own, and waiting for each would cost more.
         self._steady.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+        # Plain runs come in sizes of their own. Waiting for kernels for each would cost more, and
+        # kernels compiled beside them would be used without having been compared with anything.
+        self._plain.dynamic_shapes_kernel_specialization_strategy = strategies.NONE
         self._cache = self._plain.create_runtime_cache()
         self._read()
         for config in (self._plain, self._steady):
@@ -43,9 +46,9 @@ class Kernels:
             if not config.set_runtime_cache(self._cache):
                 _log.warning('kernels are not kept in %s: TensorRT refuses to', file)
 
-    def config(self, recorded: bool) -> Any:
-        """What a context is made with: to be recorded, or for plain runs."""
-        return self._steady if recorded else self._plain
+    def config(self, steady: bool) -> Any:
+        """What a context is made with: kernels for each of its sizes, or the same for all."""
+        return self._steady if steady else self._plain
 
     def keep(self) -> None:
         """Write what was compiled, if it is not what the file holds."""

@@ -8,7 +8,7 @@ from typing import Any, Mapping
 from cooper_ros.runtime.graphs.digest import plain_digest
 from cooper_ros.runtime.graphs.spec import GraphSpec, Limits, profiles_of
 
-FORMAT = 2
+FORMAT = 3  # raised when the same graph of a checkpoint is built into another engine
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class EngineKey:
         gpu: GPU model, or ``any`` for all of the architecture.
         arch: architecture, ``SM89`` and the like.
         options: fingerprint of how it was built.
-        format: of the file beside the engine.
+        format: of the file beside the engine, and of how graphs are exported and built.
     """
 
     model: str

@@ -17,8 +17,10 @@ from cooper_ros.runtime.engines.build import type_name
 from cooper_ros.runtime.engines.flavour import gpu_architecture
 from cooper_ros.runtime.engines.kernels import kernels_of
 from cooper_ros.runtime.engines.plan import Plan
+from cooper_ros.runtime.engines.words import Words, words_of
 from cooper_ros.runtime.graphs.runtime import Tensors
 from cooper_ros.runtime.graphs.spec import UNDERSTAND, GraphSpec
+from cooper_ros.runtime.memory import free_bytes
 
 MIB = 1 << 20
 ALIGNMENT = 256  # bytes; TensorRT asks it of every address
@@ -68,14 +70,20 @@ def is_token(spec: GraphSpec, inputs: Tensors) -> bool:
 class Context:
     """An execution context of one engine.
 
+    It does not know the :class:`LoadedEngine` that keeps it: in a circle, both would hold device
+    memory until Python's collector comes by.
+
     Args:
-        loaded: the engine.
+        graph: name of the graph.
+        engine: TensorRT's own engine.
         handle: TensorRT's own context.
         profile: number of the optimisation profile that it uses.
+        words: what TensorRT says of its errors.
     """
 
-    def __init__(self, loaded: LoadedEngine, handle: Any, profile: int) -> None:
-        self._loaded, self._handle, self._profile = loaded, handle, profile
+    def __init__(self, graph: str, engine: Any, handle: Any, profile: int, words: Words) -> None:
+        self._graph, self._engine, self._handle = graph, engine, handle
+        self._profile, self._words = profile, words
 
     def bind(self, inputs: Tensors, outputs: Tensors) -> None:
         """Set sizes and addresses; the tensors must live until what is run has finished.
@@ -84,15 +92,15 @@ class Context:
             BadOption: a shape is outside what the engine was built for.
             NotReady: TensorRT refuses an address.
         """
-        graph = self._loaded.spec.name
+        self._words.forget()
         for name, value in inputs.items():
             if not self._handle.set_input_shape(name, tuple(value.shape)):
-                raise BadOption(f'{graph} was not built for this size of {name}',
+                raise BadOption(f'{self._graph} was not built for this size of {name}',
                                 value=tuple(value.shape), limit=self._limits_of(name),
                                 remedy='build with a larger --context or --side')
         for name, value in (*inputs.items(), *outputs.items()):
             if not self._handle.set_tensor_address(name, value.data_ptr()):
-                raise NotReady(f'TensorRT refuses the memory of {name} of graph {graph}',
+                raise NotReady(f'TensorRT refuses the memory of {name} of graph {self._graph}',
                                value=hex(value.data_ptr()),
                                limit=f'addresses that are multiples of {ALIGNMENT}',
                                remedy='please report this with the log')
@@ -104,8 +112,8 @@ class Context:
             NotReady: TensorRT failed.
         """
         if not self._handle.execute_async_v3(stream):
-            raise NotReady(f'TensorRT failed to run graph {self._loaded.spec.name}',
-                           remedy='see its log; restart the node')
+            raise NotReady(f'TensorRT failed to run graph {self._graph}',
+                           value=self._words.last() or None, remedy='restart the node')
 
     def require_capturable(self, stream: int) -> None:
         """Ask TensorRT for RTX whether it can be captured; the other TensorRT cannot be asked.
@@ -115,11 +123,10 @@ class Context:
         """
         ask = getattr(self._handle, 'is_stream_capturable', None)
         if ask is not None and not ask(stream):
-            raise NotReady('TensorRT says that it cannot be captured',
-                           value=self._loaded.spec.name)
+            raise NotReady('TensorRT says that it cannot be captured', value=self._graph)
 
     def _limits_of(self, name: str) -> str:
-        low, _, high = self._loaded.engine.get_tensor_profile_shape(name, self._profile)
+        low, _, high = self._engine.get_tensor_profile_shape(name, self._profile)
         return f'{tuple(low)} .. {tuple(high)}'
 
 
@@ -142,13 +149,15 @@ class LoadedEngine:
                  kernels: Path) -> None:
         module = self._module = plan.flavour.module
         self.spec, self.precision, self.file_bytes = spec, plan.bundle.precision, len(content)
-        self._runtime = module.Runtime(module.Logger(module.Logger.ERROR))
+        self._words = words_of(module)
+        self._words.forget()
+        self._runtime = module.Runtime(self._words.handle)
         self.engine = self._runtime.deserialize_cuda_engine(content)
         if self.engine is None:
             raise self._unreadable(rebuild)
         self._check(rebuild)
         self._kernels = kernels_of(plan.flavour, self.engine, kernels)
-        self._plain: dict[int, Context] = {}
+        self._plain: dict[tuple[int, bool], Context] = {}  # by profile and kind of kernels
 
     @property
     def scratch_bytes(self) -> int:
@@ -183,31 +192,41 @@ class LoadedEngine:
             OutOfMemory: there is no room for its weights.
         """
         self._scratch = scratch
-        self._plain = {0: self.context(0, stream)}
+        self._plain = {(0, False): self.context(0, stream)}
 
-    def context(self, profile: int, stream: int, *, recorded: bool = False) -> Context:
+    def context(self, profile: int, stream: int, *, steady: bool = False) -> Context:
         """A new execution context in the memory that all of them share.
 
         Args:
             profile: number of its optimisation profile.
             stream: CUDA stream that sets it.
-            recorded: whether it will be captured, so that its kernels must be the final ones.
+            steady: whether it meets few sizes and often, as what is captured does, so that
+                kernels for each are worth their time; see :class:`~.kernels.Kernels`.
 
         Raises:
             OutOfMemory: there is no room for it.
             NotReady: TensorRT refuses the profile.
         """
-        strategies = self._module.ExecutionContextAllocationStrategy
-        handle = self.engine.create_execution_context(
-            strategies.USER_MANAGED if self._kernels is None else self._kernels.config(recorded))
+        self._words.forget()
+        handle = self._new_handle(steady)
+        if handle is None:
+            torch.cuda.empty_cache()  # TensorRT cannot have what torch keeps for itself
+            self._words.forget()
+            handle = self._new_handle(steady)
         if handle is None:
             raise no_room(f'running graph {self.spec.name}',
-                          self.weight_bytes + self.scratch_bytes)
+                          self.weight_bytes + self.scratch_bytes, self._words.last())
         handle.set_device_memory(self._scratch.data_ptr(), self._scratch.numel())
         if profile and not handle.set_optimization_profile_async(profile, stream):
             raise NotReady(f'TensorRT refuses a profile of graph {self.spec.name}', value=profile,
                            remedy='build without --decode-profile')
-        return Context(self, handle, profile)
+        return Context(self.spec.name, self.engine, handle, profile, self._words)
+
+    def _new_handle(self, steady: bool) -> Any:
+        """TensorRT's own context; None where it has no memory for one."""
+        strategies = self._module.ExecutionContextAllocationStrategy
+        return self.engine.create_execution_context(
+            strategies.USER_MANAGED if self._kernels is None else self._kernels.config(steady))
 
     def keep_kernels(self) -> None:
         """Keep on disk what TensorRT for RTX has compiled so far; others compile nothing."""
@@ -218,28 +237,35 @@ class LoadedEngine:
         """Number of the profile for these sizes: single tokens may have one of their own."""
         return int(self.engine.num_optimization_profiles > 1 and is_token(self.spec, inputs))
 
-    def run(self, inputs: Tensors, outputs: Tensors, stream: int) -> None:
+    def run(self, inputs: Tensors, outputs: Tensors, stream: int, *, steady: bool = False) -> None:
         """Run on tensors where they lie; shapes must be inside the profile.
+
+        Args:
+            inputs, outputs: by name.
+            stream: CUDA stream to run on.
+            steady: see :meth:`context`.
 
         Raises:
             BadOption: a shape is outside what the engine was built for.
             NotReady: TensorRT failed.
         """
         profile = self.profile_of(inputs)
-        if profile not in self._plain:
-            self._plain[profile] = self.context(profile, stream)
+        kind = profile, steady and self._kernels is not None
+        if kind not in self._plain:
+            self._plain[kind] = self.context(profile, stream, steady=steady)
         inputs = {name: value if is_aligned(value) else value.clone()
                   for name, value in inputs.items()}
-        self._plain[profile].bind(inputs, outputs)
-        self._plain[profile].execute(stream)
+        self._plain[kind].bind(inputs, outputs)
+        self._plain[kind].execute(stream)
 
     def _unreadable(self, rebuild: str) -> CooperError:
-        """Why there is no engine: TensorRT says so in its log only, but room can be measured."""
-        name = self.spec.name
-        if self.file_bytes > torch.cuda.mem_get_info()[0]:
-            return no_room(f'the engine of graph {name}', self.file_bytes)
+        """Why there is no engine: room can be measured, all else TensorRT tells its logger."""
+        name, words = self.spec.name, self._words.last()
+        if self.file_bytes > free_bytes():
+            return no_room(f'the engine of graph {name}', self.file_bytes, words)
         return EngineMismatch(f'TensorRT cannot read the engine of graph {name} here',
-                              value=gpu_architecture(), remedy=f'run `{rebuild}`')
+                              value=': '.join(filter(None, (gpu_architecture(), words))),
+                              remedy=f'run `{rebuild}`')
 
     def _check(self, rebuild: str) -> None:
         """Compare what the engine itself says with the description of the graph."""
@@ -257,8 +283,14 @@ class LoadedEngine:
                                  remedy=f'run `{rebuild}`')
 
 
-def no_room(what: str, needed: int) -> OutOfMemory:
-    """The error where TensorRT gives nothing for want of memory."""
-    free = torch.cuda.mem_get_info()[0]
+def no_room(what: str, needed: int, words: str = '') -> OutOfMemory:
+    """The error where nothing is given for want of memory.
+
+    Args:
+        what: that was to be made.
+        needed: bytes of it.
+        words: what TensorRT says; it may have had another reason.
+    """
+    free = f'{free_bytes() / MIB:,.0f} MiB free'
     return OutOfMemory(f'the device has no memory for {what}', value=f'{needed / MIB:,.0f} MiB',
-                       limit=f'{free / MIB:,.0f} MiB free', remedy=_SMALLER)
+                       limit=f'{free} (TensorRT: {words})' if words else free, remedy=_SMALLER)

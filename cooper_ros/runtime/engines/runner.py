@@ -11,9 +11,10 @@ where there is one.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import OrderedDict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Iterator
 
@@ -30,11 +31,13 @@ from cooper_ros.runtime.engines.loaded import (
     check_room,
     is_aligned,
     is_token,
+    no_room,
     stream_budgets,
 )
 from cooper_ros.runtime.engines.plan import Plan
 from cooper_ros.runtime.graphs.runtime import GraphRuntime, Tensors
 from cooper_ros.runtime.graphs.spec import BUCKET, FLOW, Axis, GraphSpec, dtype_of
+from cooper_ros.runtime.memory import free_bytes, is_board
 
 DEVICE = 'cuda'
 RECORDED = 16  # steps kept as CUDA graphs, each with all parts of the decoder
@@ -101,6 +104,10 @@ class TensorRtRunner:
             shares what is free.
         record: use CUDA graphs.
 
+    Attributes:
+        steady: whether plain runs use kernels as recorded steps do, which takes time for every
+            new size; for comparing the two.
+
     Raises:
         NotReady: there is no GPU.
         EngineMismatch: an engine is missing, damaged or for something else.
@@ -114,17 +121,18 @@ class TensorRtRunner:
         if not torch.cuda.is_available():
             raise _no_gpu()
         self.device, self._stream = torch.device(DEVICE), torch.cuda.Stream()
-        self.most_tokens, self.record = plan.limits.tokens.high, record
+        self.most_tokens, self.record, self.steady = plan.limits.tokens.high, record, False
         self._recorded: OrderedDict[tuple, Recorded] = OrderedDict()
         self._most_recorded = RECORDED * plan.bundle.parts
         self._sizes: set[tuple] = set()  # of all steps recorded so far
         self._fresh = True  # whether kernels may have been compiled that are not kept yet
         self._plain: dict[str, str] = {}
+        self._short: set[str] = set()  # graphs that once could not be recorded for want of memory
         llm, size = plan.bundle.config.llm, dtype_of(plan.bundle.precision).itemsize
         self._cache_bytes = 2 * 1024 * llm.num_layers * llm.num_kv_heads * llm.head_dim * size
         self.engines = _loaded(plan, cache, rebuild or cache.rebuild)
         self._share_room(plan.limits.context.high, stream_bytes)
-        self._scratch = torch.empty(self._most_scratch(), dtype=torch.uint8, device=self.device)
+        self._scratch = self._new_scratch()
         for engine in self.engines.values():
             engine.prepare(self._scratch, self._stream.cuda_stream)
 
@@ -179,7 +187,7 @@ class TensorRtRunner:
     def _once(self, engine: LoadedEngine, inputs: Tensors, into: Tensors) -> Tensors:
         """Run without a recording."""
         outputs = self._outputs(engine, inputs, into)
-        engine.run(inputs, outputs, self._stream.cuda_stream)
+        engine.run(inputs, outputs, self._stream.cuda_stream, steady=self.steady)
         for name, target in into.items():
             if outputs[name] is not target:
                 target.copy_(outputs[name])
@@ -231,7 +239,14 @@ class TensorRtRunner:
         """Record a step; None, and a line in the log, where that is not possible."""
         stream, name = self._stream.cuda_stream, engine.spec.name
         own, outputs = self._places(engine, inputs)
-        context = engine.context(engine.profile_of(inputs), stream, recorded=True)
+        try:
+            context = engine.context(engine.profile_of(inputs), stream, steady=True)
+        except OutOfMemory as error:  # the first time, all that was recorded makes room
+            if name not in self._short:
+                self._short.add(name)
+                raise
+            self._give_up(name, error)
+            return None
         context.bind({**inputs, **own}, outputs)
         context.execute(stream)  # TensorRT prepares itself for new sizes in the first run
         try:
@@ -239,17 +254,26 @@ class TensorRtRunner:
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, CooperError) as error:  # an operator that must wait for the device
-            self._plain[name] = (f'graph {name} runs without CUDA graphs: '
-                                 f'{" ".join(str(error).split())[:200]}')
-            logging.getLogger(__name__).warning(self._plain[name])
+            self._give_up(name, error)
             return None
+
+    def _give_up(self, graph: str, error: Exception) -> None:
+        """Never record a graph again, and say why."""
+        self._plain[graph] = (f'graph {graph} runs without CUDA graphs: '
+                              f'{" ".join(str(error).split())[:200]}')
+        logging.getLogger(__name__).warning(self._plain[graph])
 
     def _captured(self, context: Context) -> torch.cuda.CUDAGraph:
         """What a bound context does, as a CUDA graph; other threads may go on meanwhile."""
         context.require_capturable(self._stream.cuda_stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode='thread_local'):
-            context.execute(self._stream.cuda_stream)
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        try:
+            with _uncollected(), torch.cuda.graph(graph, pool=pool, stream=self._stream,
+                                                  capture_error_mode='thread_local'):
+                context.execute(self._stream.cuda_stream)
+        except BaseException:
+            _end_allocating(pool)
+            raise
         return graph
 
     def _places(self, engine: LoadedEngine, inputs: Tensors
@@ -265,6 +289,18 @@ class TensorRtRunner:
                 return step.inputs, step.outputs
         return ({name: value.clone() for name, value in own.items()},
                 self._outputs(engine, inputs, {}))
+
+    def _new_scratch(self) -> Tensor:
+        """The memory that all engines run in.
+
+        Raises:
+            OutOfMemory: there is none.
+        """
+        size = self._most_scratch()
+        try:
+            return torch.empty(size, dtype=torch.uint8, device=self.device)
+        except torch.OutOfMemoryError as error:
+            raise no_room('scratch of the engines', size) from error
 
     def _most_scratch(self) -> int:
         return max(engine.scratch_bytes for engine in self.engines.values())
@@ -284,7 +320,7 @@ class TensorRtRunner:
         # With nothing kept, scratch is at its largest and only fixed weights are counted.
         fixed = sum(engine.weight_bytes for engine in self.engines.values())
         caches = 2 * ROWS * self._cache_bytes * context // 1024
-        free = torch.cuda.mem_get_info()[0] - fixed - self._most_scratch() - caches
+        free = free_bytes() - fixed - self._most_scratch() - caches
         for name, budget in stream_budgets(sizes, free).items():
             self.engines[name].stream(budget)
 
@@ -312,16 +348,34 @@ def _loaded(plan: Plan, cache: EngineCache, rebuild: str) -> dict[str, LoadedEng
     names = {key.name for key in keys.values()}
     sizes = [entry.bytes for entry in cache.entries() if entry.name in names]
     # Host memory holds the file that is being loaded; on a board it is that of the device.
-    twice = max(sizes, default=0) if _is_board() else 0
-    check_room(sum(sizes) + twice, torch.cuda.mem_get_info()[0], plan.options.weight_streaming)
+    twice = max(sizes, default=0) if is_board() else 0
+    check_room(sum(sizes) + twice, free_bytes(), plan.options.weight_streaming)
     return {name: LoadedEngine(plan, spec, cache.load(keys[name], spec.interface(
         plan.bundle.precision)), rebuild, cache.folder / f'{keys[name].name}{KERNELS}')
         for name, spec in specs.items()}
 
 
-def _is_board() -> bool:
-    """Whether the GPU has no memory of its own."""
-    return bool(torch.cuda.get_device_properties(torch.cuda.current_device()).is_integrated)
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's collector: what it finds may give CUDA memory back, and end a capture."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
+def _end_allocating(pool: Any) -> None:
+    """End what a capture that failed began; torch before 2.13 forgets to.
+
+    Its allocator would take every later allocation for part of a capture.
+    """
+    end = getattr(torch._C, '_cuda_endAllocateToPool', None)
+    if end is not None:
+        with suppress(RuntimeError):  # a newer torch has ended it itself
+            end(torch.cuda.current_device(), pool)
 
 
 def _is_step(spec: GraphSpec, inputs: Tensors, into: Tensors) -> bool:

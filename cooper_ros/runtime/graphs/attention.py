@@ -8,20 +8,13 @@ TensorRT 10.7 fused exactly that into a kernel with wrong results (NVIDIA/Tensor
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Callable
-
-import torch
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import onnx_ir
 
 
-def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """For ``custom_translation_table`` of ``torch.onnx.export``."""
-    return {torch.ops.aten.scaled_dot_product_attention.default: _attention}
-
-
-def _attention(query: onnx_ir.Value, key: onnx_ir.Value, value: onnx_ir.Value,
+def attention(query: onnx_ir.Value, key: onnx_ir.Value, value: onnx_ir.Value,
                attn_mask: onnx_ir.Value | None = None, dropout_p: float = 0.0,
                is_causal: bool = False, scale: float | None = None,
                enable_gqa: bool = False) -> onnx_ir.Value:

@@ -30,7 +30,7 @@ from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.spec import GraphSpec, dtype_of, graph_specs
 from cooper_ros.runtime.weights import save_tensors
 
-FORMAT = 3  # raised when exported graphs change for the same weights
+FORMAT = 4  # raised when exported graphs change for the same weights
 DESCRIPTION, WORDS = 'bundle.json', 'words.safetensors'
 _SEAL = 'sha256'
 REMEDY = 'run `cooper engine build`, which exports damaged graphs again'

@@ -1,9 +1,10 @@
 """From a module to an ONNX file: ``torch.export``, then the dynamo exporter.
 
 Opset 20 is the newest that every TensorRT in use reads (10.3 of JetPack 6 to TensorRT-RTX 1.7);
-attention is written out as matrix products and a softmax (see
-:mod:`~cooper_ros.runtime.graphs.attention`), which all of them recognise. Strongly typed: the
-number types of the graph are those of the weights.
+attention is written out as matrix products and a softmax, which all of them recognise (see
+:mod:`~cooper_ros.runtime.graphs.attention`), and group normalisation in float32 (see
+:mod:`~cooper_ros.runtime.graphs.normalisation`). Else the graph is strongly typed: its number
+types are those of the weights.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from cooper_ros.errors import CooperError, EngineBuild, NotReady
-from cooper_ros.runtime.graphs.attention import translations
+from cooper_ros.runtime.graphs.attention import attention
 from cooper_ros.runtime.graphs.late_weights import Read, forget_weights, read_when_written
+from cooper_ros.runtime.graphs.normalisation import group_norm
 from cooper_ros.runtime.graphs.spec import Axis, GraphSpec, Limits, TensorSpec
 
 OPSET = 20
@@ -31,7 +33,8 @@ _ROWS = 5  # of a position table, if it has so many
 
 
 def example_inputs(spec: GraphSpec, precision: str, *, seed: int = 0,
-                   limits: Limits | None = None, **sizes: int) -> dict[str, Tensor]:
+                   limits: Limits | None = None, used: int | None = None,
+                   **sizes: int) -> dict[str, Tensor]:
     """Random inputs of a graph that mean something.
 
     Args:
@@ -40,6 +43,7 @@ def example_inputs(spec: GraphSpec, precision: str, *, seed: int = 0,
         seed: of the random numbers.
         limits: sizes and indexes stay within them; None for a network that takes those of the
             export.
+        used: slots of every context that hold tokens; random if absent.
         **sizes: values of symbols; those of the export where not given.
 
     Returns:
@@ -51,8 +55,11 @@ def example_inputs(spec: GraphSpec, precision: str, *, seed: int = 0,
         values = {symbol: min(value, getattr(limits, symbol).high)
                   for symbol, value in values.items()}
         rows = min(rows, limits.patches.high, limits.cells.high)
-    return {entry.name: _example(entry, values, rows, precision, generator)
-            for entry in spec.inputs}
+    found = {entry.name: _example(entry, values, rows, precision, generator)
+             for entry in spec.inputs}
+    if used is not None and 'used' in found:
+        found['used'] = torch.full_like(found['used'], min(used, values['context']))
+    return found
 
 
 def _example(entry: TensorSpec, values: dict[str, int], rows: int, precision: str,
@@ -124,7 +131,9 @@ def _onnx() -> Any:
 def _converted(spec: GraphSpec, program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
     return torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False,
                              optimize=False,  # it reads weights: they come first
-                             custom_translation_table=translations(),
+                             custom_translation_table={
+                                 torch.ops.aten.scaled_dot_product_attention.default: attention,
+                                 torch.ops.aten.group_norm.default: group_norm},
                              input_names=[entry.name for entry in spec.inputs],
                              output_names=[entry.name for entry in spec.outputs])
 

@@ -57,8 +57,12 @@ def _repeated(heads: Tensor, groups: int) -> Tensor:
 
 
 def bias_of(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where looking is allowed, the least number elsewhere (minus infinity would make NaN)."""
-    least = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=allowed.device)
+    """0 where looking is allowed, half the least number elsewhere.
+
+    Minus infinity would make NaN where all that a kernel reads at once is masked, and so would the
+    least number itself: kernels multiply by log2(e) for a power of two, beyond what float32 holds.
+    """
+    least = torch.full((), torch.finfo(dtype).min / 2, dtype=dtype, device=allowed.device)
     return torch.where(allowed, torch.zeros_like(least), least)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable, Iterable, Iterator, Mapping
+from typing import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +14,10 @@ from cooper_ros.errors import EngineMismatch
 from cooper_ros.runtime.graphs.digest import tensors_digest
 from cooper_ros.runtime.graphs.export import example_inputs
 from cooper_ros.runtime.graphs.runtime import GraphRunner
-from cooper_ros.runtime.graphs.spec import UNDERSTAND, GraphSpec, Limits
+from cooper_ros.runtime.graphs.spec import BUCKET, UNDERSTAND, GraphSpec, Limits
 
-# Largest error as a fraction of the largest number of an output. fp32 may run as TF32 on a GPU.
+# Largest error as a fraction of the largest number of an output. PyTorch itself convolves fp32
+# as TF32 on a GPU.
 TOLERANCES = {'fp32': 5e-3, 'fp16': 3e-2, 'bf16': 1e-1}
 LONG = 512  # tokens of a context as it is met in service; the one of the export has seven
 
@@ -57,13 +59,15 @@ def questions_in_service(specs: Mapping[str, GraphSpec], precision: str, *,
     """Questions in the sizes that compiled engines are met in too, where other kernels may run.
 
     Decoding a token, reading several and drawing, each behind a context of ``LONG`` tokens, or of
-    the most that they serve; see :func:`questions`.
+    the most that they serve, and what comes first in a session: behind a bucket that holds
+    nothing, where whole tiles of the attention are masked; see :func:`questions`.
     """
     decoder = {name: spec for name, spec in specs.items() if spec.family}
     reading = {name: spec for name, spec in decoder.items() if spec.family == UNDERSTAND}
     yield from questions(specs, precision, limits=limits)
     yield from questions(decoder, precision, limits=limits, context=LONG)
     yield from questions(reading, precision, limits=limits, context=LONG, tokens=1)
+    yield from questions(decoder, precision, limits=limits, context=BUCKET, used=0)
 
 
 def said_by(modules: Mapping[str, nn.Module], device: torch.device, question: Question
@@ -95,19 +99,28 @@ def compare(runner: GraphRunner, asked: Iterable[Question],
     """
     found: dict[str, float] = {}
     for question in asked:
-        name = question.spec.name
-        right = wanted(question)
-        outputs = runner.run(name, {key: value.to(runner.device)
-                                    for key, value in question.inputs.items()}, {})
-        error = max(relative_error(outputs[entry.name], value)
-                    for entry, value in zip(question.spec.outputs, right, strict=True))
-        if not error <= TOLERANCES[precision]:  # NaN is refused too
+        name, error = question.spec.name, error_of(runner, question, wanted(question))
+        if error > TOLERANCES[precision]:
             raise EngineMismatch(f'graph {name} does not say what the network says',
                                  value=f'error {error:.3g}',
                                  limit=f'{TOLERANCES[precision]:.3g} in {precision}',
                                  remedy=f'run `{rebuild} --force`')
         found[name] = max(error, found.get(name, 0.0))
     return found
+
+
+def error_of(runner: GraphRunner, question: Question, wanted: Sequence[Tensor]) -> float:
+    """Ask a graph; the largest error of all that it gives, see :func:`relative_error`.
+
+    Args:
+        runner: runs the graph.
+        question: what it is asked.
+        wanted: what the network says to it.
+    """
+    outputs = runner.run(question.spec.name, {name: value.to(runner.device)
+                                              for name, value in question.inputs.items()}, {})
+    return max(relative_error(outputs[entry.name], right)
+               for entry, right in zip(question.spec.outputs, wanted, strict=True))
 
 
 def probe(runner: GraphRunner, specs: Mapping[str, GraphSpec], modules: Mapping[str, nn.Module],
@@ -122,7 +135,11 @@ def probe(runner: GraphRunner, specs: Mapping[str, GraphSpec], modules: Mapping[
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
-    """Largest difference, as a fraction of the largest number wanted; NaN where one is NaN."""
+    """Largest difference, as a fraction of the largest number wanted.
+
+    Infinite where one of the numbers is none: NaN would be lost in a ``max``.
+    """
     least = torch.finfo(torch.float32).tiny
     found, wanted = found.float(), wanted.to(found.device).float()
-    return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=least))
+    error = float((found - wanted).abs().max() / wanted.abs().max().clamp(min=least))
+    return error if math.isfinite(error) else math.inf

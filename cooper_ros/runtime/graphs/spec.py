@@ -16,7 +16,8 @@ from cooper_ros.model.config import ModelConfig
 
 NETWORK = 'network'  # number type: that of the weights
 FLOAT32, INT64, BOOL = 'float32', 'int64', 'bool'
-PRECISIONS = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
+FP32 = 'fp32'
+PRECISIONS = {FP32: torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 UNDERSTAND, FLOW = 'understand', 'flow'  # families of graphs that run the decoder
 CONTEXT = 16384  # tokens of the longest context that engines serve unless told otherwise
 BUCKET = 256  # slots; engines get contexts in multiples of it, so that steps come again alike
