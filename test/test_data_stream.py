@@ -234,6 +234,27 @@ def test_stage_two_samples(tmp_path: Path, map_latents: bool, kinds: list[type])
     assert losses['ce'] > 1 and losses['mse'] == 0 and isinstance(corpus.rows, TalkSet)
 
 
+def test_stage_two_reads_pictures_as_inference_reads_a_first_one(tmp_path: Path) -> None:
+    """Each encoder resizes the picture itself (reference section 5.2), and is counted so."""
+    odd = np.random.default_rng(0).integers(0, 256, (33, 50, 3), dtype=np.uint8)
+    folder = cooper_tree(tmp_path / 'set', [talk_row(odd)] * 3, [])
+    task = CorpusTask(settings(tmp_path, {'cooper': {'place': str(folder)}}))
+    items = task.corpora[0].items(0, False, torch.Generator().manual_seed(0))
+    seen = next(item.pixels for item in items if isinstance(item, VisionItem))
+    vae, vit = task.maker.rules
+    assert np.array_equal(seen, vit(odd)) and not np.array_equal(vit(odd), vit(vae.pixels(odd)))
+    assert task.corpora[0].tokens(0) == sum(
+        piece_of(item, task.module.config).tokens for item in items)
+
+
+def test_stage_two_shows_how_it_answers(tmp_path: Path) -> None:
+    folder = cooper_tree(tmp_path / 'set', [talk_row(rgb()) for _ in range(3)], [])
+    task = CorpusTask(settings(tmp_path, {'cooper': {'place': str(folder)}}))
+    with torch.no_grad():
+        sheets = task.validate()[1]
+    assert list(sheets) == ['cooper'] and sheets['cooper'].dtype == np.uint8
+
+
 def test_two_files_of_one_kind_are_mixed(tmp_path: Path) -> None:
     places = [cooper_tree(tmp_path / name, [talk_row(rgb())] * count, []) / 'Interleaved_SFT.jsonl'
               for name, count in (('a', 3), ('b', 5))]

@@ -14,14 +14,19 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import Parts
 from cooper_ros.engine.limits import Limits
 from cooper_ros.engine.settings import draw_options
+from cooper_ros.model import layout
 from cooper_ros.model.packing import LatentItem, TextItem, VisionItem, pack
 from cooper_ros.model.training_forward import forward_train
+from cooper_ros.runtime.torch_runtime import TorchRuntime
 from cooper_ros.training import actor as actor_module
+from cooper_ros.training import tree
 from cooper_ros.training.actor import Actor
 from cooper_ros.training.batched import draw_together
-from cooper_ros.training.grpo import Scored, grpo_loss, score_group
+from cooper_ros.training.grpo import Scored, grpo_loss, log_prob_gap, score_group
+from cooper_ros.training.policy import PolicyRuntime
 from cooper_ros.training.rewards import advantages
 from cooper_ros.training.rollouts import Group, RolloutOptions
+from cooper_ros.training.sharding import gathered
 
 IMAGE = np.random.default_rng(5).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 DRAW = b'<think>a</think><depth-estimation>b</depth-estimation>'
@@ -98,9 +103,12 @@ def test_training_log_probs_equal_those_of_decoding(monkeypatch: pytest.MonkeyPa
     assert spread > 0.5, 'a network without opinions would pass with any mask'
 
 
-def test_sharing_the_prefix_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize('large', [False, True])
+def test_sharing_the_prefix_changes_nothing(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every rollout on its own, as one plain packed sequence."""
     made, group = scripted_group(monkeypatch)
+    if large:
+        few_rows_at_a_time(monkeypatch)
     scored = score(made, group)
     network, temperature = made.runtime.network, made.options.temperature
     for number, rollout in enumerate(group.rollouts):
@@ -111,6 +119,36 @@ def test_sharing_the_prefix_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> 
         kept = [flag for turn in rollout.turns for flag in [True] * len(turn.ids) + [turn.ended]]
         assert torch.allclose(alone[torch.tensor(kept)],
                               scored.log_probs[scored.owner == number], atol=2e-4)
+
+
+def few_rows_at_a_time(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(tree, 'LARGE', 0)
+    patch.setattr(tree, 'SCORES', 1000)  # some blocks of a picture fall into several parts
+
+
+@pytest.mark.parametrize('recompute', [False, True])
+def test_a_large_group_has_the_gradients_of_a_small_one(recompute: bool,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no mask of all tokens, nor more scores at a time than allowed."""
+    made, group = scripted_group(monkeypatch)
+    network, grads, scores = made.runtime.network, [], []
+    attention = tree._attention
+    for large in (False, True):
+        if large:
+            few_rows_at_a_time(monkeypatch)
+            monkeypatch.setattr(layout, 'attention_allowed', None)
+            monkeypatch.setattr(tree, '_attention', lambda q, k, v, allowed: scores.append(
+                allowed.numel()) or attention(q, k, v, allowed))
+            layout.build_layout.cache_clear()
+        network.zero_grad(set_to_none=True)
+        scored = score_group(network, group, SPECIALS, 260, recompute=recompute)
+        scored.log_probs.square().sum().backward()
+        grads.append({name: value.grad for name, value in network.named_parameters()
+                      if value.grad is not None})
+    assert grads[0].keys() == grads[1].keys()
+    for name, value in grads[0].items():
+        torch.testing.assert_close(grads[1][name], value, atol=1e-3, rtol=1e-3, msg=name)
+    assert len(scores) > 40 and max(scores) <= 1000
 
 
 def test_maps_drawn_together_are_those_drawn_alone() -> None:
@@ -201,6 +239,66 @@ def test_groups_side_by_side_look_each_at_its_own_map(monkeypatch: pytest.Monkey
         decoded = [value for rollout in group.rollouts for turn in rollout.turns
                    for value in turn.log_probs]
         assert score(made, group).log_probs.tolist() == pytest.approx(decoded, abs=2e-4)
+
+
+def test_maps_drawn_one_by_one_are_those_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In fewer rows of the cache, and whichever rows draw."""
+    end, sizes = b'\0', []
+    scripts = [[LOOK + end, ANSWER + end], [ANSWER + end], [DRAW + end, LOOK + end, ANSWER + end],
+               [DRAW + end, ANSWER + end]]
+    session = TorchRuntime.session
+    monkeypatch.setattr(TorchRuntime, 'session', lambda self, **given: sizes.append(
+        given['rows']) or session(self, **given))
+    groups = []
+    for together in (0, 1, 2):
+        made = actor(max_turn_tokens=len(DRAW) + 1, maps_together=together)
+        with monkeypatch.context() as patch:
+            scripted(patch, scripts)
+            groups.append(made.group(IMAGE, 'how far?', torch.Generator().manual_seed(3)))
+    assert sizes == [4 + 2 * 4, 4 + 2 * 1, 4 + 2 * 2]
+    for group in groups[1:]:
+        for mine, theirs in zip(group.rollouts, groups[0].rollouts, strict=True):
+            assert len(mine.maps) == len(theirs.maps)
+            for drawn, other in zip(mine.maps, theirs.maps):
+                colours = [made.shown(one).pixels for one in (drawn, other)]
+                assert (colours[0] - colours[1]).abs().max() < 0.02
+            assert [value for turn in mine.turns for value in turn.log_probs] == pytest.approx(
+                [value for turn in theirs.turns for value in turn.log_probs], abs=1e-3)
+
+
+@pytest.mark.parametrize('changes, rows', [
+    ({'style': 'text'}, 4), ({'style': 'maps'}, 4 + 2), ({'max_turns': 1}, 4),
+    ({'together': 2}, 8 + 2 * 4)])
+def test_a_cache_has_no_rows_that_nothing_is_drawn_in(changes: dict, rows: int,
+                                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, session = [], TorchRuntime.session
+    monkeypatch.setattr(TorchRuntime, 'session', lambda self, **given: sizes.append(
+        given['rows']) or session(self, **given))
+    asked = [(IMAGE, 'q', torch.Generator().manual_seed(1))] * changes.get('together', 1)
+    actor(**changes).groups(asked)
+    assert sizes == [rows]
+
+
+def test_rollouts_can_be_sampled_in_bfloat16_from_a_copy() -> None:
+    """Weights and cache; the network that trains stays as it is, and knows how far that is off."""
+    base, types = tiny_runtime(), []
+    network = base.network.requires_grad_(True)
+    runtime = PolicyRuntime(network, base.vae, specials=SPECIALS, vocabulary=260)
+    made = Actor(Parts(runtime, byte_codec(), PROMPTS, tiny_card()),
+                 RolloutOptions(style='maps', group=4, max_turn_tokens=6),
+                 draw_options(CooperConfig(), tiny_card()))
+    for dtype in (torch.bfloat16, torch.float32, torch.bfloat16):
+        with gathered(network, dtype):
+            session = runtime.session(rows=1, capacity=4)
+            types += [session.cache.keys.dtype, runtime.vae.decoder.conv_in.weight.dtype]
+            group = made.group(IMAGE, 'q', torch.Generator().manual_seed(1))
+            scored = score_group(network, group, SPECIALS, 260)
+            gap = float(log_prob_gap(scored, group))
+            assert (1e-3 < gap < 0.5) if dtype == torch.bfloat16 else gap < 2e-4
+            assert (runtime.network is network) == (dtype == torch.float32)
+    assert types == [torch.bfloat16] * 2 + [torch.float32] * 2 + [torch.bfloat16] * 2
+    assert runtime.network is network and network.vae2llm.weight.dtype == torch.float32
+    scored.log_probs.sum().backward()
 
 
 def test_common_noise_draws_once_what_was_asked_for_in_the_same_words(

@@ -26,8 +26,8 @@ from cooper_ros.training.data import FrameStore, frame_store
 from cooper_ros.training.data_cli import flags as flags_command
 from cooper_ros.training.datasets.cooper_set import RlSet
 from cooper_ros.training.flags import FlagOptions, write_flags
-from cooper_ros.training.grpo_task import GrpoTask
-from cooper_ros.training.questions import SceneQuestions, read_flags, with_flags
+from cooper_ros.training.grpo_task import GrpoTask, grpo_options
+from cooper_ros.training.questions import SceneQuestions, hold_out, read_flags, with_flags
 from cooper_ros.training.settings import DataSettings, Optim, TrainSettings
 from cooper_ros.training.trainer import Trainer
 
@@ -105,6 +105,22 @@ def test_losses_and_statistics_of_one_step(tmp_path: Path, likes_low: None) -> N
     assert 0 < found['entropy'] < np.log(260)
 
 
+def test_a_group_is_learned_from_in_parts(tmp_path: Path, likes_low: None) -> None:
+    """With the same gradients; and the log-probabilities are those of sampling."""
+    found = []
+    for together in (0, 3):
+        task = GrpoTask(settings(tmp_path, learned_together=together))
+        values = task.loss(1, torch.Generator().manual_seed(1))
+        assert 0 < values['log_prob_gap'] < 1e-3
+        found.append((float(values['loss']), float(values['entropy']),
+                      {name: p.grad for name, p in task.module.named_parameters()
+                       if p.grad is not None}))
+    assert found[0][:2] == pytest.approx(found[1][:2], abs=1e-5)
+    assert found[0][2].keys() == found[1][2].keys()
+    for name, value in found[0][2].items():
+        torch.testing.assert_close(found[1][2][name], value, atol=1e-5, rtol=1e-3, msg=name)
+
+
 def test_a_frozen_generation_expert_keeps_every_bit(tmp_path: Path, likes_low: None) -> None:
     """It reads the picture, so the reward reaches it; what it draws must not change by that."""
     moved = {}
@@ -165,6 +181,21 @@ def test_held_out_questions_do_not_train(tmp_path: Path) -> None:
     trained = {task.train.sample(index).data_id for index in range(len(task.train))}
     held = {task.valid.sample(index).data_id for index in range(len(task.valid))}
     assert trained == {'g0', 'g1', 'g2', 'g3'} and held == {'g4', 'g5'}
+
+
+def test_pictures_of_held_out_questions_do_not_train() -> None:
+    train, valid = hold_out(range(7), ['a', 'b', 'c', 'a', 'd', 'e', 'b'], 2)
+    assert (list(train.places), list(valid.places)) == ([0, 2, 3, 4], [5, 6])
+    train, _ = hold_out(range(5), ['a', 'a', 'b', 'a', 'a'], 1)
+    assert list(train.places) == [0, 1, 2, 3]  # a set must not lose so much
+    train, valid = hold_out(range(3), ['a', 'b', 'c'], 9)
+    assert (list(train.places), list(valid.places)) == ([0, 1], [2])
+
+
+@pytest.mark.parametrize('name', ['sample_posterior', 'time_budget_s'])
+def test_what_rollouts_do_not_follow_is_refused(name: str) -> None:
+    with pytest.raises(BadOption, match=f'task.drawing.{name} cannot be set.*end by tokens'):
+        grpo_options({'drawing': {name: 1}})
 
 
 def test_only_some_categories_are_asked(store: FrameStore) -> None:
@@ -347,7 +378,7 @@ def test_flags_of_other_questions_are_refused(tmp_path: Path, store: FrameStore,
 
 def judged(monkeypatch: pytest.MonkeyPatch, verdict: str) -> None:
     """A judge that always says this; nothing where it is not there."""
-    def said(self: Judge, claim: Claim) -> str:
+    def said(self: Judge, claim: Claim, *prompts: str) -> str:
         if not verdict:
             raise ConnectionError
         return verdict if 'row 1' in claim.question else 'perhaps'

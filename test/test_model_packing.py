@@ -169,6 +169,33 @@ def test_frozen_understanding_gets_no_gradient_and_loses_no_number(network: Coop
     assert 'llm2vae.weight' in moved and not any('vit_model' in name for name in moved)
 
 
+def test_recomputing_keeps_no_layer_and_loses_no_gradient(network: Cooper) -> None:
+    """Eyes, connector and decoder run once more in the backward pass, with the same gradients."""
+    batch = pack([sample(0, 4)], CONFIG, SPECIALS, noise=noise_for(10, 0))
+    parts = [*network.vit_model.vision_model.encoder.layers, network.connector,
+             *network.language_model.model.layers]
+    runs = [0] * len(parts)
+
+    def count(place: int) -> None:
+        runs[place] += 1
+    hooks = [part.register_forward_pre_hook(lambda *_, place=place: count(place))
+             for place, part in enumerate(parts)]
+    grads = []
+    for recompute, expected in ((False, 1), (True, 2)):
+        network.zero_grad(set_to_none=True)
+        runs[:] = [0] * len(parts)
+        output = forward_train(network, batch, recompute=recompute)
+        sum(mean_losses(output, batch)).backward()  # type: ignore[union-attr]
+        assert runs == [expected] * len(parts)
+        grads.append({name: value.grad for name, value in network.named_parameters()
+                      if value.grad is not None})
+    assert grads[0].keys() == grads[1].keys() and any('vit_model' in name for name in grads[0])
+    for name, value in grads[0].items():
+        torch.testing.assert_close(grads[1][name], value, msg=name)
+    for hook in hooks:
+        hook.remove()
+
+
 def test_samples_of_different_kinds_are_refused() -> None:
     with pytest.raises(BadData, match='differ in an item.*group samples'):
         pack_batch([[TextItem((1,))], [TextItem((1,), loss=True)]], CONFIG, SPECIALS)

@@ -65,6 +65,13 @@ def test_every_program_can_be_loaded() -> None:
         assert callable(entry.load())
 
 
+def test_setup_runs_through_a_link_from_another_folder(tmp_path: Path) -> None:
+    (tmp_path / 'setup.py').symlink_to(ROOT / 'setup.py')  # colcon build --symlink-install
+    said = subprocess.run([sys.executable, 'setup.py', '--version'], cwd=tmp_path, check=True,
+                          capture_output=True, text=True).stdout
+    assert said.strip() == cooper_ros.__version__
+
+
 def test_share_has_what_a_robot_needs(tmp_path) -> None:
     subprocess.run([sys.executable, 'setup.py', '-q', 'install_data', '--install-dir', tmp_path],
                    cwd=ROOT, check=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -22,7 +23,8 @@ from test_grpo_task import LikesLow, questions
 from test_training_run import mixed_values, vae_settings
 
 from cooper_ros.errors import BadCheckpoint, BadOption, OutOfDisk
-from cooper_ros.training import grpo_task
+from cooper_ros.model.packing import IGNORED
+from cooper_ros.training import grpo_task, precision, sharding
 from cooper_ros.training.checkpoints import run_weights
 from cooper_ros.training.cli import make_task
 from cooper_ros.training.processes import (
@@ -37,7 +39,7 @@ from cooper_ros.training.settings import Optim, TrainSettings
 from cooper_ros.training.sharding import is_sharded
 from cooper_ros.training.trainer import Trainer
 from cooper_ros.training.typed import build
-from cooper_ros.training.vae_task import VaeTask
+from cooper_ros.training.vae_task import VaeTask, class_loss
 
 STAGES = ('amg', 'sft', 'grpo', 'joint', 'see')
 SHARDED = ('amg', 'sft', 'grpo')
@@ -59,6 +61,7 @@ def settings(place: Path, stage: str, folder: str, **changes: Any) -> TrainSetti
         task = {'rollout': {'group': 4, 'max_turns': 1, 'max_turn_tokens': 5},
                 'valid_questions': 2, 'drawing': {'flow_points': 2, 'cfg_text': 1.0},
                 'questions': str(place / 'questions')}
+    task['recompute'] = changes.get('parallel') == 'fsdp'  # together, as for 7B
     return TrainSettings(stage, str(place / folder), steps=STEPS, batch=2, device='cpu',
                          start=str(place / 'model'), checkpoint_every=2, preview_every=STEPS,
                          optim=OPTIM, task=task, **changes)
@@ -96,26 +99,59 @@ def work(rank: int, place: Path, port: int) -> None:
                    'MASTER_ADDR': 'localhost', 'MASTER_PORT': str(port), 'TQDM_DISABLE': '1'}
     torch.set_num_threads(1)
     grpo_task.make_checker = lambda values: LikesLow()
+    copies = seen_copies()
     with joined(torch.device('cpu')):
         for stage in STAGES:
             train(place, stage, f'{stage}_ddp')
         for stage in SHARDED:
+            copies.clear()
             trainer = train(place, stage, f'{stage}_fsdp', parallel='fsdp')
             weights = trainer.ema.full_state(trainer.task.module)
-            if is_first():
-                torch.save((weights, is_sharded(trainer.task.module)),
-                           place / f'{stage}_fsdp.pt')
+            halves = trainer.ema.full_state(trainer.task.module, torch.bfloat16)
+            torch.save((weights, halves, is_sharded(trainer.task.module), list(copies)),
+                       place / f'{stage}_fsdp_{rank}.pt')
         train(place, 'amg', 'amg_grown', parallel='fsdp')  # begun by one process
         train(place, 'amg', 'amg_shrunk', until=2, parallel='fsdp')  # one will go on
         answers = [mean_over_processes([10 + 20 * rank, 0, rank]), list(share_of(4)),
-                   averaged(rank), list(part_of(5))]
+                   averaged(rank), list(part_of(5)), belief(rank)]
         with pytest.raises(BadOption, match='multiple of 2 processes'):
             share_of(3)
         with pytest.raises(BadOption, match='at least one for each of 2 processes'):
             part_of(1)
         with pytest.raises(BadCheckpoint, match='not in shards'):
             train(place, 'amg', 'amg_ddp', parallel='fsdp')
+        with pytest.raises(OutOfDisk, match='bytes needed.*10 bytes free'):
+            save_where_the_first_sees_no_room(trainer)
         torch.save(answers, place / f'answers_{rank}.pt')
+
+
+def seen_copies() -> list[bool]:
+    """Fills up with every whole copy of a network: whether autocast keeps weights meanwhile."""
+    found, copied = list[bool](), sharding._copied
+
+    def copy(*args: Any) -> Any:
+        found.append(torch.is_autocast_cache_enabled())
+        return copied(*args)
+    sharding._copied = copy
+    return found
+
+
+def save_where_the_first_sees_no_room(trainer: Trainer) -> None:
+    usage = shutil.disk_usage
+    try:
+        shutil.disk_usage = lambda path: usage(path)._replace(free=10 if is_first() else 10**18)
+        trainer.save()
+    finally:
+        shutil.disk_usage = usage
+
+
+def belief(part: int | slice) -> float:
+    """What is missed in some of the pictures, of which one has many more pixels than the other."""
+    classes = torch.full((2, 4, 4), IGNORED)
+    classes[0, 0, 0], classes[1] = 3, 5
+    colours = torch.linspace(-1, 1, 2 * 3 * 4 * 4).view(2, 3, 4, 4)
+    chosen = slice(part, part + 1) if isinstance(part, int) else part
+    return float(class_loss(colours[chosen], classes[chosen]))
 
 
 def averaged(rank: int) -> list[Any]:
@@ -168,8 +204,12 @@ def test_two_processes_equal_one(stage: str, place: Path, alone: dict) -> None:
     same(run_weights(place / f'{stage}_ddp'), alone[stage])
     assert max(float((value - alone[stage][name]).abs().max())
                for name, value in before.state_dict().items()) > 1e-3  # it did learn
-    curves = [[json.loads(line) for line in (place / run / 'log.jsonl').read_text().splitlines()]
-              for run in (f'{stage}_ddp', f'{stage}_alone')]
+    same_curves(place / f'{stage}_ddp', place / f'{stage}_alone')
+
+
+def same_curves(*runs: Path) -> None:
+    curves = [[json.loads(line) for line in (run / 'log.jsonl').read_text().splitlines()]
+              for run in runs]
     for found, expected in zip(*curves, strict=True):
         numbers = {name: value for name, value in expected.items() if name != 'time'}
         assert {name: found[name] for name in numbers} == pytest.approx(numbers, rel=1e-3,
@@ -178,10 +218,15 @@ def test_two_processes_equal_one(stage: str, place: Path, alone: dict) -> None:
 
 @pytest.mark.parametrize('stage', SHARDED)
 def test_two_shards_equal_one_network(stage: str, place: Path, alone: dict) -> None:
-    weights, sharded = torch.load(place / f'{stage}_fsdp.pt')
+    weights, halves, sharded, copies = torch.load(place / f'{stage}_fsdp_0.pt')
     assert sharded
     same(weights, alone[stage])
+    assert all(torch.equal(halves[name], value.bfloat16()) for name, value in weights.items())
+    assert torch.load(place / f'{stage}_fsdp_1.pt')[:2] == ({}, {})  # the first has them
+    # rollouts and questions need a whole network; losses, those of a validation too, do not
+    assert copies == ([False] * STEPS + [True] if stage == 'grpo' else [])
     same(run_weights(place / f'{stage}_fsdp'), alone[stage])
+    same_curves(place / f'{stage}_fsdp', place / f'{stage}_alone')
 
 
 def test_a_sharded_run_goes_on_with_more_or_fewer_processes(place: Path, alone: dict) -> None:
@@ -200,7 +245,20 @@ def test_processes_share_means_and_batches(place: Path) -> None:
     assert first[1] + second[1] == [0, 1, 2, 3]
     assert first[3] + second[3] == [0, 1, 2, 3, 4]
     assert first[2] == second[2] == [[1.5, 2.5], [2.0, 3.0], None]
+    assert (first[4] + second[4]) / 2 == pytest.approx(belief(slice(None)), rel=1e-6)
     assert mean_over_processes([7, 0]) == [7.0, 1.0] and list(share_of(3)) == [0, 1, 2]
+
+
+def test_a_validation_computes_as_training_does(place: Path, monkeypatch: pytest.MonkeyPatch
+                                                ) -> None:
+    monkeypatch.setattr(precision, 'has_bfloat16', lambda device: True)
+    task, found = make_task(settings(place, 'amg', 'unused')), []
+    monkeypatch.setattr(task, '_losses', lambda *given: found.append(
+        torch.is_autocast_enabled('cpu')) or {'ce': 0, 'mse': 0})
+    for wanted in (True, False):
+        task.settings = replace(task.settings, optim=replace(OPTIM, bfloat16=wanted))
+        task.validate()
+    assert found == [True, True, False, False]  # one sample of each set
 
 
 def test_a_damaged_shard_is_named(place: Path) -> None:

@@ -107,7 +107,7 @@ def task(data: dict[str, Any], vae_folder: Path, tmp_path_factory: pytest.TempPa
 def test_a_tree_is_its_conversations(task: MixedTask, name: str) -> None:
     """Losses and gradients of a batch of trees equal those of every branch on its own."""
     frames = task.train.usable[name][:2]
-    trees = [RECIPES[name](task.train, frame, 3, step_generator(0, 1)) for frame in frames]
+    trees = [RECIPES[name].tree(task.train, frame, 3, step_generator(0, 1)) for frame in frames]
     batch, branch = pack_trees(trees, task.config, task.specials, generator=step_generator(0, 2))
     together = forward_trees(task.module, batch, branch)
     dense = forward_train(task.module, batch)
@@ -120,8 +120,16 @@ def test_a_tree_is_its_conversations(task: MixedTask, name: str) -> None:
                                    atol=1e-3)
 
 
+def test_a_sketch_is_drawn_from_what_the_tower_sees_alone(task: MixedTask) -> None:
+    tree = RECIPES['sketch'].tree(task.train, 0, 1, step_generator(0, 1))
+    direct = RECIPES['direct'].tree(task.train, 0, 1, step_generator(0, 1))
+    assert [type(item) for item in tree.prefix] == [type(item) for item in direct.prefix]
+    latents = [item for item in tree.items if hasattr(item, 'latent')]
+    assert len(latents) == 2 and all(item.loss for item in latents)
+
+
 def test_copies_of_a_noised_map_are_drawn_as_if_each_were_the_only_one(task: MixedTask) -> None:
-    tree = RECIPES['draw'](task.train, 0, 2, step_generator(0, 1))
+    tree = RECIPES['draw'].tree(task.train, 0, 2, step_generator(0, 1))
     batch, branch = pack_trees([tree], task.config, task.specials, generator=step_generator(0, 2))
     tokens = batch.latents.shape[1] // 5  # the picture, then two depth maps, then two of labels
     noise, times = batch.noise.clone(), batch.times.clone()
@@ -140,7 +148,7 @@ def single_ce(task: MixedTask, tree: Tree) -> torch.Tensor:
 def test_training_reads_what_the_engine_reads(task: MixedTask) -> None:
     """The loss of an interleaved trace equals the log-probabilities the runtime's cache gives."""
     frame = task.train.usable['auto'][0]
-    tree = RECIPES['auto'](task.train, frame, 1, step_generator(0, 1))
+    tree = RECIPES['auto'].tree(task.train, frame, 1, step_generator(0, 1))
     part = tuple(item for item in tree.branches[0] if not (
         hasattr(item, 'latent') and item.loss))  # the noised map is never written to the cache
     expected = single_ce(task, Tree(tree.prefix, (part,)))
@@ -201,7 +209,7 @@ def test_a_frozen_name_that_fits_nothing_is_refused(data: dict[str, Any], vae_fo
 
 
 @pytest.mark.parametrize(('changes', 'error', 'words'), [
-    ({'vae': ''}, BadOption, 'need an autoencoder; got auto, draw, maps; remedy'),
+    ({'vae': ''}, BadOption, 'need an autoencoder; got auto, draw, maps, sketch; remedy'),
     ({'vae': 'nowhere'}, BadCheckpoint, 'there is no autoencoder'),
     ({'model': {}}, BadOption, 'model is incomplete; .*needs llm, vit, max_latent_size, vit_side'),
     ({'model': {**MODEL, 'latent_patch_size': 1, 'max_latent_size': 16},

@@ -59,7 +59,6 @@ class Layout:
         vit_position_ids, latent_position_ids: rows of the position tables.
         ce_index, mse_index: places in the sequence that carry a loss.
         positions: rotary position ids ``[1, L]`` when every token is real.
-        allowed: bool ``[1, L, L]``, True where the row token may look at the column token.
     """
 
     sample_lens: tuple[int, ...]
@@ -75,7 +74,12 @@ class Layout:
     ce_index: Tensor
     mse_index: Tensor
     positions: Tensor
-    allowed: Tensor
+
+    @functools.cached_property
+    def allowed(self) -> Tensor:
+        """Bool ``[1, L, L]``, True where the row token may look at the column token; not made
+        before it is asked for."""
+        return attention_allowed(self.sample_lens, self.split_lens, self.attn_modes)[None]
 
     @functools.cached_property
     def order(self) -> Tensor:
@@ -155,7 +159,7 @@ def build_layout(samples: tuple[tuple[Piece, ...], ...], config: ModelConfig) ->
                   tuple(len(ids) for ids in tables[VISION]),
                   tuple(len(ids) for ids in tables[LATENT]),
                   text, vision, latent, _joined(tables[VISION]), _joined(tables[LATENT]), ce, mse,
-                  positions[None], attention_allowed(sample_lens, split_lens, modes)[None])
+                  positions[None])
 
 
 def _indexes(pieces: Sequence[Piece], starts: Sequence[int]) -> list[Tensor]:

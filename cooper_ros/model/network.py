@@ -7,6 +7,7 @@ from typing import Callable, Sequence, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cooper_ros.model.config import ModelConfig
 from cooper_ros.model.mot import CausalLm, Rope
@@ -99,20 +100,23 @@ class Cooper(nn.Module):
         """Token ids ``[...]`` to ``[..., D]``."""
         return self.language_model.model.embed_tokens(ids)
 
-    def embed_vision(self, patches: Tensor, position_ids: Tensor,
-                     lengths: Sequence[int]) -> Tensor:
+    def embed_vision(self, patches: Tensor, position_ids: Tensor, lengths: Sequence[int],
+                     recompute: bool = False) -> Tensor:
         """Pictures to decoder tokens.
 
         Args:
             patches: ``[B, T, 588]`` in -1..1, the pictures of a sample one after the other.
             position_ids: ``[T]``, places in both position tables.
             lengths: patches of every picture, summing to T.
+            recompute: as in :class:`~.mot.PassMode`.
 
         Returns:
             ``[B, T, D]``.
         """
-        features = self.vit_model(patches, position_ids, lengths)
-        return self.connector(features) + self.vit_pos_embed(position_ids)
+        features = self.vit_model(patches, position_ids, lengths, recompute)
+        joined = (checkpoint(self.connector, features, use_reentrant=False) if recompute
+                  else self.connector(features))
+        return joined + self.vit_pos_embed(position_ids)
 
     def embed_latents(self, tokens: Tensor, time_vectors: Tensor, positions: Tensor) -> Tensor:
         """Latent tokens to decoder tokens.

@@ -90,7 +90,8 @@ class PackedBatch:
         noise: ``[B, Tz, P]`` standard normal, used where the time is above 0.
         labels: ``[B, Tc]`` next tokens at ``layout.ce_index``; -100 where padding follows.
         positions: ``[B or 1, L]`` rotary position ids.
-        allowed: bool ``[B or 1, L, L]`` attention mask in sequence order.
+        allowed: bool ``[B or 1, L, L]`` attention mask in sequence order; ``[1, 0, 0]`` where
+            attention is planned without one.
     """
 
     layout: Layout
@@ -176,6 +177,22 @@ def pack_batch(samples: Sequence[Sequence[Item]], config: ModelConfig,
     itself = torch.eye(real.shape[1], dtype=torch.bool)  # no row may be left without a key
     return _batch(layout, rows, noise, generator, positions,
                   layout.allowed & real[:, None, :] | itself)
+
+
+def pack_unmasked(items: Sequence[Item], positions: Tensor, config: ModelConfig,
+                  specials: SpecialTokens, generator: torch.Generator | None = None
+                  ) -> PackedBatch:
+    """One sample whose attention is the caller's business: a mask of 50,000 tokens has 2.5 GB.
+
+    Args:
+        items: of the sample.
+        positions: rotary position ids ``[L]``.
+        config, specials, generator: as for :func:`pack`.
+    """
+    pieces = tuple(piece_of(item, config) for item in items)
+    row = _content(items, pieces, config, specials, 1.0, generator)
+    return _batch(build_layout((pieces,), config), [row], None, generator, positions[None],
+                  torch.zeros(1, 0, 0, dtype=torch.bool))
 
 
 def _common(shapes: Sequence[tuple[Piece, ...]]) -> tuple[Piece, ...]:

@@ -44,7 +44,7 @@ def forward_train(network: Cooper, batch: PackedBatch, *, freeze_und: bool = Fal
             mask itself.
     """
     layout = batch.layout
-    streams = embed(network, batch)
+    streams = embed(network, batch, recompute)
     rope = network.rope(batch.positions[:, layout.order], network.vae2llm.weight.dtype)
     if attend is None:
         attend = MaskedAttention(batch.allowed[:, layout.order][:, :, layout.order][:, None])
@@ -61,12 +61,13 @@ def mean_losses(output: TrainOutput, batch: PackedBatch) -> tuple[Tensor, Tensor
     return output.ce.sum() / tokens, output.mse.sum() / max(output.mse.numel(), 1)
 
 
-def embed(network: Cooper, batch: PackedBatch) -> Streams:
+def embed(network: Cooper, batch: PackedBatch, recompute: bool = False) -> Streams:
     """Everything that enters the decoder: und (text, then vision) and gen (latents)."""
     layout = batch.layout
     und = network.embed_text(batch.text_ids)
     if layout.vit_lengths:
-        vision = network.embed_vision(batch.patches, layout.vit_position_ids, layout.vit_lengths)
+        vision = network.embed_vision(batch.patches, layout.vit_position_ids, layout.vit_lengths,
+                                      recompute)
         und = torch.cat([und, vision.to(und.dtype)], dim=1)
     if not layout.latent_lengths:
         return Streams(und, None)

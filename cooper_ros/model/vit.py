@@ -11,6 +11,7 @@ from typing import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cooper_ros.model.config import VitConfig
 
@@ -84,10 +85,11 @@ class VitEncoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(VitLayer(config) for _ in range(config.num_layers))
 
-    def forward(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
-        """``[B, T, D]`` to the same."""
+    def forward(self, x: Tensor, lengths: Sequence[int], recompute: bool = False) -> Tensor:
+        """``[B, T, D]`` to the same; ``recompute`` as in :class:`~.mot.PassMode`."""
         for layer in self.layers:
-            x = layer(x, lengths)
+            x = (checkpoint(layer, x, lengths, use_reentrant=False) if recompute
+                 else layer(x, lengths))
         return x
 
 
@@ -100,14 +102,15 @@ class VisionTransformer(nn.Module):
         self.encoder = VitEncoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, patches: Tensor, position_ids: Tensor,
-                lengths: Sequence[int]) -> Tensor:
+    def forward(self, patches: Tensor, position_ids: Tensor, lengths: Sequence[int],
+                recompute: bool = False) -> Tensor:
         """Features of pictures.
 
         Args:
             patches: ``[B, T, 588]``, the pictures of one sample one after the other.
             position_ids: ``[T]``, rows of the learned table.
             lengths: patches of every picture, summing to T.
+            recompute: as in :class:`~.mot.PassMode`.
 
         Returns:
             ``[B, T, D]``.
@@ -117,7 +120,7 @@ class VisionTransformer(nn.Module):
         if len(set(lengths)) == 1:  # equal pictures are a batch: one attention call per layer
             x = x.reshape(-1, lengths[0], shape[-1])
             lengths = lengths[:1]
-        return self.post_layernorm(self.encoder(x, lengths)).reshape(shape)
+        return self.post_layernorm(self.encoder(x, lengths, recompute)).reshape(shape)
 
 
 class VisionTower(nn.Module):
@@ -127,7 +130,7 @@ class VisionTower(nn.Module):
         super().__init__()
         self.vision_model = VisionTransformer(config)
 
-    def forward(self, patches: Tensor, position_ids: Tensor,
-                lengths: Sequence[int]) -> Tensor:
+    def forward(self, patches: Tensor, position_ids: Tensor, lengths: Sequence[int],
+                recompute: bool = False) -> Tensor:
         """See :meth:`VisionTransformer.forward`."""
-        return self.vision_model(patches, position_ids, lengths)
+        return self.vision_model(patches, position_ids, lengths, recompute)

@@ -16,6 +16,7 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from cooper_ros.engine.answers import ANSWER_START, ToolCall, find_tool_call, has_answer
 from cooper_ros.engine.drawing import DrawOptions
@@ -31,7 +32,7 @@ from cooper_ros.training.batched import close_turn, draw_together, step_rows
 from cooper_ros.training.rollouts import Group, Rollout, RolloutOptions, Turn
 
 START = Cursor(0, 0)
-BRANCHES = 3  # rows per rollout: everything, and the two readings that guidance compares with
+BRANCHES = 3  # rows per map: everything, and the two readings that guidance compares with
 Asked = tuple[np.ndarray, str, torch.Generator]
 
 
@@ -83,14 +84,19 @@ class Actor:
 
 
 class _SideBySide:
-    """Groups that are written together; rollout ``i`` of group ``n`` is row ``n * group + i``."""
+    """Groups that are written together; rollout ``i`` of group ``n`` is row ``n * group + i``.
+
+    Behind them are the rows that guidance reads while maps are drawn: groups draw one after the
+    other, and need them no longer than that.
+    """
 
     def __init__(self, actor: Actor, asked: Sequence[Asked]) -> None:
         self.codec, self.options, self.runtime = actor.parts.codec, actor.options, actor.runtime
         self.members = [_GroupUnderWay(actor, *one) for one in asked]
         self.count = self.options.group * len(asked)
-        branches = BRANCHES if actor.drawing.guides_text else 1
-        session = self.runtime.session(rows=branches * self.count,
+        guided = actor.drawing.guides_text or actor.drawing.guides_image
+        branches = BRANCHES - 1 if guided else 0
+        session = self.runtime.session(rows=self.count + branches * self.options.drawn_together,
                                        capacity=max(member.capacity for member in self.members))
         assert isinstance(session, TorchSession)
         self.session = session
@@ -102,8 +108,7 @@ class _SideBySide:
         for member in self.members:
             member.begin()
         active = list(range(self.count))
-        turns = self.options.max_turns if self.options.style == 'interleaved' else 1
-        for remaining in range(turns - 1, -1, -1):
+        for remaining in range(self.options.most_turns - 1, -1, -1):
             starts = {row: self.session.cursor(row) for row in active}
             self._write(active)
             active = [row for member in self.members
@@ -156,8 +161,8 @@ class _GroupUnderWay:
                    'maps': prompts.image_system}
         picture: list[Item] = [vision]
         if style != 'text':
-            latent = self.runtime.encode_image(torch.from_numpy(inputs.vae), None).cpu().clone()
-            picture = [LatentItem(latent), vision]
+            latent = self.runtime.encode_image(torch.from_numpy(inputs.vae), None)
+            picture = [LatentItem(latent.cpu().float().clone()), vision]
         self.prefix: list[Item] = [actor.text(systems[style]), *picture, actor.text(question)]
         self.no_image: list[Item] = [self.prefix[0], self.prefix[-1]]
         self.rollouts = [Rollout() for _ in range(self.options.group)]
@@ -180,14 +185,15 @@ class _GroupUnderWay:
 
     def _capacity(self, vision: VisionItem) -> int:
         actor, prompts = self.actor, self.actor.parts.prompts
-        config = self.runtime.config
-        between = [vision, *map(actor.text, (prompts.reflection, prompts.depth,
-                                             prompts.segmentation, ANSWER_START))]
-        per_turn = self.options.max_turn_tokens + MARKERS + sum(
-            piece_of(item, config).tokens for item in between)
-        fixed = sum(piece_of(item, config).tokens for item in self.prefix)
-        drawn = self.grid[0] * self.grid[1] + MARKERS
-        return fixed + max(2, self.options.max_turns) * per_turn + drawn
+        texts = list(map(actor.text, (prompts.reflection, prompts.depth, prompts.segmentation,
+                                      ANSWER_START)))
+        maps, turns = self.options.most_maps, self.options.most_turns
+        drawn = self.grid[0] * self.grid[1] + MARKERS if maps else 0
+        return (self._tokens(self.prefix) + turns * (self.options.max_turn_tokens + MARKERS)
+                + max(1, maps) * self._tokens(texts) + maps * self._tokens([vision]) + drawn)
+
+    def _tokens(self, items: Sequence[Item]) -> int:
+        return sum(piece_of(item, self.runtime.config).tokens for item in items)
 
     def _read(self, row: int, item: Item) -> None:
         if isinstance(item, TextItem):
@@ -209,20 +215,28 @@ class _GroupUnderWay:
         return self.rollouts[row - self.rows[0]]
 
     def look(self, active: Sequence[int], starts: Mapping[int, Cursor]) -> list[int]:
-        """Draw what the last turns of those of our rows that are active ask for, all at once;
-        returns the rows that go on."""
+        """Draw what the last turns of those of our rows that are active ask for, as many maps at
+        once as there are rows for; returns the rows that go on."""
         calls = {row: call for row in active if row in self.rows
                  if (call := self._call(row)) is not None}
         twins = self._twins(list(calls))
-        for row in twins:
-            turn, end = self._rollout(row).turns[-1], self.actor.parts.codec.end
-            close_turn(self.session, row, [end] if turn.ended else [*turn.ids[-1:], end])
-            self._read_branches(row, starts[row], [self.actor.text(calls[row].rest)],
-                                [*self.no_image, *self._rollout(row).items])
-        drawn = self._draw({row: calls[row].kind for row in twins})
-        for (row, others), found in zip(twins.items(), drawn):
-            self._show(row, others, found)
+        rows, size = list(twins), self.options.drawn_together
+        noise = self._noise(len(rows))
+        for first in range(0, len(rows), size):
+            part = rows[first:first + size]
+            for place, row in enumerate(part):
+                self._close(row)
+                self._read_branches(self._branches(row, place), starts[row],
+                                    [self.actor.text(calls[row].rest)],
+                                    [*self.no_image, *self._rollout(row).items])
+            drawn = self._draw({row: calls[row].kind for row in part}, noise[first:first + size])
+            for row, found in zip(part, drawn):
+                self._show(row, twins[row], found)
         return list(calls)
+
+    def _close(self, row: int) -> None:
+        turn, end = self._rollout(row).turns[-1], self.actor.parts.codec.end
+        close_turn(self.session, row, [end] if turn.ended else [*turn.ids[-1:], end])
 
     def _call(self, row: int) -> ToolCall | None:
         text = self._rollout(row).turns[-1].text
@@ -255,8 +269,8 @@ class _GroupUnderWay:
             start = self.session.cursor(row)
             asked = self.actor.text(prompt)
             self._read(row, asked)
-            self._read_branches(row, start, [], [*self.no_image, asked])
-            drawn = self._draw({row: kind})[0]
+            self._read_branches(self._branches(row, 0), start, [], [*self.no_image, asked])
+            drawn = self._draw({row: kind}, self._noise(1))[0]
             self._read(row, self.actor.shown(drawn))
             self.prefix += [asked, self.actor.shown(drawn)]
             self.no_image += [asked, self.actor.shown(drawn)]
@@ -266,14 +280,16 @@ class _GroupUnderWay:
         self._read(row, answer)
         self.prefix.append(answer)
 
-    def _branches(self, row: int) -> tuple[int, int, int]:
-        """The rows of a rollout: everything, without the last text, without the picture."""
-        return row, self.all_rows + row, 2 * self.all_rows + row
+    def _branches(self, row: int, place: int) -> tuple[int, int, int]:
+        """The rows of the map that is drawn at a place: everything, without the last text,
+        without the picture."""
+        text_row = self.all_rows + place
+        return row, text_row, text_row + self.options.drawn_together
 
-    def _read_branches(self, row: int, start: Cursor, no_text: Sequence[Item],
-                       no_image: Sequence[Item]) -> None:
+    def _read_branches(self, branches: tuple[int, int, int], start: Cursor,
+                       no_text: Sequence[Item], no_image: Sequence[Item]) -> None:
         """Read what guidance compares with, if it does."""
-        _, text_row, image_row = self._branches(row)
+        row, text_row, image_row = branches
         if self.draw_options.guides_text:
             self.session.share(row, text_row)
             self.session.rewind(text_row, start)
@@ -284,15 +300,17 @@ class _GroupUnderWay:
             for item in no_image:
                 self._read(image_row, item)
 
-    def _draw(self, kinds: Mapping[int, str]) -> list[Map]:
-        """One map behind every given row."""
-        if not kinds:
-            return []
-        rows, columns = self.grid
-        noise = torch.randn(1 if self.options.common_noise else len(kinds), rows * columns,
-                            self.actor.maker.token_size, generator=self.generator)
+    def _noise(self, maps: int) -> Tensor:
+        """What maps start from, ``[maps, N, P]``."""
+        starts = min(maps, 1) if self.options.common_noise else maps
+        noise = torch.randn(starts, self.grid[0] * self.grid[1], self.actor.maker.token_size,
+                            generator=self.generator)
+        return noise.expand(maps, -1, -1)
+
+    def _draw(self, kinds: Mapping[int, str], noise: Tensor) -> list[Map]:
+        """One map behind every given row, from noise ``[maps, N, P]``."""
         tokens = draw_together(self.runtime, self.session, self.draw_options,
-                               [self._branches(row) for row in kinds],
-                               noise.expand(len(kinds), -1, -1), self.grid)
+                               [self._branches(row, place) for place, row in enumerate(kinds)],
+                               noise, self.grid)
         return [self.actor.maker.finish(kind, drawn, self.grid, self.rgb)
                 for kind, drawn in zip(kinds.values(), tokens)]

@@ -10,7 +10,7 @@ import torch
 
 from cooper_ros.errors import BadCheckpoint, BadData
 from cooper_ros.runtime.files import room
-from cooper_ros.training.shards import REMEDY, averaged_weights, newest_shards
+from cooper_ros.training.shards import REMEDY, averaged_weights, bytes_of, newest_shards
 
 NAME = 'checkpoint.pt'
 
@@ -25,7 +25,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f'{NAME}.part'
     try:
-        with room(folder, _size(state), NAME, REMEDY):
+        with room(folder, bytes_of(state), NAME, REMEDY):
             with open(temporary, 'wb') as file:
                 torch.save(state, file)
                 file.flush()
@@ -36,14 +36,6 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
                       remedy=REMEDY) from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _size(state: Any) -> int:
-    """Bytes of all tensors."""
-    if isinstance(state, torch.Tensor):
-        return state.nbytes
-    parts = state.values() if isinstance(state, dict) else state
-    return sum(map(_size, parts)) if isinstance(state, (dict, list)) else 0
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:

@@ -79,10 +79,16 @@ def run_stage(stage: str, config: Path, steps: int = 0, export: str = '',
             tqdm.write(f'{device.type}, computing in {spoken(device, settings.optim.bfloat16)}',
                        file=sys.stderr)
         trainer.run(steps or None)
-        weights = trainer.ema.full_state(task.module) if export else {}
+        weights = trainer.ema.full_state(task.module, _rounded(settings)) if export else {}
         if export and is_first():
             task.export(Path(export), weights)
         wait_for_all()
+
+
+def _rounded(settings: TrainSettings) -> torch.dtype | None:
+    """What shards are rounded to for an export, which holds bfloat16; not if the way back to the
+    start is still to be gone."""
+    return torch.bfloat16 if settings.task.get('learned', 1) == 1 else None
 
 
 def _command(stage: str) -> Callable[..., None]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from cooper_ros.errors import BadOption
-from cooper_ros.imaging.resize import ImageTransform, encoder_inputs
+from cooper_ros.imaging.resize import ImageTransform
 from cooper_ros.model.packing import Item, LatentItem, TextItem, VisionItem
 from cooper_ros.training.datasets.catalogue import COOPER, KINDS, draw_kind
 from cooper_ros.training.datasets.cooper_set import TalkSet
@@ -53,8 +53,8 @@ class CorpusOptions:
         freeze: name prefixes of weights that do not train; published: the vision tower.
         recompute: trade time for memory.
         valid: samples of every set that are held out of training, its last ones.
-        preview: draw the first held-out sample of every drawing set at each validation.
-        drawing: drawing settings of previews.
+        preview: draw or answer the last held-out sample of every set at each validation.
+        drawing: settings of previews.
     """
 
     sets: Mapping[str, SetOptions]
@@ -164,10 +164,9 @@ class ItemMaker:
             if entry.text is not None:
                 items.append(self.text(entry.text, entry.need_loss))
             elif entry.image is not None:
-                vae, vit = self.rules
-                inputs = encoder_inputs(entry.image, vae, vit)
-                items += [self.latent(inputs.vae, noise)] if latents else []
-                items.append(VisionItem(torch.from_numpy(inputs.vit)))
+                vae, vit = self.rules  # each of the picture as it is (section 5.2)
+                items += [self.latent(vae(entry.image), noise)] if latents else []
+                items.append(VisionItem(torch.from_numpy(vit(entry.image))))
         return items
 
     def _shown(self, sample: TalkSample) -> list[tuple[Any, bool]]:

@@ -7,6 +7,7 @@ draw, the interleaved conversations teach to reason.
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from pathlib import Path
 from typing import Mapping, Sequence
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
+from cooper_ros.engine.events import Answer
 from cooper_ros.model.packing import IGNORED, Item, PackedBatch, pack
 from cooper_ros.model.training_forward import forward_train
 from cooper_ros.training.corpus_items import Corpus, ItemMaker, corpus_options
@@ -25,8 +27,11 @@ from cooper_ros.training.datasets.draw import DEPTH, DrawSet
 from cooper_ros.training.datasets.find import scenes_of
 from cooper_ros.training.datasets.stream import Batches, Draw, Source
 from cooper_ros.training.policy import open_policy
+from cooper_ros.training.precision import mixed
+from cooper_ros.training.previews import answer_sheet
 from cooper_ros.training.processes import mean_over_processes, share_of, training_device
 from cooper_ros.training.settings import TrainSettings
+from cooper_ros.training.sharding import is_sharded
 from cooper_ros.training.task import sample_generators
 
 
@@ -69,9 +74,11 @@ class CorpusTask:
         scores: dict[str, float] = {}
         for corpus in self.corpora:
             first = len(corpus.rows) - _held(len(corpus.rows), self.options.valid)
-            values = [self._valid_losses(corpus, index)
-                      for index in range(first, len(corpus.rows))
-                      if corpus.tokens(index) <= self.options.max_tokens]
+            with mixed(self.parts.runtime.device, self.settings.optim.bfloat16,
+                       sharded=is_sharded(self.module)):
+                values = [self._valid_losses(corpus, index)
+                          for index in range(first, len(corpus.rows))
+                          if corpus.tokens(index) <= self.options.max_tokens]
             for name in ('ce', 'mse') if values else ():
                 scores[f'valid_{name}_{corpus.name}'] = float(np.mean([v[name] for v in values]))
         return scores, self._previews() if self.options.preview else {}
@@ -121,14 +128,32 @@ class CorpusTask:
         engine = CooperEngine(self.parts, CooperConfig().replaced(**self.options.drawing))
         pictures = {}
         for corpus in self.corpora:
-            if isinstance(corpus.rows, DrawSet):
-                sample = corpus.rows.sample(len(corpus.rows) - 1)
-                rgb, target = to_uint8(sample.vae), to_uint8(sample.target)
-                drawn = (np.repeat((engine.estimate_depth(rgb).relative * 255).astype(np.uint8)
-                                   [..., None], 3, 2) if sample.kind == DEPTH
-                         else engine.segment(rgb).rgb)
-                pictures[corpus.name] = np.concatenate([rgb, drawn, target], axis=1)
+            made = (_drawn(engine, corpus.rows) if isinstance(corpus.rows, DrawSet) else
+                    _answered(engine, corpus.rows))
+            pictures |= {} if made is None else {corpus.name: made}
         return pictures
+
+
+def _drawn(engine: CooperEngine, rows: DrawSet) -> np.ndarray:
+    """Picture, drawn map and true one of the last row."""
+    sample = rows.sample(len(rows) - 1)
+    rgb, target = to_uint8(sample.vae), to_uint8(sample.target)
+    drawn = (np.repeat((engine.estimate_depth(rgb).relative * 255).astype(np.uint8)
+                       [..., None], 3, 2) if sample.kind == DEPTH else engine.segment(rgb).rgb)
+    return np.concatenate([rgb, drawn, target], axis=1)
+
+
+def _answered(engine: CooperEngine, rows: TalkSet) -> np.ndarray | None:
+    """The question of the last row as it is answered now, on a sheet; None where nothing is."""
+    items = rows.sample(len(rows) - 1).items
+    asked = list(itertools.takewhile(lambda item: not item.need_loss, items))
+    images = [item.image for item in asked if item.image is not None]
+    question = '\n'.join(item.text for item in asked if item.text is not None)
+    truth = ' '.join(item.text for item in items[-1:] if item.text is not None)
+    if not images:
+        return None
+    *_, end = engine.ask(images, question)
+    return answer_sheet(images[-1], question, truth, end) if isinstance(end, Answer) else None
 
 
 def counted(batch: PackedBatch) -> tuple[int, int]:

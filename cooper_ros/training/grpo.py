@@ -20,7 +20,7 @@ from cooper_ros.model.network import Cooper
 from cooper_ros.model.packing import PackedBatch
 from cooper_ros.model.training_forward import forward_train
 from cooper_ros.training.rollouts import Group, Rollout
-from cooper_ros.training.tree import Tree, pack_trees, tree_attention
+from cooper_ros.training.tree import Tree, pack_tree, tree_attention
 
 CHUNK = 1024  # rows of logits that exist at the same time
 
@@ -53,8 +53,7 @@ def score_group(network: Cooper, group: Group, specials: SpecialTokens, vocabula
         recompute: trade time for memory.
     """
     tree = Tree(group.prefix, tuple(tuple(rollout.items) for rollout in group.rollouts))
-    batch, branch = pack_trees([tree], network.config, specials,
-                               generator=torch.Generator().manual_seed(0))
+    batch, branch = pack_tree(tree, network.config, specials, torch.Generator().manual_seed(0))
     device = network.vae2llm.weight.device
     rows, labels, owner = _scored_rows(batch, group.rollouts)
     batch = _without_losses(batch).to(device)
@@ -66,6 +65,16 @@ def score_group(network: Cooper, group: Group, specials: SpecialTokens, vocabula
                                   labels.to(device).split(CHUNK))]
     log_probs, entropy = (torch.cat(column) for column in zip(*parts))
     return Scored(log_probs, entropy.detach(), owner.to(device))
+
+
+def log_prob_gap(scored: Scored, group: Group) -> Tensor:
+    """How far log-probabilities are from those at sampling time, in nats, on average.
+
+    Sampler and learner may compute in different number types: what differs is no policy's.
+    """
+    sampled = [value for rollout in group.rollouts for turn in rollout.turns
+               for value in turn.log_probs]
+    return (scored.log_probs.detach() - scored.log_probs.new_tensor(sampled)).abs().mean()
 
 
 def _log_probs(network: Cooper, hidden: Tensor, ids: Tensor, vocabulary: int,
@@ -104,7 +113,8 @@ def grpo_loss(scored: Scored, advantages: Tensor, epsilon: float = 0.2,
     Args:
         scored: of one group.
         advantages: ``[G]``, one per rollout.
-        epsilon: how far the ratio counts.
+        epsilon: how far the ratio counts. Nothing is clipped while ``old`` is None, as in a run,
+            which makes one update per batch of rollouts.
         old: log-probabilities ``[T]`` at sampling time; None while the policy is the one that
             sampled, where the ratio is 1 and only its gradient matters.
         length: what the sum over the tokens of a rollout is divided by; None for their number, as

@@ -1,9 +1,10 @@
 """Stage ``grpo``: sampled answers, the cooperative reward, policy updates (reference section 11).
 
-The network that samples is the network that trains: no second copy, no transfer. Gradients are
-taken group by group inside :meth:`GrpoTask.loss`, so that the activations of one group exist at a
-time; what the loop gets back is the value alone. Written here rather than
-on trl's GRPOTrainer because that one scores a single text per rollout, not text between pictures.
+The network that samples is the network that trains; where that is in shards, or computes in
+bfloat16 on a GPU, it is a copy that lives for the rollouts of a step. Gradients are taken group by
+group inside :meth:`GrpoTask.loss`, so that the activations of one group exist at a time; what the
+loop gets back is the value alone. Written here rather than on trl's GRPOTrainer because that one
+scores a single text per rollout, not text between pictures.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -25,17 +26,23 @@ from cooper_ros.engine.events import Answer, DepthMap
 from cooper_ros.engine.settings import draw_options
 from cooper_ros.errors import BadOption
 from cooper_ros.evaluation.judge import Claim
-from cooper_ros.imaging.sheet import Panel, Passage, sheet
 from cooper_ros.scenes.questions import CATEGORIES
 from cooper_ros.training.actor import Actor
 from cooper_ros.training.checker import Checker, JudgeChecker, make_checker
 from cooper_ros.training.data import frame_store
 from cooper_ros.training.datasets.cooper_set import RlSet
 from cooper_ros.training.datasets.samples import RlSample
-from cooper_ros.training.grpo import grpo_loss, score_group
+from cooper_ros.training.grpo import grpo_loss, log_prob_gap, score_group
 from cooper_ros.training.policy import freeze_generation, open_policy
+from cooper_ros.training.previews import answer_sheet
 from cooper_ros.training.processes import mean_over_processes, training_device
-from cooper_ros.training.questions import Questions, SceneQuestions, Span, with_flags
+from cooper_ros.training.questions import (
+    Chosen,
+    Questions,
+    SceneQuestions,
+    hold_out,
+    with_flags,
+)
 from cooper_ros.training.reward_function import Reward
 from cooper_ros.training.rewards import (
     RewardGroup,
@@ -71,7 +78,8 @@ class GrpoOptions:
         flags: file of ``cooper data flags``; empty for the flags of the questions.
         categories: which questions about scenes are asked, in training and validation; empty for
             all. Groups that always succeed, or never, teach nothing.
-        epsilon: clipping range of the ratio.
+        epsilon: clipping range of the ratio. Nothing is clipped: with one update per batch of
+            rollouts the ratio is 1 when its gradient is taken.
         unbiased: follow the gradient of the expected reward itself (Liu et al. 2025,
             arXiv 2503.20783): gains are not divided by the spread of their group, nor sums over
             words by their number. Published: off.
@@ -81,7 +89,10 @@ class GrpoOptions:
         freeze_gen: leave the generation expert and its adapters as they are. The reward reaches
             them only through the picture they read, and what they draw gets worse; published: off.
         recompute: trade time for memory.
-        valid_questions: questions of a validation; of a file, its last ones, which do not train.
+        learned_together: rollouts of a group whose activations exist at a time, 0 for all; each
+            such part reads the prefix once more. The gradient does not depend on it.
+        valid_questions: questions of a validation; of a file, its last ones. These do not train,
+            and neither do others about their pictures, where the set can spare them.
     """
 
     rollout: Mapping[str, Any] = field(default_factory=dict)
@@ -98,13 +109,18 @@ class GrpoOptions:
     freeze: tuple[str, ...] = ()
     freeze_gen: bool = False
     recompute: bool = False
+    learned_together: int = 0
     valid_questions: int = 32
 
     def __post_init__(self) -> None:
         check_ranges(self, (
             ('learned', 0 < self.learned <= 1, '0 < learned <= 1'),
             ('epsilon', 0 < self.epsilon < math.inf, '> 0'),
+            ('learned_together', self.learned_together >= 0, '>= 0'),
             ('valid_questions', self.valid_questions >= 0, '>= 0')), 'task')
+        for name in sorted({'sample_posterior', 'time_budget_s'} & set(self.drawing)):
+            raise BadOption(f'task.drawing.{name} cannot be set', value=self.drawing[name],
+                            limit='rollouts read the mean of the autoencoder, and end by tokens')
         for name in self.categories:
             if name not in CATEGORIES:
                 raise BadOption('unknown category', value=name, limit=', '.join(CATEGORIES))
@@ -152,8 +168,7 @@ class GrpoTask:
         terms = self._rewards(rows, groups)
         judged = _judged(self.checker)
         self.module.train()
-        value, entropy = self._learn(groups, terms)
-        return {'loss': value, 'entropy': entropy, **_statistics(groups, terms), **judged}
+        return {**self._learn(groups, terms), **_statistics(groups, terms), **judged}
 
     def validate(self) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Greedy accuracy and maps per question; the first question as a sheet."""
@@ -168,7 +183,7 @@ class GrpoTask:
             claims.append(Claim(row.question, row.answer, answer.reasoning[-1] if answer else ''))
             maps += len(answer.maps) if answer else 0
             if answer and not pictures:
-                pictures = {'rollout': _sheet(row, answer)}
+                pictures = {'rollout': answer_sheet(row.image, row.question, row.answer, answer)}
         right = self.checker.scores(claims)
         count = max(1, len(right))
         return {'valid_accuracy': sum(right) / count, 'valid_maps': maps / count}, pictures
@@ -189,29 +204,46 @@ class GrpoTask:
                 for number, (row, group) in enumerate(zip(rows, groups))]
 
     def _learn(self, groups: Sequence[Group], terms: Sequence[Sequence[Terms]]
-               ) -> tuple[Tensor, Tensor]:
-        """Backward passes of all groups with a signal; mean loss and entropy, detached."""
+               ) -> dict[str, Tensor]:
+        """Backward passes of all groups with a signal; means over them, detached."""
         total = len(groups) * self.rollout.group
-        loss, entropies = torch.zeros(()), list[float]()
+        loss, seen = torch.zeros(()), [torch.zeros(2)]
         for group, rewards in zip(groups, terms):
             gain = advantages([sum(entry.values()) for entry in rewards],
                               not self.options.unbiased)
             if not any(gain) and not is_sharded(self.module):
                 continue  # all members did equally well: nothing to learn
-            found = self.module(partial(self._pass, group, torch.tensor(gain)))
-            (found['loss'] / total).backward()
-            loss = loss + found['loss'].detach().cpu() / total
-            entropies += [float(found['entropy'])] if any(gain) else []
-        count = mean_over_processes([len(entropies)])[0]
-        return loss, torch.tensor(sum(entropies) / count)
+            found = torch.stack([self._learn_part(part, torch.tensor(gains), total)
+                                 for part, gains in self._parts(group, gain)]).sum(0)
+            loss = loss + found[0]
+            seen += [found[1:3] / found[3]] if any(gain) else []
+        means = torch.stack(seen).sum(0) / mean_over_processes([len(seen) - 1])[0]
+        return {'loss': loss, 'entropy': means[0], 'log_prob_gap': means[1]}
+
+    def _parts(self, group: Group, gain: Sequence[float]
+               ) -> Iterator[tuple[Group, Sequence[float]]]:
+        """A group cut into what is learned from at a time, as many parts in every process."""
+        size = self.options.learned_together or len(group.rollouts)
+        for first in range(0, len(group.rollouts), size):
+            part = slice(first, first + size)
+            yield replace(group, rollouts=group.rollouts[part]), gain[part]
+
+    def _learn_part(self, part: Group, gain: Tensor, total: int) -> Tensor:
+        """Backward pass; loss, sums of entropy and gap, and the number of tokens ``[4]``."""
+        found = self.module(partial(self._pass, part, gain))
+        loss = found['loss'] / total
+        loss.backward()
+        return torch.stack([loss.detach(), *found['sums']]).cpu()
 
     def _pass(self, group: Group, gain: Tensor) -> dict[str, Tensor]:
         scored = score_group(self.module, group, self.policy.loaded.specials,
                              self.policy.loaded.vocabulary, recompute=self.options.recompute,
                              temperature=self.rollout.temperature)
         length = self.rollout.max_turn_tokens if self.options.unbiased else None
+        tokens = torch.ones_like(scored.entropy)
+        gaps = log_prob_gap(scored, group) * tokens
         return {'loss': grpo_loss(scored, gain, self.options.epsilon, length=length),
-                'entropy': scored.entropy.mean()}
+                'sums': torch.stack([scored.entropy, gaps, tokens]).sum(1)}
 
 
 def grpo_options(values: Mapping[str, Any]) -> GrpoOptions:
@@ -226,13 +258,12 @@ def grpo_options(values: Mapping[str, Any]) -> GrpoOptions:
 def _questions(settings: TrainSettings, options: GrpoOptions) -> tuple[Questions, Questions]:
     """Questions to train on, and others to validate with."""
     if options.questions:
-        rows: Questions = RlSet(Path(options.questions),
+        rows = RlSet(Path(options.questions),
                                 Path(options.images) if options.images else None)
-        held = min(options.valid_questions, len(rows) // 2)
-        train, valid = Span(rows, 0, len(rows) - held), Span(rows, len(rows) - held, len(rows))
+        train, valid = hold_out(rows, rows.pictures(), options.valid_questions)
     else:
         train, valid = (_scenes(settings, options, split) for split in ('train', 'validation'))
-        valid = Span(valid, 0, min(options.valid_questions, len(valid)))
+        valid = Chosen(valid, range(min(options.valid_questions, len(valid))))
     return with_flags(train, Path(options.flags)) if options.flags else train, valid
 
 
@@ -281,10 +312,3 @@ def _judged(checker: Checker) -> dict[str, Tensor]:
     return {'judge_failed': torch.tensor(checker.failed_share)}
 
 
-def _sheet(row: RlSample, answer: Answer) -> np.ndarray:
-    panels = [Panel(row.image, 'picture')]
-    panels += [Panel(drawn.colour if isinstance(drawn, DepthMap) else drawn.rgb, drawn.kind)
-               for drawn in answer.maps]
-    return sheet(panels, [Passage('question', f'{row.question} ({row.answer})'),
-                          *(Passage(f'turn {number}', turn)
-                            for number, turn in enumerate(answer.reasoning, start=1))])

@@ -26,7 +26,8 @@ SHOWN = 8
 # What does not change what is learnt, or is how far: places, pace, and what is shown or exported.
 FREE = ('folder', 'steps', 'threads', 'device', 'parallel', 'shards', 'checkpoint_every',
         'preview_every', 'log_every', 'track', 'data.folder', 'data.valid', 'task.flow_points',
-        'task.learned', 'task.preview', 'task.recompute', 'task.rollout.together')
+        'task.learned', 'task.learned_together', 'task.preview', 'task.recompute',
+        'task.rollout.together', 'task.rollout.maps_together')
 
 
 def keep_settings(folder: Path, settings: TrainSettings) -> None:

@@ -41,7 +41,7 @@ from cooper_ros.training.policy import freeze_understanding, freeze_weights
 from cooper_ros.training.precision import mixed
 from cooper_ros.training.previews import drawing_engine, drawn_maps
 from cooper_ros.training.processes import first_before_others, part_of, training_device
-from cooper_ros.training.recipes import KIND_OF_TOOL, NEEDS, RECIPES, Source
+from cooper_ros.training.recipes import KIND_OF_TOOL, RECIPES, Source
 from cooper_ros.training.settings import TrainSettings
 from cooper_ros.training.sizes import Sizes, check_views
 from cooper_ros.training.starting import (
@@ -59,7 +59,7 @@ from cooper_ros.training.typed import build
 from cooper_ros.training.vae_task import RGB
 from cooper_ros.training.watching import Watch, check_heads
 
-LATENT_RECIPES = ('draw', 'auto', 'maps')
+LATENT_RECIPES = [name for name, kind in RECIPES.items() if kind.latents]
 BALANCE_FRAMES = 32
 PREVIEWS = 2  # validation frames whose maps are drawn
 VALID_LATENTS = 32  # frames; coding pictures is slow on a CPU, and scores come from elsewhere
@@ -162,7 +162,8 @@ class MixedTask:
         usable = self._usable(source, name)
         places = whole_batch(len(usable), recipe.frames, self.settings.seed, step)
         frames = [usable[place] for place in places.tolist()]
-        trees = [RECIPES[name](source, frame, recipe.questions, generator) for frame in frames]
+        trees = [RECIPES[name].tree(source, frame, recipe.questions, generator)
+                 for frame in frames]
         batch, branch = pack_trees(trees, self.config, self.specials, generator=generator,
                                    timestep_shift=options.timestep_shift)
         learn = (lessons(trees, frames, source.store, self.words, self.config)
@@ -282,7 +283,8 @@ class MixedTask:
                 if not self._usable(source, name):
                     raise BadData(f'recipe {name} has no frame it can use',
                                   value=f'data.{split}: {len(source.store)}, data.questions: '
-                                        f'{self.settings.data.questions}', limit=NEEDS.get(name),
+                                        f'{self.settings.data.questions}',
+                                  limit=RECIPES[name].needs,
                                   remedy=f'raise data.questions, data.{split} or only_first of '
                                          'the recipe, or leave it out')
 

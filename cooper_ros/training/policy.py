@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Mapping, Sequence
@@ -14,10 +15,55 @@ from cooper_ros.engine.prompts import Prompts, load_prompts, save_prompts
 from cooper_ros.engine.tokens import TextCodec
 from cooper_ros.errors import BadOption
 from cooper_ros.model.network import Cooper
+from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.checkpoint import LoadedModel, read_model_folder, save_model_folder
 from cooper_ros.runtime.deferred import is_drawing, is_talking
 from cooper_ros.runtime.place import choose_device
 from cooper_ros.runtime.torch_runtime import TorchRuntime
+from cooper_ros.training.sharding import whole_network
+
+
+class PolicyRuntime(TorchRuntime):
+    """A runtime around the network that trains.
+
+    It computes with :func:`~.sharding.whole_network` of it, and with an autoencoder of the same
+    number type.
+    """
+
+    @property
+    def network(self) -> Cooper:
+        """What computes."""
+        return whole_network(self._trained)
+
+    @network.setter
+    def network(self, value: Cooper) -> None:
+        self._trained = value
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type of what computes, and so of caches."""
+        return self.network.vae2llm.weight.dtype
+
+    @dtype.setter
+    def dtype(self, value: torch.dtype) -> None:
+        assert value == self.dtype  # it follows the network
+
+    @property
+    def vae(self) -> AutoEncoder:
+        """The autoencoder; one copy of another number type is kept, for it does not train."""
+        if self.dtype not in self._coders:
+            given = next(iter(self._coders.values()))
+            self._coders[self.dtype] = copy.deepcopy(given).to(self.dtype)
+        return self._coders[self.dtype]
+
+    @vae.setter
+    def vae(self, value: AutoEncoder) -> None:
+        self._coders = {next(value.parameters()).dtype: value}
+
+    def _positions_of(self, grid: tuple[int, int]) -> Tensor:
+        if any(rows.dtype != self.dtype for rows in self._latent_positions.values()):
+            self._latent_positions.clear()
+        return super()._positions_of(grid)
 
 
 @dataclass(frozen=True)
@@ -49,10 +95,10 @@ class Policy:
                                                 clean_up_tokenization_spaces=False))
 
     def parts(self) -> Parts:
-        """An engine's parts around the very network that trains; nothing is copied."""
+        """An engine's parts around the network that trains, see :class:`PolicyRuntime`."""
         loaded = self.loaded
-        runtime = TorchRuntime(loaded.network, loaded.vae, specials=loaded.specials,
-                               vocabulary=loaded.vocabulary)
+        runtime = PolicyRuntime(loaded.network, loaded.vae, specials=loaded.specials,
+                                vocabulary=loaded.vocabulary)
         codec = TextCodec(self.encode, self.decode, loaded.specials.bos, loaded.specials.eos)
         return Parts(runtime, codec, self.prompts, loaded.card)
 

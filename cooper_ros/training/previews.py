@@ -6,8 +6,10 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from cooper_ros.engine.engine import CooperEngine, Parts
+from cooper_ros.engine.events import Answer, DepthMap
 from cooper_ros.engine.tokens import TextCodec
 from cooper_ros.imaging.depth import colourise
+from cooper_ros.imaging.sheet import Panel, Passage, sheet
 from cooper_ros.model.config import SpecialTokens
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
@@ -25,6 +27,16 @@ def drawing_engine(network: Cooper, vae: AutoEncoder, tokenizer: PreTrainedToken
     runtime = TorchRuntime(network, vae, specials=specials, vocabulary=len(tokenizer))
     codec = TextCodec(tokenizer.encode, tokenizer.decode, specials.bos, specials.eos)
     return CooperEngine(Parts(runtime, codec, PROMPTS, card))
+
+
+def answer_sheet(picture: np.ndarray, question: str, truth: str, answer: Answer) -> np.ndarray:
+    """A question with its true answer, and what was thought and drawn: uint8 ``[H, W, 3]``."""
+    panels = [Panel(picture, 'picture')]
+    panels += [Panel(drawn.colour if isinstance(drawn, DepthMap) else drawn.rgb, drawn.kind)
+               for drawn in answer.maps]
+    return sheet(panels, [Passage('question', f'{question} ({truth})'),
+                          *(Passage(f'turn {number}', turn)
+                            for number, turn in enumerate(answer.reasoning, start=1))])
 
 
 def drawn_maps(engine: CooperEngine, store: FrameStore, count: int) -> np.ndarray:

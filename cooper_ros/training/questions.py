@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Mapping, Protocol
+from typing import Any, Mapping, Protocol, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -91,19 +91,38 @@ class Flagged:
 
 
 @dataclass(frozen=True)
-class Span:
-    """Some questions of a list: those from ``first`` up to, not including, ``end``."""
+class Chosen:
+    """Some questions of a list, by their places in it."""
 
     questions: Questions
-    first: int
-    end: int
+    places: Sequence[int]
 
     def __len__(self) -> int:
-        return self.end - self.first
+        return len(self.places)
 
     def sample(self, index: int) -> RlSample:
         """See :class:`Questions`."""
-        return self.questions.sample(self.first + index)
+        return self.questions.sample(self.places[index])
+
+
+def hold_out(questions: Questions, pictures: Sequence[str], count: int) -> tuple[Chosen, Chosen]:
+    """The last ``count`` questions, at most half of them, apart from those to train on.
+
+    Others about their pictures do not train either, unless that would cost more than a quarter.
+
+    Args:
+        questions: all of them.
+        pictures: name of the picture of each.
+        count: how many do not train.
+
+    Returns:
+        questions to train on, and the last ones.
+    """
+    first = len(questions) - min(count, len(questions) // 2)
+    seen = set(pictures[first:])
+    others = [place for place in range(first) if pictures[place] not in seen]
+    return (Chosen(questions, others if len(others) >= 0.75 * first else range(first)),
+            Chosen(questions, range(first, len(questions))))
 
 
 def with_flags(questions: Questions, path: Path) -> Flagged:
@@ -128,8 +147,9 @@ def with_flags(questions: Questions, path: Path) -> Flagged:
 
 def _ids(questions: Questions) -> list[str]:
     """Data ids in order; pictures of files stay unread."""
-    if isinstance(questions, Span):
-        return _ids(questions.questions)[questions.first:questions.end]
+    if isinstance(questions, Chosen):
+        ids = _ids(questions.questions)
+        return [ids[place] for place in questions.places]
     if isinstance(questions, RlSet):
         rows = (questions.lines.row(index) for index in range(len(questions)))
         return [str(row.get('data_id', index)) for index, row in enumerate(rows)]

@@ -4,6 +4,7 @@ The formats are those of inference, one recipe per route of :mod:`cooper_ros.eng
 
 =============  ============================================================================
 ``draw``       [picture: VAE, ViT] then per branch [map prompt] [noised map]*
+``sketch``     [picture: ViT] then per branch [map prompt] [noised map]*
 ``describe``   [picture: ViT] [request] [every object: colour, place, distance]
 ``probe``      [picture: ViT] then per branch [one lookup] [its answer]
 ``auto``       [system] [picture: VAE, ViT] then per branch [question] ([turn] [noised map]
@@ -38,9 +39,6 @@ from cooper_ros.training.tree import Tree
 from cooper_ros.training.vae_task import DEPTH, LABELS, RGB
 
 KIND_OF_TOOL = {'depth': DEPTH, 'segmentation': LABELS}
-NEEDS = {'auto': 'frames with latents, a question with one map and one without',
-         'maps': 'frames with latents and questions', 'direct': 'frames with questions',
-         'text': 'frames with questions', 'probe': 'objects, which frames without questions lack'}
 Question = Mapping[str, Any]
 
 
@@ -66,16 +64,18 @@ class Source:
 
     @functools.cached_property
     def usable(self) -> dict[str, list[int]]:
-        """Frames each recipe can use: those with questions of the kind it needs."""
-        tools = [[len(question['tools']) for question in asked] for asked in self.store.questions]
-        asked = [frame for frame, counts in enumerate(tools) if counts]
-        coded = range(0 if self.cache.latents is None else len(self.cache.latents))
-        known = bool(np.isfinite(self.store.objects).any())
-        return {'draw': list(coded), 'direct': asked,
-                'describe': list(range(len(self.store))), 'text': asked,
-                'probe': list(range(len(self.store) if known else 0)),
-                'maps': [frame for frame in coded if tools[frame]],
-                'auto': [frame for frame in coded if {0, 1} <= set(tools[frame])]}
+        """Frames that each recipe can use."""
+        return {name: recipe.usable(self) for name, recipe in RECIPES.items()}
+
+    @functools.cached_property
+    def asked(self) -> list[int]:
+        """Frames with questions."""
+        return [frame for frame, asked in enumerate(self.store.questions) if asked]
+
+    @property
+    def coded(self) -> list[int]:
+        """Frames with latents."""
+        return list(range(0 if self.cache.latents is None else len(self.cache.latents)))
 
     def text(self, text: str, loss: bool = False) -> TextItem:
         """A text segment."""
@@ -98,10 +98,22 @@ def draw(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
     """Both maps from their prompts (reference section 10.1), ``count`` times: picture and prompt
     are read but once, and every copy meets noise of its own, for noised maps are hidden from
     each other and take up no position."""
+    return Tree(source.picture(frame), _maps_to_draw(source, frame, count))
+
+
+def sketch(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
+    """Both maps from what the vision tower sees alone, from the prefix of ``direct``.
+
+    Shown the picture's latents too, the generation expert copies from them, and what answers are
+    read from learns little. No mode draws like this at inference.
+    """
+    return Tree((source.seen(frame, RGB),), _maps_to_draw(source, frame, count))
+
+
+def _maps_to_draw(source: Source, frame: int, count: int) -> tuple[tuple[Item, ...], ...]:
     prompts = source.prompts
-    return Tree(source.picture(frame), (
-        (source.text(prompts.depth), *(source.drawn(frame, DEPTH),) * count),
-        (source.text(prompts.segmentation), *(source.drawn(frame, LABELS),) * count)))
+    return ((source.text(prompts.depth), *(source.drawn(frame, DEPTH),) * count),
+            (source.text(prompts.segmentation), *(source.drawn(frame, LABELS),) * count))
 
 
 def auto(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
@@ -155,9 +167,58 @@ def probe(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree
         (source.text(question), source.text(answer, loss=True)) for question, answer in asked))
 
 
-RECIPES: dict[str, Callable[[Source, int, int, torch.Generator], Tree]] = {
-    'draw': draw, 'describe': describe, 'probe': probe, 'auto': auto, 'direct': direct,
-    'text': text, 'maps': maps}
+def _coded(source: Source) -> list[int]:
+    return source.coded
+
+
+def _asked(source: Source) -> list[int]:
+    return source.asked
+
+
+def _with_objects(source: Source) -> list[int]:
+    known = bool(np.isfinite(source.store.objects).any())
+    return list(range(len(source.store) if known else 0))
+
+
+def _coded_and_asked(source: Source) -> list[int]:
+    return sorted(set(source.coded) & set(source.asked))
+
+
+def _asked_both_ways(source: Source) -> list[int]:
+    return [frame for frame in source.coded if {0, 1} <= {
+        len(question['tools']) for question in source.store.questions[frame]}]
+
+
+@dataclass(frozen=True)
+class RecipeKind:
+    """One kind of sample. A new one is a function above and an entry below; ``task.recipes`` of a
+    YAML file then knows its name.
+
+    Attributes:
+        tree: makes a sample: source, frame, questions, random numbers -> tree.
+        usable: the frames of a source that it can use.
+        needs: what these have, for the message where there are none.
+        latents: whether it reads or draws latents.
+    """
+
+    tree: Callable[[Source, int, int, torch.Generator], Tree]
+    usable: Callable[[Source], list[int]]
+    needs: str
+    latents: bool = False
+
+
+RECIPES = {
+    'draw': RecipeKind(draw, _coded, 'frames with latents', latents=True),
+    'sketch': RecipeKind(sketch, _coded, 'frames with latents', latents=True),
+    'describe': RecipeKind(describe, lambda source: list(range(len(source.store))), 'frames'),
+    'probe': RecipeKind(probe, _with_objects, 'objects, which frames without questions lack'),
+    'auto': RecipeKind(auto, _asked_both_ways, 'frames with latents, a question with one map and '
+                       'one without', latents=True),
+    'direct': RecipeKind(direct, _asked, 'frames with questions'),
+    'text': RecipeKind(text, _asked, 'frames with questions'),
+    'maps': RecipeKind(maps, _coded_and_asked, 'frames with latents and questions',
+                       latents=True),
+}
 
 
 def boxed(question: Question) -> str:

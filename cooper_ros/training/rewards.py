@@ -12,8 +12,8 @@ import dataclasses
 import math
 import re
 import statistics
-from dataclasses import dataclass
-from typing import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
@@ -46,6 +46,7 @@ class RewardOptions:
             tool turn of every rollout (quirk Q5), and a turn that was cut off can be legal.
         function: a reward function of your own, ``my_reward.py:rewards`` (a path from where the
             command is started) or ``package.module:rewards``; empty for :func:`cooperative`.
+        settings: whatever that function wants to know; it finds it in ``group.options.settings``.
     """
 
     style: str = 'interleaved'
@@ -54,6 +55,7 @@ class RewardOptions:
     threshold: int = 3
     published: bool = False
     function: str = ''
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.style not in STYLES:

@@ -27,6 +27,9 @@ class RolloutOptions:
             make the scored distribution another one than the sampled one.
         together: groups that are written side by side: faster where a pass over few rows is
             mostly overhead, and as many times the cache.
+        maps_together: maps of a group that are drawn side by side, 0 for all that are asked for:
+            each has two more rows of the cache while it is drawn. Which maps come out does not
+            depend on it.
         common_noise: maps of a group start from the same noise, so that what sets its members
             apart is what they wrote; those that have written the same share one map, drawn and
             read once. Published: off.
@@ -38,18 +41,36 @@ class RolloutOptions:
     max_turn_tokens: int = 4096
     temperature: float = 1.0
     together: int = 1
+    maps_together: int = 0
     common_noise: bool = False
 
     def __post_init__(self) -> None:
         if self.style not in STYLES:
             raise BadOption('no such rollout style', value=self.style, limit=', '.join(STYLES))
         for name, least in (('group', 2), ('max_turns', 1), ('max_turn_tokens', 1),
-                            ('together', 1)):
+                            ('together', 1), ('maps_together', 0)):
             if getattr(self, name) < least:
                 raise BadOption(f'{name} is too small', value=getattr(self, name),
                                 limit=f'>= {least}')
         if not self.temperature > 0:
             raise BadOption('temperature must be positive', value=self.temperature, limit='> 0')
+
+    @property
+    def most_turns(self) -> int:
+        """Text turns of a rollout at most."""
+        return self.max_turns if self.style == 'interleaved' else 1
+
+    @property
+    def most_maps(self) -> int:
+        """Maps that a rollout reads at most."""
+        return {'interleaved': self.max_turns - 1, 'text': 0, 'maps': 2}[self.style]
+
+    @property
+    def drawn_together(self) -> int:
+        """Maps that are drawn side by side at most; those of style ``maps`` are the group's."""
+        if self.style == 'maps' or not self.most_maps:
+            return min(1, self.most_maps)
+        return min(self.maps_together or self.group, self.group)
 
 
 @dataclass

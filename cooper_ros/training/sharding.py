@@ -2,13 +2,16 @@
 
 Every decoder and vision layer is a unit whose weights are whole only while it computes; what is
 left of the network is one more. Weights stay float32 and are gathered as such, autocast computes
-in bfloat16, so that a sharded run differs from a plain one by rounding alone.
+in bfloat16, so that a sharded run differs from a plain one by rounding alone. What samples or
+draws has a whole copy for as long as it does.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Iterator
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,8 @@ from torch.distributed.tensor import DTensor
 
 from cooper_ros.errors import BadOption
 from cooper_ros.model.network import Cooper
+from cooper_ros.runtime.weights import assign
+from cooper_ros.training.precision import sampled_in
 from cooper_ros.training.processes import place
 
 
@@ -43,7 +48,7 @@ def shard_network(network: nn.Module, device: torch.device, shards: int = 0) -> 
         fully_shard(layer, mesh=mesh)
     fully_shard(network, mesh=mesh)
     network(lambda: None)  # tells the layers whose parts they are
-    network.reshard()  # a root stays whole after a pass, until its backward pass
+    reshard(network)
 
 
 def _mesh(device: torch.device, shards: int) -> DeviceMesh:
@@ -63,19 +68,67 @@ def is_sharded(module: nn.Module) -> bool:
     return isinstance(module, FSDPModule)
 
 
+def reshard(module: nn.Module) -> None:
+    """Cut what a root keeps whole after a pass, until its backward pass, if there is one."""
+    if isinstance(module, FSDPModule):
+        module.reshard()
+
+
+@dataclass
+class _Gathering:
+    """What :func:`gathered` lets one have, and has once it was asked for."""
+
+    dtype: torch.dtype
+    network: Cooper | None = None
+
+
+_gatherings: WeakKeyDictionary[nn.Module, _Gathering] = WeakKeyDictionary()
+
+
 @contextmanager
-def gathered(module: nn.Module) -> Iterator[None]:
-    """Hold all weights whole, so that passes of any number and order need no other process."""
-    units = [unit for unit in module.modules() if isinstance(unit, FSDPModule)]
-    for unit in units:
-        unit.set_reshard_after_forward(False, recurse=False)
-        unit.unshard()
+def gathered(module: nn.Module, dtype: torch.dtype | None = None) -> Iterator[None]:
+    """Let :func:`whole_network` have all weights, until the end.
+
+    Nothing is copied before it is asked for: losses are computed with shards.
+
+    Args:
+        module: what trains.
+        dtype: of the weights; None for what training around the call samples in.
+    """
+    device = next(module.parameters()).device
+    _gatherings[module] = _Gathering(dtype or sampled_in(device))
     try:
         yield
     finally:
-        for unit in units:
-            unit.set_reshard_after_forward(unit is not module, recurse=False)
-            unit.reshard()
+        held = _gatherings.pop(module)
+        if held.network is not None:
+            held.network.to_empty(device='meta')  # now, not when the last session is collected
+        reshard(module)
+
+
+def whole_network(network: Cooper) -> Cooper:
+    """A network whose passes, of any number and order, need no other process.
+
+    It is the network itself where that is whole and of the number type that :func:`gathered`
+    names; else a copy, made when it is first asked for, by all processes together.
+    """
+    held = _gatherings.get(network)
+    if held is None:
+        return network
+    if is_sharded(network) or network.vae2llm.weight.dtype != held.dtype:
+        held.network = held.network or _copied(network, held.dtype)
+    return held.network or network
+
+
+def _copied(network: Cooper, dtype: torch.dtype) -> Cooper:
+    """Tensor by tensor, each rounded before it travels: no second copy in float32 anywhere."""
+    reshard(network)
+    with torch.inference_mode(False), torch.no_grad():
+        with torch.device('meta'):
+            copy = Cooper(network.config)
+        for name, value in network.state_dict().items():
+            assign(copy, name, whole(value.to(dtype)))
+    return copy.requires_grad_(False).eval()
 
 
 def local(value: Tensor) -> Tensor:

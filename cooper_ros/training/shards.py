@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from cooper_ros.errors import BadCheckpoint, BadData, CooperError, OutOfDisk
 from cooper_ros.runtime.files import room
-from cooper_ros.training.processes import is_first, wait_for_all
+from cooper_ros.training.processes import from_first, is_first, wait_for_all
+from cooper_ros.training.sharding import local
 
 PATTERN = 'checkpoint_[0-9]*'
 PART = 'checkpoint.part'
@@ -35,17 +36,22 @@ def save_shards(folder: Path, module: nn.Module, optimiser: torch.optim.Optimize
                 averages: dict[str, Tensor], step: int) -> None:
     """Write everything needed to go on; all processes call this together.
 
+    The previous checkpoint goes when the new one is complete: there must be room for both.
+
     Raises:
-        OutOfDisk: the disk is full; the previous checkpoint is untouched.
+        OutOfDisk: there is no room, which is seen before a byte is written, or the disk fills up
+            meanwhile; the previous checkpoint is untouched.
         BadData: it is not writable; likewise.
     """
     if is_first():
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder / PART, ignore_errors=True)
     wait_for_all()
+    state = _state(module, optimiser, averages, step)
+    _check_room(folder, state)
     try:
         with room(folder, 0, PART, REMEDY):  # 0: all go on, or they wait for one that does not
-            _save(_state(module, optimiser, averages, step), folder / PART)
+            _save(state, folder / PART)
     except (OutOfDisk, OSError, RuntimeError, dcp.api.CheckpointException) as error:
         if is_first():
             shutil.rmtree(folder / PART, ignore_errors=True)
@@ -56,6 +62,38 @@ def save_shards(folder: Path, module: nn.Module, optimiser: torch.optim.Optimize
         for path in old:
             shutil.rmtree(path, ignore_errors=True)
     wait_for_all()
+
+
+def _check_room(folder: Path, state: dict[str, Any]) -> None:
+    """Refuse what cannot fit. The first process looks, and all take its word: one that stopped
+    alone would keep the others waiting.
+
+    Raises:
+        OutOfDisk: naming the bytes needed and free.
+    """
+    needed, free = map(int, from_first(
+        f'{bytes_of(state)} {shutil.disk_usage(folder).free}').split())
+    if free < needed:
+        raise OutOfDisk('no room on disk for the checkpoint', value=f'{needed:,} bytes needed',
+                        limit=f'{free:,} bytes free in {folder}', remedy=REMEDY)
+
+
+def bytes_of(state: Any) -> int:
+    """Bytes of all tensors in plain containers, those that share memory counted once; shards
+    count as the whole tensor."""
+    return sum({_memory(tensor): tensor.nbytes for tensor in _tensors(state)}.values())
+
+
+def _memory(tensor: Tensor) -> tuple[Any, ...]:
+    return local(tensor).data_ptr(), tensor.shape, tensor.stride()
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, (dict, list)):
+        for part in state.values() if isinstance(state, dict) else state:
+            yield from _tensors(part)
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
@@ -80,29 +118,34 @@ def load_shards(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer,
                 averages: dict[str, Tensor]) -> int:
     """Put a checkpoint into a network, an optimiser and averages, sharded in any way or not.
 
+    One that holds no averages, for they were the weights, gives the weights to those wanted now.
+
     Returns:
         the step it was written at.
 
     Raises:
         BadCheckpoint: it is damaged or of another network.
     """
-    state = _state(module, optimiser, averages, 0)
     try:
+        averaged = any(name.startswith('ema.') for name in _stored(path))
+        state = _state(module, optimiser, averages if averaged else {}, 0)
         dcp.load(state, checkpoint_id=path)
-    except (dcp.api.CheckpointException, OSError, RuntimeError, KeyError) as error:
+    except (dcp.api.CheckpointException, Exception) as error:  # that one is no Exception
         raise BadCheckpoint('the training checkpoint does not fit or is damaged',
                             value=f'{path}: {_first_line(error)}',
                             remedy='delete the run folder and start again') from error
     dcp_state.set_model_state_dict(module, state['model'])
     dcp_state.set_optimizer_state_dict(module, optimiser, state['optimiser'])
+    for name, value in {} if averaged else module.named_parameters():
+        if name in averages:
+            averages[name].copy_(value.detach())
     return int(state['step'])
 
 
 def averaged_weights(path: Path) -> dict[str, Tensor]:
     """Averaged weights of a sharded checkpoint, whole, the untrained ones as they are."""
-    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     empty: dict[str, Any] = {name: torch.empty(entry.size, dtype=entry.properties.dtype)
-                             for name, entry in stored.items()
+                             for name, entry in _stored(path).items()
                              if isinstance(entry, TensorStorageMetadata)
                              and name.split('.')[0] in ('model', 'ema')}
     dcp.load(empty, checkpoint_id=path, no_dist=True)
@@ -113,11 +156,16 @@ def averaged_weights(path: Path) -> dict[str, Tensor]:
     return found
 
 
+def _stored(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of every tensor it holds."""
+    return dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+
+
 def _state(module: nn.Module, optimiser: torch.optim.Optimizer, averages: dict[str, Tensor],
            step: int) -> dict[str, Any]:
     return {'model': dcp_state.get_model_state_dict(module),
             'optimiser': dcp_state.get_optimizer_state_dict(module, optimiser),
-            'ema': averages, 'step': torch.tensor(step)}
+            **({'ema': averages} if averages else {}), 'step': torch.tensor(step)}
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from cooper_ros.training.ema import Ema
 from cooper_ros.training.kept_settings import keep_settings
 from cooper_ros.training.logs import RunLog, open_log
 from cooper_ros.training.optimiser import make_optimiser
-from cooper_ros.training.precision import mixed
+from cooper_ros.training.precision import mixed, sampled_in
 from cooper_ros.training.processes import (
     average_gradients,
     is_first,
@@ -130,7 +130,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group['lr'] = rate
         self.task.module.train()
-        with mixed(self.device, settings.optim.bfloat16):
+        with mixed(self.device, settings.optim.bfloat16, sharded=is_sharded(self.task.module)):
             losses = self.task.loss(self.step, step_generator(settings.seed, self.step))
         if losses['loss'].requires_grad:
             losses['loss'].backward()
@@ -160,9 +160,9 @@ class Trainer:
                 'loss grew before: see log.jsonl')
 
     def _validate(self, log: RunLog) -> None:
-        self.task.module.eval()
-        module = self.task.module
-        with torch.no_grad(), self.ema.swapped(module), gathered(module):
+        module = self.task.module.eval()
+        dtype = sampled_in(self.device, self.settings.optim.bfloat16)
+        with torch.no_grad(), self.ema.swapped(module), gathered(module, dtype):
             scores, pictures = self.task.validate()
         log.line(self.step, scores)
         log.pictures(self.step, pictures)

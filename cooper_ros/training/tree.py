@@ -14,13 +14,17 @@ from typing import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from cooper_ros.model.config import ModelConfig, SpecialTokens
-from cooper_ros.model.layout import Piece, rope_positions
+from cooper_ros.model.layout import CAUSAL, NOISE, Layout, Piece, rope_positions
 from cooper_ros.model.mot import Attend
 from cooper_ros.model.network import Cooper
-from cooper_ros.model.packing import Item, PackedBatch, pack_batch, piece_of
+from cooper_ros.model.packing import Item, PackedBatch, pack_batch, pack_unmasked, piece_of
 from cooper_ros.model.training_forward import TrainOutput, forward_train
+
+LARGE = 2**24  # scores of a head; beyond, they do not exist at the same time
+SCORES = 2**22  # of a head that exist at the same time then
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,18 @@ def pack_trees(trees: Sequence[Tree], config: ModelConfig, specials: SpecialToke
     allowed = (branch[None, :] == 0) | (branch[:, None] == branch[None, :])
     positions = torch.stack([_positions(tree, padded, config) for tree in trees])
     return replace(batch, positions=positions, allowed=batch.allowed & allowed), branch
+
+
+def pack_tree(tree: Tree, config: ModelConfig, specials: SpecialTokens,
+              generator: torch.Generator | None = None) -> tuple[PackedBatch, Tensor]:
+    """One tree, as :func:`pack_trees`, but without a mask if it is large."""
+    pieces = [piece_of(item, config) for item in tree.items]
+    branch = _branch_ids(tree, pieces)
+    prefix, *lengths = torch.bincount(branch).tolist()
+    if len(lengths) * max(lengths) * (prefix + max(lengths)) <= LARGE:
+        return pack_trees([tree], config, specials, generator=generator)
+    positions = _positions(tree, pieces, config)
+    return pack_unmasked(tree.items, positions, config, specials, generator), branch
 
 
 def padded_pieces(trees: Sequence[Tree], config: ModelConfig) -> list[Piece]:
@@ -153,13 +169,73 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
     return (shares.flatten(2, 3) @ v).unflatten(2, shape).flatten(1, 2)
 
 
-def tree_attention(batch: PackedBatch, branch: Tensor) -> TreeAttention:
+@dataclass(frozen=True)
+class LongAttention:
+    """Attention of one tree that is too large for :class:`TreeAttention`.
+
+    Every branch is as long as it is, and some rows are mixed at a time: their mask is made of the
+    places of rows and keys, and their scores are made again in the backward pass. The result is
+    that of the dense mask. Plain products, for the reasons :func:`_attention` gives.
+
+    Attributes:
+        parts: rows and the keys they may look at, places ``[R]`` and ``[S]`` in sequence order.
+        reach: last place ``[L]`` that a token may look at in its own split.
+        split: number of the split of every token ``[L]``.
+        noise: bool ``[L]``, tokens that other splits do not look at.
+        compact: where a sequence place lies in compact order ``[L]``.
+        order: sequence places in compact order ``[L]``.
+    """
+
+    parts: tuple[tuple[Tensor, Tensor], ...]
+    reach: Tensor
+    split: Tensor
+    noise: Tensor
+    compact: Tensor
+    order: Tensor
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See :class:`~cooper_ros.model.mot.Attend`."""
+        mixed = [checkpoint(self._mixed, q, k, v, rows, keys, use_reentrant=False,
+                            preserve_rng_state=False) for rows, keys in self.parts]
+        return torch.cat(mixed, dim=2)[:, :, self.order]
+
+    def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Nothing outlives the pass."""
+
+    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, rows: Tensor, keys: Tensor) -> Tensor:
+        own = self.split[rows][:, None] == self.split[keys]
+        allowed = (keys <= self.reach[rows][:, None]) & (own | ~self.noise[keys])  # [R, S]
+        seen = self.compact[keys]
+        return _attention(q[:, :, self.compact[rows]], k[:, :, seen], v[:, :, seen],
+                          allowed[None, None])
+
+
+def _long_attention(layout: Layout, branch: Tensor) -> LongAttention:
+    """Plan :class:`LongAttention`; branches lie one after the other, so rows stay in order."""
+    lengths = torch.tensor(layout.split_lens)
+    split = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    both_ways = torch.tensor([mode != CAUSAL for mode in layout.attn_modes])[split]
+    reach = torch.where(both_ways, lengths.cumsum(0)[split] - 1, torch.arange(len(split)))
+    noise = torch.tensor([mode == NOISE for mode in layout.attn_modes])[split]
+    device, parts = layout.order.device, []
+    for number in range(int(branch.max()) + 1):
+        rows = (branch == number).nonzero()[:, 0]
+        keys = ((branch == number) | (branch == 0)).nonzero()[:, 0]
+        parts += [(some.to(device), keys[keys <= reach[some].max()].to(device))
+                  for some in rows.split(max(1, SCORES // len(keys)))]
+    return LongAttention(tuple(parts), *(one.to(device) for one in (reach, split, noise)),
+                         layout.inverse, layout.order)
+
+
+def tree_attention(batch: PackedBatch, branch: Tensor) -> TreeAttention | LongAttention:
     """Plan the attention of a batch of trees, on the device of the batch.
 
     Args:
-        batch: what :func:`pack_trees` made.
+        batch: what :func:`pack_trees` or :func:`pack_tree` made.
         branch: branch of every token ``[L]`` in sequence order, 0 the prefix, 1 to K in order.
     """
+    if not batch.allowed.numel():
+        return _long_attention(batch.layout, branch)
     compact = batch.layout.inverse  # where a sequence place lies in compact order
     prefix = (branch == 0).nonzero()[:, 0]
     places = [(branch == number).nonzero()[:, 0] for number in range(1, int(branch.max()) + 1)]

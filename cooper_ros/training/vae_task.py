@@ -25,7 +25,7 @@ from cooper_ros.training.ahead import Ahead
 from cooper_ros.training.data import FrameStore, frame_store
 from cooper_ros.training.folder import vae_tensors
 from cooper_ros.training.precision import mixed
-from cooper_ros.training.processes import mean_values, training_device
+from cooper_ros.training.processes import mean_over_processes, mean_values, training_device
 from cooper_ros.training.settings import TrainSettings
 from cooper_ros.training.sizes import vae_sizes
 from cooper_ros.training.starting import take_weights
@@ -203,10 +203,14 @@ def metres_of(depth: Tensor) -> Tensor:
 
 def class_loss(restored: Tensor, classes: Tensor) -> Tensor:
     """How far decoded colours are from saying their class: cross-entropy over squared distances to
-    the palette's colours. Pictures ``[B, 3, H, W]`` in -1..1, classes ``[B, H, W]``; 0 without."""
-    if not bool((classes != IGNORED).any()):
-        return restored.sum() * 0
-    return F.cross_entropy(class_logits(restored), classes, ignore_index=IGNORED)
+    the palette's colours. Pictures ``[B, 3, H, W]`` in -1..1, classes ``[B, H, W]``; 0 without.
+
+    A process may have no segmentation at a step, and others many; as parts of the mean over the
+    pixels of all processes, every pixel counts alike.
+    """
+    pixels = mean_over_processes([float((classes != IGNORED).sum())])[0]
+    return F.cross_entropy(class_logits(restored), classes, ignore_index=IGNORED,
+                           reduction='sum') / pixels
 
 
 def class_logits(restored: Tensor) -> Tensor:

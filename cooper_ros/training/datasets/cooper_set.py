@@ -133,12 +133,19 @@ class RlSet:
                         row.get('flag', 'boundary'),  # as published: no flag, no exploration term
                         row.get('category', ''))
 
-    def _id(self, index: int) -> str:
-        """Data id of a row; empty for what is no row, which is named when it is read."""
+    def pictures(self) -> list[str]:
+        """The name of the picture of every row; empty for what names none."""
+        return [str(self._field(index, 'image', '')) for index in range(len(self))]
+
+    def _field(self, index: int, name: str, default: object) -> object:
+        """A field of a row; empty for what is no row, which is named when it is read."""
         try:
-            return str(self.lines.row(index).get('data_id', index))
+            return self.lines.row(index).get(name, default)
         except BadData:
             return ''
+
+    def _id(self, index: int) -> str:
+        return str(self._field(index, 'data_id', index))
 
     def _picture(self, name: str, where: str) -> Image.Image:
         for root in self.roots:
