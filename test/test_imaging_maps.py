@@ -10,25 +10,26 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
 from cooper_ros.errors import BadCheckpoint, BadData
-from cooper_ros.imaging import depth, segmentation, views
-from cooper_ros.imaging.colours import SPECTRAL_U8
+from cooper_ros.evaluation.alignment import align_least_squares
+from cooper_ros.imaging import depth, depth_sets, segmentation, views
+from cooper_ros.imaging.colours import SPECTRAL_U8, colourise
 from cooper_ros.imaging.resize import ImageTransform
 from cooper_ros.imaging.segmentation import UNLABELED, Label
 from cooper_ros.imaging.sheet import Panel, Passage, sheet, wrapped
 
 
 def test_spectral_ends_middle_and_unknown() -> None:
-    got = depth.colourise(np.array([[0.0, 0.5, 1.0, -3.0, 7.0, np.nan]], np.float32))[0]
+    got = colourise(np.array([[0.0, 0.5, 1.0, -3.0, 7.0, np.nan]], np.float32))[0]
     assert got.tolist() == [[158, 1, 66], [254, 254, 190], [94, 79, 162], [158, 1, 66],
                             [94, 79, 162], [0, 0, 0]]
     assert SPECTRAL_U8.shape == (256, 3)
-    masked = depth.colourise(np.full((1, 2), 0.3), valid=np.array([[1, 0]]))
+    masked = colourise(np.full((1, 2), 0.3), valid=np.array([[1, 0]]))
     assert masked[0, 0].any() and not masked[0, 1].any()
 
 
-@given(st.floats(0, 1), st.sampled_from(sorted(depth.DEPTH_SETS)))
+@given(st.floats(0, 1), st.sampled_from(sorted(depth_sets.DEPTH_SETS)))
 def test_metres_and_relative_are_inverse_within_the_range(relative: float, name: str) -> None:
-    kind = depth.DEPTH_SETS[name]
+    kind = depth_sets.DEPTH_SETS[name]
     metres = depth.metres_from_relative(np.array([relative]), kind.near_m, kind.far_m)
     assert kind.near_m * 0.999 <= metres[0] <= kind.far_m * 1.001
     back = depth.relative_from_metres(metres, kind.near_m, kind.far_m)
@@ -37,19 +38,19 @@ def test_metres_and_relative_are_inverse_within_the_range(relative: float, name:
 
 def test_target_is_linear_clipped_and_grey() -> None:
     raw = np.array([[0, 5000, 10000, 65535]], np.uint16)
-    target = depth.depth_target(raw, 'nyu')
+    target = depth_sets.depth_target(raw, 'nyu')
     assert target.shape == (3, 1, 4) and target.dtype == np.float32
     np.testing.assert_allclose(target[0, 0], [-1, 0, 1, 1], atol=2e-4)
     assert (target == target[:1]).all()
     picture = Image.fromarray(np.full((30, 40), 2000, np.uint16))
-    resized = depth.depth_target(picture, 'nyu', ImageTransform(64, 32, 16))
+    resized = depth_sets.depth_target(picture, 'nyu', ImageTransform(64, 32, 16))
     assert resized.shape == (3, 32, 48)
     np.testing.assert_allclose(resized, (2 - 1e-3) / (10 - 1e-3) * 2 - 1, atol=1e-6)
 
 
 def test_drawn_targets_decode_to_the_depth_they_stand_for() -> None:
     raw = np.linspace(1000, 9000, 24, dtype=np.uint16).reshape(4, 6)
-    relative = depth.relative_from_decoded(depth.depth_target(raw, 'nyu'))
+    relative = depth.relative_from_decoded(depth_sets.depth_target(raw, 'nyu'))
     metres = depth.metres_from_relative(relative, 1e-3, 10.0)
     np.testing.assert_allclose(metres, raw / 1000, atol=1e-5)
 
@@ -61,11 +62,11 @@ def test_pictures_are_truncated_not_rounded() -> None:
 
 def test_unknown_sets_and_wrong_files_are_refused() -> None:
     with pytest.raises(BadData, match='unknown depth data set.*nyu'):
-        depth.depth_target(np.zeros((2, 2), np.uint16), 'mars')
+        depth_sets.depth_target(np.zeros((2, 2), np.uint16), 'mars')
     for wrong in (np.zeros((2, 2), np.float32), np.zeros((2, 2, 3), np.uint8),
                   np.full((2, 2), 70000)):
         with pytest.raises(BadData, match='not a 16-bit depth'):
-            depth.depth_target(wrong, 'nyu', ImageTransform(32, 16, 16))
+            depth_sets.depth_target(wrong, 'nyu', ImageTransform(32, 16, 16))
 
 
 @settings(max_examples=30, deadline=None)
@@ -77,20 +78,20 @@ def test_alignment_recovers_scale_and_shift(scale: float, shift: float, seed: in
     valid = rng.uniform(size=truth.shape) < 0.7
     valid.flat[:2] = True
     truth[~valid] = 1e9
-    fit = depth.align_least_squares(prediction, truth, valid)
+    fit = align_least_squares(prediction, truth, valid)
     assert abs(fit.scale - scale) < 1e-6 and abs(fit.shift - shift) < 1e-6
     np.testing.assert_allclose(fit.apply(prediction)[valid], truth[valid], rtol=1e-4, atol=1e-4)
 
 
 def test_alignment_needs_two_pixels() -> None:
     with pytest.raises(BadData, match='too few valid pixels'):
-        depth.align_least_squares(np.ones((2, 2)), np.ones((2, 2)), np.eye(2) > 1)
+        align_least_squares(np.ones((2, 2)), np.ones((2, 2)), np.eye(2) > 1)
 
 
 def test_kitti_window() -> None:
-    assert depth.kitti_crop_box(1242, 375) == (13, 23, 1229, 375)
+    assert depth_sets.kitti_crop_box(1242, 375) == (13, 23, 1229, 375)
     with pytest.raises(BadData, match='too small.*640x480'):
-        depth.kitti_crop_box(640, 480)
+        depth_sets.kitti_crop_box(640, 480)
 
 
 def room(noise: float = 0.0) -> tuple[np.ndarray, np.ndarray, list[Label]]:

@@ -14,7 +14,7 @@ from test_training_run import exported_vae, mixed_values
 
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.errors import BadOption
-from cooper_ros.imaging.depth import colourise
+from cooper_ros.imaging.colours import colourise
 from cooper_ros.imaging.resize import ImageTransform, normalise
 from cooper_ros.training import own_maps
 from cooper_ros.training.mixed_task import MixedTask

@@ -23,6 +23,7 @@ from cooper_ros.evaluation.conformance_golden import Golden, Part, Rows, guarded
 from cooper_ros.evaluation.conformance_pictures import COLOUR_APART
 from cooper_ros.evaluation.conformance_rows import compare_number, compare_tensor, exact
 from cooper_ros.imaging import depth
+from cooper_ros.imaging.colours import colourise
 from cooper_ros.imaging.resize import encoder_inputs
 from cooper_ros.model.flow import Guidance, schedule
 from cooper_ros.model.tables import time_features
@@ -153,5 +154,5 @@ def _route_rows(golden: Golden, part: Part) -> Rows:
     decoded = golden.runtime.decode_tokens(tokens, grid).numpy()
     relative: np.ndarray = depth.relative_from_decoded(decoded)
     yield part.compare('depth_route.depth', relative)
-    yield part.compare_picture('depth_route.colour_u8', depth.colourise(relative), COLOUR_APART)
+    yield part.compare_picture('depth_route.colour_u8', colourise(relative), COLOUR_APART)
     yield part.compare_picture('segmentation_route.image_u8', depth.picture_from_decoded(decoded))

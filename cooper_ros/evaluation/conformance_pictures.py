@@ -11,6 +11,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from cooper_ros.evaluation.alignment import align_least_squares
 from cooper_ros.evaluation.conformance_golden import Golden, Missing, Part, Rows, guarded
 from cooper_ros.evaluation.conformance_rows import (
     Row,
@@ -20,7 +21,8 @@ from cooper_ros.evaluation.conformance_rows import (
     worst,
 )
 from cooper_ros.evaluation.depth_metrics import depth_metrics, valid_mask
-from cooper_ros.imaging import depth
+from cooper_ros.imaging import depth, depth_sets
+from cooper_ros.imaging.colours import colourise, colourise_float
 from cooper_ros.imaging.resize import ImageTransform, encoder_inputs, normalise, to_rgb
 from cooper_ros.model.patches import interpolated_position_ids, position_ids
 
@@ -168,20 +170,20 @@ def check_depth(golden: Golden) -> Rows:
     yield from guarded('h_depth.align', _alignment_rows(part))
     for (width, height), box in part.value('kitti_crop_wh_to_box'):
         yield exact(f'h_depth.kitti_crop.{width}x{height}',
-                    list(depth.kitti_crop_box(width, height)), box)
+                    list(depth_sets.kitti_crop_box(width, height)), box)
 
 
 def _target_rows(part: Part, name: str, entry: dict[str, Any]) -> Rows:
-    raw, kind = part[f'in.{name}.raw_u16'].numpy().astype(np.uint16), depth.depth_set(name)
+    raw, kind = part[f'in.{name}.raw_u16'].numpy().astype(np.uint16), depth_sets.depth_set(name)
     yield exact(f'h_depth.{name}.constants', [kind.units_per_metre, kind.near_m, kind.far_m],
                 [entry['raw_units_per_metre'], entry['min_depth'], entry['max_depth']])
     picture = Image.fromarray(raw)
     yield exact(f'h_depth.{name}.pil_mode', picture.mode, entry['pil_mode'])
-    yield part.compare(f'{name}.same', depth.depth_target(raw, name)[0])
+    yield part.compare(f'{name}.same', depth_sets.depth_target(raw, name)[0])
     height, width = entry['resized_hw']
     resized = picture.resize((width, height), Image.Resampling.BICUBIC)
-    yield part.compare(f'{name}.resized', depth.depth_target(resized, name)[0])
-    metres = depth.metres_from_raw(raw, name)
+    yield part.compare(f'{name}.resized', depth_sets.depth_target(resized, name)[0])
+    metres = depth_sets.metres_from_raw(raw, name)
     yield part.compare(f'{name}.eval_depth', metres)
     yield part.compare(f'{name}.eval_mask', valid_mask(metres, name, True).astype(np.uint8))
 
@@ -191,22 +193,22 @@ def _decoded_rows(part: Part) -> Rows:
     relative = depth.relative_from_decoded(decoded)
     yield part.compare('depth_map', relative)
     yield part.compare_picture('decoded_image_u8', depth.picture_from_decoded(decoded))
-    yield part.compare_picture('depth_colour_u8_hwc', depth.colourise(relative), COLOUR_APART)
-    masked = depth.colourise_float(relative, *MASKED_RANGE, part['in.valid_mask'].numpy())
+    yield part.compare_picture('depth_colour_u8_hwc', colourise(relative), COLOUR_APART)
+    masked = colourise_float(relative, *MASKED_RANGE, part['in.valid_mask'].numpy())
     yield part.compare('depth_colour_masked_float', masked.transpose(2, 0, 1).copy())
 
 
 def _ramp_rows(part: Part) -> Rows:
     ramp = part['in.ramp'].numpy()  # [2, n]
-    floats = depth.colourise_float(ramp).transpose(2, 0, 1)  # [3, 2, n]
+    floats = colourise_float(ramp).transpose(2, 0, 1)  # [3, 2, n]
     yield part.compare('ramp_colour_float', floats.copy(), 1e-6)
-    yield part.compare('ramp_colour_u8_hwc', depth.colourise(ramp))
+    yield part.compare('ramp_colour_u8_hwc', colourise(ramp))
 
 
 def _alignment_rows(part: Part) -> Rows:
     truth, prediction, valid = (part[f'in.{name}'].numpy()
                                 for name in ('align_gt', 'align_pred', 'valid_mask'))
-    fit = depth.align_least_squares(prediction, truth, valid)
+    fit = align_least_squares(prediction, truth, valid)
     for key, value in dataclasses.asdict(fit).items():
         yield compare_number(f'h_depth.align.{key}', value, part.value('align', key))
     aligned = fit.apply(prediction)

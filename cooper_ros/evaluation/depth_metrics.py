@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from cooper_ros.errors import BadData
-from cooper_ros.imaging.depth import align_least_squares, depth_set
+from cooper_ros.evaluation.alignment import align_least_squares
+from cooper_ros.imaging.depth_sets import depth_set
 
 LEAST_METRES = 1e-6  # predictions are clamped to this before logarithms and inverses
 NYU_EIGEN = (45, 471, 41, 601)  # top, bottom, left, right of the 640x480 picture

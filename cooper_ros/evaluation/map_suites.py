@@ -21,6 +21,7 @@ from tqdm import tqdm
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import DepthMap, SegmentationMap
 from cooper_ros.errors import BadData, BadImage, CooperError
+from cooper_ros.evaluation.alignment import align_least_squares
 from cooper_ros.evaluation.depth_metrics import (
     LEAST_METRES,
     DepthMetrics,
@@ -39,7 +40,7 @@ from cooper_ros.evaluation.map_pairs import (
     without_truth,
 )
 from cooper_ros.imaging.colours import colourise
-from cooper_ros.imaging.depth import align_least_squares, relative_from_metres
+from cooper_ros.imaging.depth import relative_from_metres
 from cooper_ros.imaging.segmentation import UNLABELED
 from cooper_ros.imaging.sheet import Panel, sheet
 

@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from cooper_ros.engine.engine import CooperEngine
-from cooper_ros.imaging.depth import colourise
+from cooper_ros.imaging.colours import colourise
 from cooper_ros.imaging.resize import ImageTransform
 from cooper_ros.training.arrays import begun_array, new_array
 from cooper_ros.training.data import FrameStore

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cooper_ros.imaging.depth import colourise, picture_from_decoded, relative_from_decoded
+from cooper_ros.imaging.colours import colourise
+from cooper_ros.imaging.depth import picture_from_decoded, relative_from_decoded
 from cooper_ros.imaging.resize import ImageTransform, encoder_inputs, normalise
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.scenes.palette import paint

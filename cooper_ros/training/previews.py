@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from cooper_ros.engine.engine import CooperEngine, Parts
 from cooper_ros.engine.events import Answer, DepthMap
 from cooper_ros.engine.tokens import TextCodec
-from cooper_ros.imaging.depth import colourise
+from cooper_ros.imaging.colours import colourise
 from cooper_ros.imaging.sheet import Panel, Passage, sheet
 from cooper_ros.model.config import SpecialTokens
 from cooper_ros.model.network import Cooper

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from cooper_ros.errors import BadData
-from cooper_ros.imaging.depth import depth_set, depth_target, kitti_crop_box
+from cooper_ros.imaging.depth_sets import depth_set, depth_target, kitti_crop_box
 from cooper_ros.imaging.resize import VAE_TRANSFORM, VIT_TRANSFORM, ImageTransform, to_rgb
 from cooper_ros.training.datasets import hdf5
 from cooper_ros.training.datasets.damage import decoding, listed_at
