@@ -8,13 +8,13 @@ train carry our own texts in the same file, and training, evaluation and the nod
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from cooper_ros.errors import BadCheckpoint, BadPrompts
+from cooper_ros.runtime.files import write_whole
 
 FILE_NAME = 'prompts.yaml'
 OFFICIAL_NAMES = {
@@ -86,9 +86,7 @@ def save_prompts(folder: Path | str, prompts: Prompts) -> Path:
     text = HEADER + _dump(values, '|')
     if yaml.safe_load(text) != values:  # block style cannot hold every string; quotes can
         text = HEADER + _dump(values, '"')
-    part = path.with_suffix('.yaml.part')
-    part.write_bytes(text.encode('utf-8'))
-    os.replace(part, path)
+    write_whole(path, text.encode())
     return path
 
 

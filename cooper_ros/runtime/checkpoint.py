@@ -6,10 +6,8 @@ built without memory, loaded strictly, and take the tensors of the files as they
 
 from __future__ import annotations
 
-import functools
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Mapping, TypeVar
@@ -32,6 +30,7 @@ from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.card import CARD_FILE, ModelCard, read_card, read_json
 from cooper_ros.runtime.deferred import DeferredWeights, is_drawing, is_talking
+from cooper_ros.runtime.files import write_whole
 from cooper_ros.runtime.hollow import NumbersOnDisk
 from cooper_ros.runtime.quantised import is_quantised, with_scales
 from cooper_ros.runtime.tokenizer import find_tokenizer, special_tokens
@@ -152,6 +151,10 @@ def save_model_folder(folder: str | Path, config: ModelConfig, *, network: Mappi
         dtype: number type on disk; None keeps that of the tensors.
         tokenizer: written too, if given.
         card: written as ``cooper.json``, if given.
+
+    Raises:
+        OutOfDisk: there is no room.
+        Unwritable: the system refuses.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,29 +162,12 @@ def save_model_folder(folder: str | Path, config: ModelConfig, *, network: Mappi
     if card is not None:
         texts[CARD_FILE] = card.to_json()
     for name, values in texts.items():
-        _write(folder / name, functools.partial(_write_json, values))
+        write_whole(folder / name, (json.dumps(values, indent=2) + '\n').encode())
     for name, tensors in ((NETWORK_FILES[0], network), (VAE_FILE, vae)):
-        _write(folder / name, functools.partial(_write_tensors, tensors, dtype))
+        save_tensors({key: value.detach().to('cpu', dtype).contiguous()
+                      for key, value in tensors.items()}, folder / name)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(folder))
-
-
-def _write_json(values: Mapping[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(values, indent=2) + '\n', encoding='utf-8')
-
-
-def _write_tensors(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, path: Path) -> None:
-    ready = {key: value.detach().to('cpu', dtype).contiguous() for key, value in tensors.items()}
-    save_tensors(ready, path)
-
-
-def _write(path: Path, write: Callable[[Path], None]) -> None:
-    part = path.with_name(path.name + '.part')
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
