@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from support.tiny import SPECIALS, tiny_config, tiny_runtime
 
 from cooper_ros.errors import BadData
+from cooper_ros.model import mot
 from cooper_ros.model.layout import attention_allowed
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.packing import (
@@ -204,3 +205,20 @@ def test_samples_of_different_kinds_are_refused() -> None:
     with pytest.raises(BadData, match='differ in an item'):
         pack_batch([[VisionItem(torch.zeros(3, 14, 28))], [VisionItem(torch.zeros(3, 28, 14))]],
                    CONFIG, SPECIALS)
+
+
+def test_long_attention_goes_row_by_row_and_changes_nothing(monkeypatch: pytest.MonkeyPatch
+                                                            ) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 13, 8, generator=generator, requires_grad=True)
+               for heads in (4, 2, 2))
+    allowed = torch.rand(1, 1, 13, 13, generator=generator) > 0.5
+    allowed |= torch.eye(13, dtype=torch.bool)
+    found = []
+    for long in (13, 12):
+        monkeypatch.setattr(mot, 'LONG', long)
+        monkeypatch.setattr(mot, 'ROWS', 5)
+        mixed = mot.MaskedAttention(allowed)(0, q, k, v)
+        found.append((mixed, *torch.autograd.grad(mixed.square().sum(), (q, k, v))))
+    for whole, parts in zip(*found):
+        torch.testing.assert_close(whole, parts)
