@@ -2,7 +2,7 @@
 # make demo    a robot's questions answered over ROS 2, pictures and a bag in demo_out/
 # make test    prove it
 # make engines every graph into real TensorRT engines, without a GPU (minutes to an hour; resumes)
-# make clean   remove what these made, except .venv; make distclean removes .venv too
+# make clean   remove build files and demo_out; runs/ and .venv stay (make distclean removes .venv too)
 #
 # make setup PYTHON=python3.12           take another Python (3.10 or newer); it is kept from then on
 # make setup TORCH_PIP_ARGS='...'        extra words for the pip command that installs torch

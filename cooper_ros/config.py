@@ -88,21 +88,22 @@ class CooperConfig:
                                       'answers, as the published loop does, instead of stopping')
 
     # drawing: rectified flow; -1 takes the value of the model folder
-    flow_points: int = option(-1, 'drawing', 'grid points of the flow, one network step fewer',
-                              low=-1, high=1000)
-    flow_shift: float = option(-1.0, 'drawing', 'timestep shift', low=-1.0, high=100.0)
-    cfg_text: float = option(-1.0, 'drawing', 'text guidance scale; 1 switches it off', low=-1.0,
-                             high=100.0)
-    cfg_image: float = option(-1.0, 'drawing', 'image guidance scale; 1 switches it off', low=-1.0,
-                              high=100.0)
-    cfg_low: float = option(-1.0, 'drawing', 'guidance applies above this time', low=-1.0,
-                            high=1.0)
-    cfg_high: float = option(-1.0, 'drawing', 'guidance applies up to this time', low=-1.0,
-                             high=1.0)
+    flow_points: int = option(-1, 'drawing', 'steps in which a map is drawn, plus one: 2 is one '
+                              'step; -1: as the model folder says', low=-1, high=1000)
+    flow_shift: float = option(-1.0, 'drawing', 'shift of the flow times towards noise; -1: as '
+                               'the model folder says', low=-1.0, high=100.0)
+    cfg_text: float = option(-1.0, 'drawing', 'text guidance scale; 1 switches it off; -1: as the '
+                             'model folder says', low=-1.0, high=100.0)
+    cfg_image: float = option(-1.0, 'drawing', 'image guidance scale; 1 switches it off; -1: as '
+                              'the model folder says', low=-1.0, high=100.0)
+    cfg_low: float = option(-1.0, 'drawing', 'guidance applies above this flow time; -1: as the '
+                            'model folder says', low=-1.0, high=1.0)
+    cfg_high: float = option(-1.0, 'drawing', 'guidance applies up to this flow time; -1: as the '
+                             'model folder says', low=-1.0, high=1.0)
     cfg_renorm: str = option('checkpoint', 'drawing', 'renormalisation of the guided velocity',
                              choices=RENORM_TYPES)
-    cfg_renorm_min: float = option(-1.0, 'drawing', 'least renormalisation factor', low=-1.0,
-                                   high=1.0)
+    cfg_renorm_min: float = option(-1.0, 'drawing', 'least renormalisation factor; -1: as the '
+                                   'model folder says', low=-1.0, high=1.0)
     depth_edges: str = option('checkpoint', 'drawing', 'where edges of depth in metres lie; '
                               'drawn: as the network drew them, mixtures of near and far '
                               'included; picture: where the colours of the picture change',
