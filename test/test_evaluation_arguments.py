@@ -225,7 +225,7 @@ def suite_results(metres: bool) -> dict[str, Any]:
     truth = np.linspace(1, 4, 16).reshape(4, 4)
     maps.add_depth(DepthMap(truth / 10, 1.1 * truth if metres else None, None, labels), truth)
     return {'model': 'm', 'mode': 'auto', 'split': 'test', 'seed': 0, 'scenes': 1,
-            'categories': {}, 'overall': {
+            'categories': {}, 'held_out': {}, 'overall': {
                 'questions': 1, 'scenes': 1, 'score': 0.0, 'interval': (0.0, 1.0), 'majority': 0.0,
                 'blind': None, 'draws_depth': 0.0, 'draws_segmentation': 0.0},
             'maps': maps.summary(), 'failures': 0, 'hardware': 'CPU', 'precision': 'float32',

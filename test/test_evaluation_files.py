@@ -55,6 +55,8 @@ def test_no_request_is_cut_short_and_nothing_but_failures_is_an_error(
     asked = found['overall']['questions']
     assert found['failures'] == 2 * asked  # each with its picture and with a grey one
     assert found['variants'][other]['failures'] == asked
+    held_out = [row for row in found['rows'] if row['held_out']]
+    assert 0 < len(held_out) == found['held_out']['questions'] < asked
     assert f'{2 * asked} requests failed; their answers count as wrong' in done.stdout
     assert f'every request failed; got {2 * asked} of {2 * asked} to tiny, the first says: ' \
            'BAD_QUESTION: ' in str(done.exception)

@@ -24,6 +24,7 @@ from cooper_ros.scenes.splits import (
     SPLIT_SIZE,
     SPLITS,
     absolute_seed,
+    names_held_out,
     split_of,
     split_of_pairs,
 )
@@ -389,3 +390,6 @@ def test_bad_seeds_and_splits_are_refused() -> None:
         split_of(3 * SPLIT_SIZE)
     with pytest.raises(BadOption, match='reserved for two splits'):
         split_of_pairs([HELD_OUT['test'][0], HELD_OUT['validation'][0]])
+    assert names_held_out('how tall is the green egg?', 'test')
+    assert not names_held_out('how tall is the green egg?', 'validation')
+    assert not names_held_out('how tall is the green can, left of the red egg?', 'test')

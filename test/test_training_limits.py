@@ -17,6 +17,7 @@ from test_training_run import MODEL, exported_vae, mixed_values, vae_settings
 from typer.testing import CliRunner
 
 from cooper_ros.errors import BadCheckpoint, BadData, BadOption
+from cooper_ros.scenes.edition import EDITION
 from cooper_ros.training import data as frames
 from cooper_ros.training.cli import app, run_stage
 from cooper_ros.training.data import frame_store
@@ -52,7 +53,7 @@ def vae_folder(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
 
 def test_one_run_makes_frames_and_another_waits_for_them(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / 'train_0_2_0'
+    path = tmp_path / f'train_0_2_0_v{EDITION}'
     said, stderr = (os.fdopen(end, mode, buffering=1)
                     for end, mode in zip(os.pipe(), ('r', 'w')))
     monkeypatch.setattr(sys, 'stderr', stderr)

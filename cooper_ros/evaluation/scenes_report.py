@@ -147,7 +147,9 @@ def show(results: dict[str, Any], console: Console) -> None:
     for name in ('category', 'n', 'score %', '95 % interval', 'constant %', 'grey picture %',
                  'draws depth %', 'draws segm. %'):
         table.add_column(name, justify='left' if name == 'category' else 'right')
-    for name, row in {**results['categories'], 'ALL': results['overall']}.items():
+    rows = {**results['categories'], 'unseen names': results['held_out'],
+            'ALL': results['overall']}
+    for name, row in ((name, row) for name, row in rows.items() if row):
         low, high = row['interval']
         blind = '' if row['blind'] is None else f"{100 * row['blind']:.1f}"
         table.add_row(name, str(row['questions']), f"{100 * row['score']:.1f}",

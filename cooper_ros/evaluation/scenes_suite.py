@@ -20,6 +20,7 @@ from cooper_ros.evaluation.map_suites import FAR_M, NEAR_M, DepthRow, depth_row,
 from cooper_ros.evaluation.scoring import best_constant, mean_interval, score
 from cooper_ros.scenes.generate import Sample, generate
 from cooper_ros.scenes.palette import SCENE_PALETTE
+from cooper_ros.scenes.splits import names_held_out
 
 GREY = 128
 
@@ -39,6 +40,7 @@ class Row:
     """One question and what became of it.
 
     Attributes:
+        held_out: whether it names a thing that training never shows.
         failures: how many of its requests had no answer.
         error: message of the first of them.
     """
@@ -55,6 +57,7 @@ class Row:
     seconds: float
     failures: int
     error: str = ''
+    held_out: bool = False
 
 
 @dataclass
@@ -125,9 +128,10 @@ def run(engine: CooperEngine, *, seed: int, count: int, mode: str, split: str = 
                                          mininterval=2)):
         if number < map_frames:
             _draw(engine, sample, maps)
-        rows += _ask_all(engine, sample, seed + number, mode, blind, answers)
+        rows += _ask_all(engine, sample, seed + number, split, mode, blind, answers)
     return {'suite': 'scenes', 'split': split, 'seed': seed, 'scenes': count, 'mode': mode,
-            'overall': _summary(rows), 'categories': _by_category(rows), 'maps': maps.summary(),
+            'overall': _summary(rows), 'held_out': _summary([row for row in rows if row.held_out]),
+            'categories': _by_category(rows), 'maps': maps.summary(),
             'failures': sum(row.failures for row in rows),
             'seconds_per_question': float(np.median([row.seconds for row in rows])),
             'rows': [asdict(row) for row in rows]}
@@ -139,7 +143,7 @@ def _draw(engine: CooperEngine, sample: Sample, maps: Maps) -> None:
     maps.add_labels(engine.segment(frame.rgb).labels, frame.labels)
 
 
-def _ask_all(engine: CooperEngine, sample: Sample, scene: int, mode: str, blind: bool,
+def _ask_all(engine: CooperEngine, sample: Sample, scene: int, split: str, mode: str, blind: bool,
              answers: dict[tuple[str, str], str]) -> Iterable[Row]:
     grey = np.full_like(sample.frame.rgb, GREY)
     for question in sample.questions:
@@ -152,7 +156,8 @@ def _ask_all(engine: CooperEngine, sample: Sample, scene: int, mode: str, blind:
         yield Row(scene, question.category, question.kind, question.answer, given.short,
                   mark(given.short), mark(constant),
                   None if unseen is None else mark(unseen.short),
-                  given.maps, given.seconds, len(errors), ''.join(errors[:1]))
+                  given.maps, given.seconds, len(errors), ''.join(errors[:1]),
+                  names_held_out(question.question, split))
 
 
 def _ask(engine: CooperEngine, rgb: np.ndarray, question: str, mode: str) -> Reply:
@@ -164,6 +169,8 @@ def _ask(engine: CooperEngine, rgb: np.ndarray, question: str, mode: str) -> Rep
 
 
 def _summary(rows: Sequence[Row]) -> dict[str, Any]:
+    if not rows:
+        return {}
     scores, scenes = [row.score for row in rows], [row.scene for row in rows]
     blind = [row.blind for row in rows if row.blind is not None]
     return {'questions': len(rows), 'scenes': len(set(scenes)), 'score': float(np.mean(scores)),

@@ -28,6 +28,11 @@ COMMON_PAIRS: tuple[Pair, ...] = tuple(
     (colour, shape) for colour in COLOURS for shape in SHAPES if (colour, shape) not in _RESERVED)
 
 
+def names_held_out(text: str, split: str) -> bool:
+    """Whether a text names a thing that is reserved for a split, such as ``green egg``."""
+    return any(f'{colour} {shape}' in text for colour, shape in HELD_OUT[split])
+
+
 def absolute_seed(seed: int, split: str) -> int:
     """Turn a seed counted within a split, 0 .. 2**30-1, into the absolute seed of the scene.
 

@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cooper_ros.runtime.files import room
+from cooper_ros.scenes.edition import EDITION
 from cooper_ros.scenes.palette import COLOURS, SHAPES
 from cooper_ros.scenes.questions import questions
 from cooper_ros.scenes.render import HEIGHT, WIDTH, Frame, render
@@ -98,7 +99,7 @@ def frame_store(folder: Path | str, split: str, seed: int, count: int, per_categ
         per_category: questions per category and frame; 0 for pictures only.
         canonical_focal: see :class:`FrameStore`.
     """
-    path = Path(folder) / f'{split}_{seed}_{count}_{per_category}'
+    path = Path(folder) / f'{split}_{seed}_{count}_{per_category}_v{EDITION}'
     make_once(path, lambda: all((path / f'{name}.npy').exists() for name in ARRAYS),
               lambda: _make(path, split, seed, count, per_category))
     return open_store(path, canonical_focal)
