@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from model_folder import write_model_folder
 from PIL import Image as Picture
+from rcl_interfaces.msg import Log
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from safetensors.torch import load_file, save_file
@@ -237,6 +238,16 @@ def test_services_query_depth_and_segmentation(robot: Client) -> None:
     segments = robot.call(Segment, '/cooper/segment')
     assert segments.error_code == 0 and segments.segmentation.encoding == 'mono8'
     assert array_of(segments.colored).shape == (*array_of(segments.segmentation).shape, 3)
+
+
+def test_who_waits_for_metres_is_told_why_there_are_none(robot: Client) -> None:
+    heard, said = (robot.listen(kind, topic) for kind, topic in (
+        (Image, '/cooper/depth/image'), (Log, '/rosout')))
+    show(robot, 121)
+    robot.until(lambda: any('depth/image stays silent: NO_SCALE: no scale is known without the '
+                            'lens' in line.msg for line in said),
+                again=lambda: robot.call(EstimateDepth, '/cooper/estimate_depth'))
+    assert not heard
 
 
 def test_metres_are_withheld_when_the_camera_info_is_broken(robot: Client) -> None:

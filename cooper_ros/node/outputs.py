@@ -17,6 +17,7 @@ from std_msgs.msg import Header, String
 from cooper_interfaces.msg import Legend, SpatialAnswer
 from cooper_ros.engine.answers import spoken
 from cooper_ros.engine.events import Answer, DepthMap, Failure, Map, SegmentationMap
+from cooper_ros.errors import NoScale
 from cooper_ros.imaging.lens import Calibration
 from cooper_ros.imaging.views import overlay
 from cooper_ros.node.cameras import Camera
@@ -30,7 +31,8 @@ from cooper_ros.node.conversions import (
 )
 from cooper_ros.node.request_handler import AcceptedRequest
 
-DEPTH_TOPICS = ('relative_depth', 'relative_depth/colored', 'depth/image', 'depth/camera_info')
+METRIC_TOPICS = ('depth/image', 'depth/camera_info')
+DEPTH_TOPICS = ('relative_depth', 'relative_depth/colored', *METRIC_TOPICS)
 SEGMENTATION_IMAGES = ('segmentation/mask', 'segmentation/colored', 'overlay')
 SEGMENTATION_TOPICS = (*SEGMENTATION_IMAGES, 'segmentation/legend')
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -71,11 +73,15 @@ class MapOutputs:
         self._send('relative_depth', lambda: depth_message(header, drawn.relative))
         self._send('relative_depth/colored', lambda: colour_message(header, drawn.colour))
         metres, info = metric_depth(drawn, lens), lens.info
-        if metres is not None:
-            self._send('depth/image', lambda: depth_message(header, metres))
-            if info is not None:
-                self._send('depth/camera_info',
-                           lambda: scaled_camera_info(info, header, metres.shape))
+        if metres is None:
+            if self.wanted(METRIC_TOPICS):  # who listens there would wait for ever
+                self._node.get_logger().warning(f'depth/image stays silent: {no_scale(lens)}',
+                                                throttle_duration_sec=60.0)
+            return
+        self._send('depth/image', lambda: depth_message(header, metres))
+        if info is not None:
+            self._send('depth/camera_info',
+                       lambda: scaled_camera_info(info, header, metres.shape))
 
     def _segmentation(self, header: Header, drawn: SegmentationMap,
                       picture: np.ndarray | None) -> None:
@@ -103,6 +109,17 @@ def metric_depth(drawn: DepthMap, lens: Calibration) -> np.ndarray | None:
     a lens says nothing about it. Nor does one whose lens is needed and not known.
     """
     return drawn.vouched_metres if lens.has_scale else None
+
+
+def no_scale(lens: Calibration) -> NoScale:
+    """Why there are no metres, and what to do."""
+    if lens.error:
+        return NoScale('no scale is known behind this lens', value=lens.error,
+                       remedy='calibrate the camera, or set focal')
+    if not lens.focal:
+        return NoScale('no scale is known without the lens', value='no camera_info', remedy=
+                       'publish camera_info, or set focal; else depth_min_m and depth_max_m')
+    return NoScale('no scale is known for this model', remedy='set depth_min_m and depth_max_m')
 
 
 class AnswerOutputs:

@@ -14,10 +14,11 @@ from rclpy.task import Future
 
 from cooper_interfaces.srv import EstimateDepth, Segment, SpatialQuery
 from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer, Event, Failure, SegmentationMap
-from cooper_ros.errors import CooperError, NoScale
+from cooper_ros.errors import CooperError
 from cooper_ros.node.action_server import DEEP
 from cooper_ros.node.conversions import colour_message
 from cooper_ros.node.filling import fill_answer, fill_error, fill_maps
+from cooper_ros.node.outputs import no_scale
 from cooper_ros.node.request_handler import AcceptedRequest, RequestHandler, RequestSpec
 
 
@@ -46,7 +47,7 @@ class Services:
         accepted = await self._draw(DEPTH, request, response)
         if (request.require_metres and accepted is not None and not response.error_code
                 and not response.depth.data):
-            fill_error(response, _no_scale(accepted))
+            fill_error(response, no_scale(accepted.lens))
         return response
 
     async def _segment(self, request: Segment.Request,
@@ -78,13 +79,3 @@ class Services:
 
         self._handler.take_in(spec, hear)
         return await future
-
-
-def _no_scale(accepted: AcceptedRequest) -> NoScale:
-    if accepted.lens.error:
-        return NoScale('no scale is known behind this lens', value=accepted.lens.error,
-                       remedy='calibrate the camera, or set focal')
-    if not accepted.lens.focal:
-        return NoScale('no scale is known without the lens', value='no camera_info', remedy=
-                       'publish camera_info, or set focal; else depth_min_m and depth_max_m')
-    return NoScale('no scale is known for this model', remedy='set depth_min_m and depth_max_m')
