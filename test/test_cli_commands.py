@@ -113,6 +113,9 @@ def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize('words, reason', [
     (['ask', 'only.png'], 'give at least one picture and a question'),
     (['ask', 'none.png', 'What?'], 'the picture file cannot be read'),
+    (['ask', 'none.png', 'What'], 'check the path, and put the question in quotes'),
+    (['ask', 'room.png', 'notes.txt'], 'the last word is a file, not a question; got notes.txt'),
+    (['scenes', 'preview', 'noext'], 'does not say its format; got noext; allowed: .png'),
     (['replay', 'x', '--rate', '-1'], '--rate is out of range'),
     (['replay', 'x', '--questions', 'none.txt'], 'the question file cannot be read'),
     (['replay', 'x', '--mode', 'loud'], "mode is not a choice; got 'loud'"),
@@ -188,9 +191,9 @@ def test_replay_writes_bag_summary_and_sheets(model: Path, tmp_path: Path) -> No
     assert 'What [is] near?' in flat
     made = sorted(str(file.relative_to(tmp_path / 'out')) for file in
                   (tmp_path / 'out').rglob('*') if file.is_file())
-    assert made == ['answers/answers.mcap', 'answers/metadata.yaml', 'sheets/0000.png',
-                    'sheets/0001.png', 'sheets/0002.png', 'sheets/0003.png', 'summary.json',
-                    'summary.md']
+    assert made == ['answers/.cooper_answers', 'answers/answers.mcap', 'answers/metadata.yaml',
+                    'sheets/0000.png', 'sheets/0001.png', 'sheets/0002.png', 'sheets/0003.png',
+                    'summary.json', 'summary.md']
     again = runner.invoke(app, ['replay', str(tmp_path / 'drive'), '--model', str(model), '--out',
                                 str(tmp_path / 'out')])
     assert isinstance(again.exception, BadOption) and 'the output exists' in str(again.exception)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import sqlite3
+import tempfile
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 import pytest
@@ -27,7 +30,8 @@ from bag_maker import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cooper_ros.errors import BadBag
+from cooper_ros.errors import BadBag, OutOfDisk
+from cooper_ros.replay import mend, storage
 from cooper_ros.replay.bag import Bag, Frame, Skipped, Text
 from cooper_ros.replay.storage import Recording
 
@@ -114,6 +118,16 @@ def test_one_broken_split_does_not_take_the_others_along(tmp_path: Path) -> None
         assert 'drive_9.mcap' in bag.warnings[0] and 'the file is empty' in bag.warnings[0]
 
 
+def test_a_split_that_lies_there_packed_too_is_read_once(tmp_path: Path) -> None:
+    folder = split_bag(tmp_path / 'drive')
+    packed = write_ros2(tmp_path / 'drive_9', camera(2), 'mcap', 'file') / 'drive_9.mcap.zstd'
+    shutil.copy(packed, folder)
+    (folder / 'tuesday.bag').mkdir()  # only a name, and no recording
+    with Bag(folder) as bag:
+        assert len(list(bag.frames(bag.choose_topic()))) == 6
+        assert bag.warnings == ['left out: drive_9.mcap.zstd, which lies there unpacked too']
+
+
 def test_broken_metadata_does_not_matter(tmp_path: Path) -> None:
     folder = write_ros2(tmp_path / 'bag', camera())
     (folder / 'metadata.yaml').write_text('rosbag2_bagfile_information: [')
@@ -176,6 +190,10 @@ def test_a_recording_without_pictures_says_what_it_has(tmp_path: Path) -> None:
     folder = write_ros2(tmp_path / 'bag', [('/chat', STRING, START_NS, text('hello'))])
     with Bag(folder) as bag, pytest.raises(BadBag, match=r'no pictures; got only /chat \[String'):
         bag.choose_topic()
+    depth = ('/depth', IMAGE, START_NS, image(START_NS, np.ones((24, 32), np.float32), '32FC1'))
+    with Bag(write_ros2(tmp_path / 'deep', [depth])) as bag, pytest.raises(
+            BadBag, match='topics count as depth: ask about one with --topic'):
+        bag.choose_topic()
 
 
 def test_a_bad_picture_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -190,7 +208,6 @@ def test_a_bad_picture_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_message_that_is_no_message_is_skipped(tmp_path: Path) -> None:
-    import sqlite3
     path = write_dashing(tmp_path / 'old.db3')
     with sqlite3.connect(path) as connection:
         connection.execute('UPDATE messages SET data = ? WHERE id = 1', (b'\x00\x01\x00\x00\xff',))
@@ -303,18 +320,54 @@ def test_a_cut_database_keeps_its_whole_rows(tmp_path: Path) -> None:
         np.testing.assert_array_equal(frame.rgb, picture(number))
 
 
-def test_a_damaged_chunk_costs_only_itself(tmp_path: Path) -> None:
+def test_a_full_temporary_folder_is_no_fault_of_the_recording(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    packed = write_ros2(tmp_path / 'packed', camera(), 'mcap', 'file')
+    logged = write_dashing(tmp_path / 'log.db3', leave_log=True)
+    cut = write_ros2(tmp_path / 'cut', camera()) / 'cut.mcap'
+    cut.write_bytes(cut.read_bytes()[:-50])
+    later = write_ros2(tmp_path / 'later', camera(), 'mcap', 'storage') / 'later.mcap'
+    later.write_bytes(later.read_bytes().replace(storage.ZSTD_MAGIC, bytes(4)))
+    monkeypatch.setitem(storage._MENDERS, '.mcap', full)
+    for name in ('copyfile', 'copyfileobj'):
+        monkeypatch.setattr(shutil, name, full)
+    for path in (packed, logged, cut, later):
+        with pytest.raises(OutOfDisk, match='got .*free space of .*remedy: set TMPDIR'):
+            pictures_of(path)
+
+
+def test_rows_that_do_not_fit_the_copy_are_not_left_out_silently(tmp_path: Path) -> None:
+    source = sqlite3.connect(write_dashing(tmp_path / 'old.db3', 30))
+    out = sqlite3.connect(tmp_path / 'copy.db3', isolation_level=None)
+    out.executescript(mend._SQLITE_TABLES)
+    out.execute('PRAGMA max_page_count=8').fetchall()
+    with pytest.raises(sqlite3.OperationalError, match='disk is full'):
+        mend._copy_rows(source, out)
+
+
+def test_a_damaged_chunk_costs_only_itself(tmp_path: Path,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / 'temporary').mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'temporary'))
     noise = np.random.default_rng(0).integers(0, 256, (3, 500, 800, 3), np.uint8)
     big = [('/camera/image_raw', IMAGE, START_NS + n, image(START_NS, noise[n]))
            for n in range(3)]
     folder = write_ros2(tmp_path / 'bag', big, 'mcap', 'storage')
     content = bytearray((folder / 'bag.mcap').read_bytes())
-    middle = len(content) // 2
-    content[middle:middle + 64] = bytes(64)
-    content[middle - 500_000:middle - 499_900] = bytes(100)
+    second = content.index(storage.ZSTD_MAGIC, len(content) // 4)
+    content[second:second + 64] = bytes(64)
     (folder / 'bag.mcap').write_bytes(content)
     with Bag(folder) as bag:
-        frames = [item for item in bag.frames(bag.choose_topic()) if isinstance(item, Frame)]
+        topic = bag.choose_topic()
+        for _ in range(2):  # the second pass needs no second copy, and has no more to say
+            frames = [item for item in bag.frames(topic) if isinstance(item, Frame)]
+            assert len(list((tmp_path / 'temporary').glob('*/*.mended.mcap'))) == 1
+            assert len(bag.warnings) == 1
+        assert 'chunks left out as damaged: 1' in bag.warnings[0]
+    assert len(frames) == 2
     np.testing.assert_array_equal(frames[0].rgb, noise[0])
     np.testing.assert_array_equal(frames[-1].rgb, noise[2])
 

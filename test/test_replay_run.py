@@ -32,9 +32,10 @@ from cooper_ros.engine.events import Answer, Event, Failure
 from cooper_ros.errors import BadBag, BadData, BadOption, BadQuestion
 from cooper_ros.imaging.lens import calibration_of
 from cooper_ros.replay.pictures import write_pictures, write_sheet
+from cooper_ros.replay.places import sheet_name
 from cooper_ros.replay.questions import DEFAULT_QUESTION, Plan, Question, collect, read_questions
 from cooper_ros.replay.run import Request, Watch, check, replay
-from cooper_ros.replay.summary import sheet_name, write_summary
+from cooper_ros.replay.summary import write_summary
 
 ALL = Plan(rate=0)
 CONFIG = CooperConfig(max_turn_tokens=8, time_budget_s=0.0)
@@ -218,8 +219,9 @@ def test_a_recording_is_never_replaced_by_its_answers(tmp_path: Path, engine: Co
 def test_a_recording_that_holds_no_answers_is_not_overwritten(tmp_path: Path,
                                                               engine: CooperEngine) -> None:
     bag = write_ros2(tmp_path / 'in', with_info(1))
-    other = write_ros2(tmp_path / 'out' / 'answers', with_info(1))
-    with pytest.raises(BadOption, match='the output exists'):
+    other = write_ros2(tmp_path / 'out' / 'answers', [
+        *with_info(1), ('/cooper/answer', STRING, START_NS, text('of a node'))])
+    with pytest.raises(BadOption, match='no bag of answers of cooper replay, and is not replaced'):
         replay(Request(bag, tmp_path / 'out', (), ALL, overwrite=True), engine)
     assert other.exists()
 
@@ -256,13 +258,13 @@ def test_equal_runs_give_equal_bytes(tmp_path: Path, storage: str) -> None:
         write_summary(replay(request, engine), FACTS)
     one, two = (sorted(path for path in (tmp_path / name / 'answers').iterdir())
                 for name in 'ab')
-    assert [path.name for path in one] == ['answers.mcap', 'metadata.yaml']
+    assert [path.name for path in one] == ['.cooper_answers', 'answers.mcap', 'metadata.yaml']
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
     first, second = (json.loads((tmp_path / name / 'summary.json').read_text()) for name in 'ab')
     assert first.pop('timings') and second.pop('timings') and first == second
     other = Request(bag, tmp_path / 'c', questions, ALL, mode='maps', seed=8)
     replay(other, tiny_engine(config=CONFIG))
-    assert (tmp_path / 'c/answers/answers.mcap').read_bytes() != one[0].read_bytes()
+    assert (tmp_path / 'c/answers/answers.mcap').read_bytes() != one[1].read_bytes()
 
 
 def test_a_bad_picture_is_skipped_and_said(tmp_path: Path, engine: CooperEngine) -> None:
@@ -308,11 +310,15 @@ def test_a_failed_question_is_kept_and_a_stopped_run_leaves_a_whole_bag(
 def test_questions_recorded_in_the_bag_are_asked_about_the_latest_picture(
         tmp_path: Path, engine: CooperEngine) -> None:
     messages = camera(3) + [('/ask', STRING, START_NS - 5, text('too early')),
-                            ('/ask', STRING, START_NS + PERIOD_NS + 5, text('Where?'))]
+                            ('/ask', STRING, START_NS + PERIOD_NS + 5, text('Where?')),
+                            ('/ask', STRING, START_NS + PERIOD_NS + 6, text('And what?'))]
     bag = write_ros2(tmp_path / 'in', messages)
     request = Request(bag, tmp_path / 'out', question_topic='/ask', mode='direct')
     result = replay(request, engine)
-    assert [(asked.frame.index, asked.question.text) for asked in result.asked] == [(1, 'Where?')]
+    assert [(asked.frame.index, asked.question.text) for asked in result.asked] == [
+        (1, 'Where?'), (1, 'And what?')]
+    assert [len(read(tmp_path / 'out/answers')[topic]) for topic in (
+        '/camera/image_raw', '/cooper/answer')] == [1, 2]
     with pytest.raises(BadOption, match='no such text topic; got /chat; allowed: /ask'):
         replay(replace(request, out=tmp_path / 'x', question_topic='/chat'), engine)
 
@@ -334,9 +340,19 @@ def test_an_older_output_is_kept_unless_told(tmp_path: Path, engine: CooperEngin
     with pytest.raises(BadOption, match='the output exists.*--overwrite'):
         replay(request, engine)
     replay(replace(request, overwrite=True), engine)
+    (tmp_path / 'out' / 'answers' / 'metadata.yaml').unlink()  # as a killed run leaves it
+    replay(replace(request, overwrite=True), engine)
     (tmp_path / 'mine' / 'answers').mkdir(parents=True)
-    with pytest.raises(BadOption, match='the output exists'):
+    with pytest.raises(BadOption, match='is not replaced.*move it away'):
         replay(replace(request, out=tmp_path / 'mine', overwrite=True), engine)
+    (tmp_path / 'own').mkdir()
+    (tmp_path / 'own' / 'summary.md').write_text('my own')
+    for work in (lambda request: replay(request, engine), check):
+        with pytest.raises(BadOption, match='the output exists; got .*summary.md'):
+            work(replace(request, out=tmp_path / 'own'))
+    made = write_summary(replay(replace(request, overwrite=True), engine), FACTS)
+    replay(replace(request, overwrite=True), engine)
+    assert not any(file.exists() for file in made)
 
 
 def test_a_topic_of_nothing_but_bad_pictures_is_an_error(tmp_path: Path,
@@ -344,6 +360,7 @@ def test_a_topic_of_nothing_but_bad_pictures_is_an_error(tmp_path: Path,
     bad = [('/camera/image_raw', IMAGE, START_NS, image(START_NS, picture(0), 'klingon8'))]
     with pytest.raises(BadBag, match='no picture of the topic can be decoded.*klingon8'):
         replay(Request(write_ros2(tmp_path / 'in', bad), tmp_path / 'out'), engine)
+    assert not (tmp_path / 'out' / 'answers').exists()
 
 
 def test_sheets_show_answers_and_failures(tmp_path: Path, engine: CooperEngine) -> None:
@@ -360,6 +377,14 @@ def test_sheets_show_answers_and_failures(tmp_path: Path, engine: CooperEngine) 
                      'segmentation.png', 'labels.png', 'overlay.png', 'answer.json'}
     np.testing.assert_array_equal(np.load(tmp_path / 'o' / 'relative_depth.npy'),
                                   end.maps[0].relative)
+    (tmp_path / 'o' / 'notes.txt').write_text('my own')
+    write_pictures(tmp_path / 'o', picture(0), 'And now?', replace(end, maps=()))
+    assert {file.name for file in (tmp_path / 'o').iterdir()} == {'sheet.png', 'answer.json',
+                                                                  'notes.txt'}
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data' / 'labels.png').write_text('of somebody')
+    write_pictures(tmp_path / 'data', picture(0), 'And now?', replace(end, maps=()))
+    assert (tmp_path / 'data' / 'labels.png').exists()
 
 
 @pytest.mark.parametrize('name, content', [
@@ -382,8 +407,11 @@ def test_question_files(tmp_path: Path, name: str, content: str) -> None:
 def test_bad_question_files_are_named(tmp_path: Path, name: str, content: str, kind: type,
                                       reason: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(kind, match=reason):
+    with pytest.raises(kind, match=reason) as caught:
         read_questions(tmp_path / name)
+    assert 'check the path' not in caught.value.remedy
+    with pytest.raises(BadData, match='check the path'):
+        read_questions(tmp_path / 'none')
 
 
 @pytest.mark.parametrize('values', [{'rate': -1.0}, {'every': 0}, {'limit': -1},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Callable, Iterable, Optional
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @with_settings('mode', 'max_turns', 'max_turn_tokens', 'flow_points', 'time_budget_s', 'sample',
                'temperature', 'focal')
-def ask(images: Annotated[list[Path], typer.Argument(
+def ask(images: Annotated[list[str], typer.Argument(
             metavar='IMAGE... QUESTION', help='picture files, then the question')],
         out: Annotated[Optional[Path], typer.Option(
             help='folder for the maps, the overlay and a picture sheet')] = None,
@@ -50,7 +51,7 @@ def ask(images: Annotated[list[Path], typer.Argument(
     if out is not None:
         from cooper_ros.replay.pictures import write_pictures
         for file in write_pictures(out, pictures[-1], question, answer, footer):
-            console.print(f'wrote {file}', highlight=False, markup=False)
+            console.print(f'wrote {file}', highlight=False, markup=False, soft_wrap=True)
 
 
 def _answered(events: Iterable[Event], show: Callable[[Event], None], quiet: bool) -> Answer:
@@ -64,10 +65,13 @@ def _answered(events: Iterable[Event], show: Callable[[Event], None], quiet: boo
     return event
 
 
-def _split(words: list[Path]) -> tuple[list[Path], str]:
+def _split(words: list[str]) -> tuple[list[Path], str]:
     from cooper_ros.errors import BadQuestion
     if len(words) < 2:
         raise BadQuestion('give at least one picture and a question',
-                          value=str(words[0]) if words else None,
+                          value=words[0] if words else None,
                           remedy='cooper ask IMAGE "QUESTION"')
-    return words[:-1], str(words[-1])
+    if os.path.isfile(words[-1]):  # pathlib's own raises for a question longer than a name may be
+        raise BadQuestion('the last word is a file, not a question', value=words[-1],
+                          remedy='cooper ask IMAGE "QUESTION"')
+    return [Path(word) for word in words[:-1]], words[-1]

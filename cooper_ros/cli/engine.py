@@ -45,7 +45,8 @@ MOST_CONTEXT = (1 << 31) - 256  # TensorRT counts the sizes of an axis in 31 bit
 Thing = TypeVar('Thing')
 BY = ' by '  # in a key, between TensorRT and another converter than its own
 MOST_WORKSPACE_MIB = 1 << 20  # 1 TiB, more than any GPU has
-app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode=None, add_completion=False,
+                  pretty_exceptions_enable=False)
 CacheFlag = Annotated[Optional[Path], typer.Option('--cache', help='folder of engines; the '
                                                    "user's cache folder if absent")]
 

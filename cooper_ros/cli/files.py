@@ -33,7 +33,7 @@ def read_picture(path: Path, max_pixels: int) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise BadImage('the picture file cannot be read', value=f'{path}: {error.strerror}',
-                       remedy='check the path') from error
+                       remedy='check the path, and put the question in quotes') from error
     try:
         rgb = decode_compressed('', data, max_pixels)
     except BadImage as error:

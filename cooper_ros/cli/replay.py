@@ -39,7 +39,8 @@ LimitFlag = Annotated[int, typer.Option(help=_HELP['limit'])]
 OutFlag = Annotated[Path, typer.Option(
     help='folder for the bag of answers, the summary and the picture sheets')]
 OverwriteFlag = Annotated[bool, typer.Option(
-    '--overwrite', help='replace the answers of an earlier run in --out')]
+    '--overwrite', help='replace the answers, the summary and the sheets of an earlier run in '
+    '--out')]
 TimingsFlag = Annotated[bool, typer.Option(
     '--timings', help='write timings into the bag; its bytes then differ from run to run')]
 TopicsFlag = Annotated[bool, typer.Option('--topics', help='only list what is recorded')]
@@ -66,7 +67,7 @@ def replay(bag: BagArg, question: QuestionFlag = None, questions: QuestionsFlag 
     Straight through the engine, the same bag, seed and questions give the same bytes in
     OUT/answers: the bag of answers, maps and pictures (opens in Foxglove and RViz). Beside it lie
     summary.md and summary.json, which name seconds too, and a picture sheet per question. A bad
-    picture is reported and skipped.
+    picture is reported and skipped. Exit status 1 when every question failed.
 
     \b
     Examples:
@@ -114,8 +115,8 @@ def _watch(request: Request, bar: Progress, console: Console,
     from cooper_ros.cli.show import fact_line
     from cooper_ros.engine.events import Answer, Event, Loading, MapStep, TextDelta
     from cooper_ros.replay.pictures import write_sheet
+    from cooper_ros.replay.places import sheet_name
     from cooper_ros.replay.run import Asked, Watch
-    from cooper_ros.replay.summary import sheet_name
     task = bar.add_task('reading', total=1.0)
     footer = fact_line(known, request.seed)
 
@@ -125,7 +126,7 @@ def _watch(request: Request, bar: Progress, console: Console,
         elif isinstance(said, MapStep):
             bar.update(task, description=f'drawing {said.kind}, step {said.step}/{said.steps}')
         elif isinstance(said, Loading):
-            bar.update(task, description=str(said))
+            bar.update(task, description=escape(str(said)))
 
     def asked(number: int, done: Asked) -> None:
         write_sheet(request.out / sheet_name(number), done.frame.rgb, done.question.text,
@@ -137,19 +138,29 @@ def _watch(request: Request, bar: Progress, console: Console,
     return Watch(
         progress=lambda done: bar.update(task, completed=done), event=event, asked=asked,
         skipped=lambda bad: console.print(f'[yellow]picture {bad.index} skipped:[/] '
-                                          f'{escape(bad.reason)}', highlight=False))
+                                          f'{escape(bad.reason)}', highlight=False,
+                                          soft_wrap=True))
 
 
 def _report(result: Result, text: Path, console: Console) -> None:
-    from rich.markup import escape
-    for warning in result.warnings:
-        console.print(f'[yellow]warning:[/] {escape(warning)}', highlight=False)
+    from cooper_ros.engine.events import Failure
+    _warn(result.warnings, console)
+    failed = sum(isinstance(asked.end, Failure) for asked in result.asked)
+    amiss = f', {failed} failed' if failed else ''
     stopped = ', stopped before the end' if result.interrupted else ''
     console.print(f'{result.pictures} pictures of {result.topic.name}, {len(result.asked)} '
-                  f'questions, {len(result.skipped)} skipped{stopped}. See {text}',
-                  highlight=False)
+                  f'questions{amiss}, {len(result.skipped)} skipped{stopped}. See {text}',
+                  highlight=False, markup=False, soft_wrap=True)
     if result.interrupted:
         raise KeyboardInterrupt
+    if failed and failed == len(result.asked):
+        raise typer.Exit(1)
+
+
+def _warn(warnings: list[str], console: Console) -> None:
+    from rich.markup import escape
+    for warning in warnings:
+        console.print(f'[yellow]warning:[/] {escape(warning)}', highlight=False, soft_wrap=True)
 
 
 def _list_topics(bag: Path, console: Console) -> None:
@@ -165,8 +176,7 @@ def _list_topics(bag: Path, console: Console) -> None:
             use = 'pictures' if topic.name in pictures else 'depth' if topic.name in depth else ''
             table.add_row(escape(topic.name), escape(topic.type), str(topic.count), use)
         console.print(table)
-        for warning in opened.warnings:
-            console.print(f'[yellow]warning:[/] {escape(warning)}', highlight=False)
+        _warn(opened.warnings, console)
 
 
 def _go_live(live: Live) -> None:

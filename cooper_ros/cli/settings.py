@@ -29,6 +29,7 @@ def config(format: Annotated[Format, typer.Option(
     """Show every setting: name, default, range and meaning.
 
     The same names are flags of commands, `--set` pairs, ROS parameters and YAML keys.
+
     \b
     Examples:
       cooper config

@@ -33,14 +33,14 @@ def load_engine(config: CooperConfig, console: Console) -> CooperEngine:
     Raises:
         CooperError: the folder cannot be used.
     """
-    with console.status(f'loading {config.model_path}') as status:
+    loading = f'loading {escape(config.model_path)}'
+    with console.status(loading) as status:
         from cooper_ros.engine.engine import CooperEngine
 
         def tell(notice: Notice) -> None:
-            status.update(f'preparing {notice.preparing}' if notice.preparing else
-                          f'loading {config.model_path}')
+            status.update(f'preparing {escape(notice.preparing)}' if notice.preparing else loading)
             if notice.error:
-                console.print(escape(notice.text), style='yellow')
+                console.print(escape(notice.text), style='yellow', soft_wrap=True)
 
         return CooperEngine.from_pretrained(config.model_path, config, tell)
 

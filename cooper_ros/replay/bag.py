@@ -22,6 +22,8 @@ STRING = 'std_msgs/msg/String'
 PICTURES = (IMAGE, COMPRESSED)
 OURS = '/cooper/'  # in the name of what a node of ours publishes
 DEPTH_ENCODINGS = ('16UC1', '32FC1', '64FC1', 'mono16')
+DEPTH_REMEDY = ('16-bit and float topics count as depth: ask about one with --topic, or record a '
+                'camera topic')
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,8 @@ class Bag:
         found = self.picture_topics()
         if not found:
             recorded = _listed(list(self.recording.topics.values()))
-            raise BadBag('the recording has no pictures', remedy='record a camera topic',
+            remedy = DEPTH_REMEDY if self._topics(*PICTURES) else 'record a camera topic'
+            raise BadBag('the recording has no pictures', remedy=remedy,
                          value='; '.join([f'only {recorded}' if recorded else 'nothing',
                                              *self.warnings[:3]]))
         seen = [topic for topic in found if OURS not in topic.name] or found

@@ -22,6 +22,7 @@ from rosbags.rosbag1 import Writer as Ros1Writer
 MCAP_MAGIC = b'\x89MCAP0\r\n'
 SQLITE_MAGIC = b'SQLite format 3\x00'
 ROS1_MAGIC = b'#ROSBAG V2.0\n'
+_MCAP_HEAD = 9  # bytes before the body of a record: opcode and length
 _HEADER, _FOOTER, _CHUNK, _DATA_END = 0x01, 0x02, 0x06, 0x0F
 _SQLITE_TABLES = """
 CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT, type TEXT, serialization_format TEXT);
@@ -41,14 +42,16 @@ def mend_mcap(path: Path, folder: Path) -> tuple[Path, str]:
     target = folder / f'{path.stem}.mended.mcap'
     size = path.stat().st_size
     with path.open('rb') as source, target.open('wb') as out:
-        out.write(source.read(len(MCAP_MAGIC)))
-        end = len(MCAP_MAGIC)
-        for op, length in _mcap_records(source, size):
-            out.write(_mcap_record(source, op, length))
-            end = source.tell()
+        kept, lost = out.write(source.read(len(MCAP_MAGIC))), 0
+        for op, length, whole in _mcap_records(source, size):
+            if whole:
+                out.write(_mcap_record(source, op, length))
+                kept += _MCAP_HEAD + length
+            lost += not whole
         out.write(bytes([_DATA_END]) + struct.pack('<QI', 4, 0))
         out.write(bytes([_FOOTER]) + struct.pack('<QQQI', 20, 0, 0, 0) + MCAP_MAGIC)
-    return target, f'read {end} of {size} bytes; the rest is cut off, damaged or an index'
+    return target, (f'kept {kept} of {size} bytes, chunks left out as damaged: {lost}; the rest '
+                    'is cut off or an index')
 
 
 def mend_sqlite(path: Path, folder: Path) -> tuple[Path, str]:
@@ -108,28 +111,36 @@ def mend_ros1(path: Path, folder: Path) -> tuple[Path, str]:
 def _copy_rows(source: sqlite3.Connection, out: sqlite3.Connection) -> int:
     """Copy messages until the first one whose pages are gone."""
     count = 0
-    try:
-        for row in source.execute('SELECT topic_id, timestamp, data FROM messages ORDER BY id'):
-            out.execute('INSERT INTO messages(topic_id, timestamp, data) VALUES(?, ?, ?)', row)
-            count += 1
-    except sqlite3.DatabaseError:
-        pass
+    for row in _rows(source):
+        out.execute('INSERT INTO messages(topic_id, timestamp, data) VALUES(?, ?, ?)', row)
+        count += 1
     return count
 
 
-def _mcap_records(source: BinaryIO, size: int) -> Iterator[tuple[int, int]]:
-    """Yield (opcode, length) of each whole record before the summary; source is at its body."""
+def _rows(source: sqlite3.Connection) -> Iterator[tuple]:
+    """Read on its own: an error of the copy, such as a full disk, is no end of the rows."""
+    try:
+        yield from source.execute('SELECT topic_id, timestamp, data FROM messages ORDER BY id')
+    except sqlite3.DatabaseError:
+        return
+
+
+def _mcap_records(source: BinaryIO, size: int) -> Iterator[tuple[int, int, bool]]:
+    """Yield (opcode, length, whether whole) of each record before the summary that is not cut.
+
+    The source is at its body then. Damage is looked for in chunks only.
+    """
     while True:
-        head = source.read(9)
-        if len(head) < 9 or head[0] in (_DATA_END, _FOOTER, 0):
+        head = source.read(_MCAP_HEAD)
+        if len(head) < _MCAP_HEAD or head[0] in (_DATA_END, _FOOTER, 0):
             return
         op, length = head[0], int.from_bytes(head[1:], 'little')
         if source.tell() + length > size:
             return
         following = source.tell() + length
-        if op != _CHUNK or _chunk_is_whole(source, length):
-            source.seek(following - length)
-            yield op, length
+        whole = op != _CHUNK or _chunk_is_whole(source, length)
+        source.seek(following - length)
+        yield op, length, whole
         source.seek(following)
 
 

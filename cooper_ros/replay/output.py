@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,12 +19,12 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from cooper_ros.engine.answers import spoken
 from cooper_ros.engine.events import Answer, DepthMap, Failure, Label, SegmentationMap, Timings
-from cooper_ros.errors import BadOption
 from cooper_ros.imaging.buffers import ImageBuffer, encode_depth, encode_mono8, encode_rgb8
 from cooper_ros.imaging.lens import Calibration, matrix_of, region_of, scaled_matrices
 from cooper_ros.imaging.views import overlay
 from cooper_ros.replay import interfaces
 from cooper_ros.replay.bag import CAMERA_INFO, IMAGE, STRING, Frame
+from cooper_ros.replay.places import check_output, clear_answers, mark
 from cooper_ros.replay.questions import Question
 
 NAMESPACE = '/cooper'
@@ -64,14 +63,14 @@ class AnswerBag:
 
     def __init__(self, folder: Path, overwrite: bool = False, timings: bool = False) -> None:
         check_output(folder, overwrite)
-        if folder.exists():
-            shutil.rmtree(folder)
-        self._timings = timings
+        clear_answers(folder)
+        self._folder, self._timings = folder, timings
         self._writer = Writer(folder, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
         self._connections: dict[tuple[str, str], Connection] = {}
 
     def __enter__(self) -> AnswerBag:
         self._writer.open()
+        mark(self._folder)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -131,24 +130,6 @@ class AnswerBag:
                 topic, type_name, typestore=interfaces.typestore(),
                 offered_qos_profiles=[_RELIABLE])
         self._writer.write(self._connections[key], stamp_ns, data)
-
-
-def check_output(folder: Path, overwrite: bool) -> None:
-    """Refuse to write over anything but an older bag of answers, and that only when told.
-
-    Raises:
-        BadOption: the folder exists.
-    """
-    if folder.exists() and not (overwrite and _holds_answers(folder)):
-        raise BadOption('the output exists', value=str(folder),
-                        remedy='give another --out, or --overwrite')
-
-
-def _holds_answers(folder: Path) -> bool:
-    try:
-        return TOPICS['answer'][0] in (folder / 'metadata.yaml').read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError):
-        return False
 
 
 def answer_message(frame: Frame, question: Question, mode: str, event: Answer | Failure,

@@ -13,6 +13,9 @@ from cooper_ros.imaging.sheet import Panel, Passage, sheet
 from cooper_ros.imaging.views import overlay
 
 MAX_REASONING_CHARS = 1500
+RECORD = 'answer.json'
+_MAPS = ('depth_colored.png', 'relative_depth.npy', 'depth_m.npy', 'segmentation.png',
+         'labels.png', 'overlay.png')
 
 
 def write_sheet(path: Path, rgb: np.ndarray, question: str, end: Answer | Failure,
@@ -41,16 +44,20 @@ def write_pictures(folder: Path, rgb: np.ndarray, question: str, answer: Answer,
                    footer: str = '') -> list[Path]:
     """Write the sheet, every map and the answer as JSON into a folder.
 
+    Maps of an earlier answer there are removed: they would seem to belong to this one.
     ``relative_depth.npy`` holds float32 0..1 (not metres); ``labels.png`` the label ids.
 
     Returns:
         the files written.
     """
+    if (folder / RECORD).is_file():  # else the folder and what has such a name are not ours
+        for name in _MAPS:
+            (folder / name).unlink(missing_ok=True)
     files = [write_sheet(folder / 'sheet.png', rgb, question, answer, footer)]
     for drawn in answer.maps:
         files += (_write_depth(folder, drawn) if isinstance(drawn, DepthMap)
                   else _write_segmentation(folder, rgb, drawn))
-    record = folder / 'answer.json'
+    record = folder / RECORD
     record.write_text(json.dumps({
         'question': question, 'answer': answer.text, 'short': answer.short,
         'confidence': answer.confidence, 'reasoning': list(answer.reasoning),

@@ -94,8 +94,9 @@ def read_questions(file: Path) -> list[Question]:
         text = file.read_text(encoding='utf-8')
         entries = _entries(text, file.suffix.lower())
     except (OSError, ValueError, yaml.YAMLError) as error:
+        remedy = 'check the path' if isinstance(error, OSError) else REMEDY
         raise BadData('the question file cannot be read', value=f'{file}: {error}',
-                      remedy=REMEDY) from error
+                      remedy=remedy) from error
     if not isinstance(entries, list) or not entries:
         raise BadData('the question file holds no list of questions', value=str(file),
                       remedy=REMEDY)

@@ -14,11 +14,16 @@ from cooper_ros.errors import BadBag, BadOption
 from cooper_ros.imaging.buffers import MAX_PIXELS
 from cooper_ros.imaging.lens import Calibration, calibration_of
 from cooper_ros.replay.bag import Bag, Frame, Skipped, describe
-from cooper_ros.replay.output import AnswerBag, check_output
+from cooper_ros.replay.output import AnswerBag
+from cooper_ros.replay.places import (
+    ANSWERS,
+    check_beside,
+    check_output,
+    clear_answers,
+    clear_beside,
+)
 from cooper_ros.replay.questions import DEFAULT_QUESTION, Picker, Plan, Question
 from cooper_ros.replay.storage import Topic
-
-ANSWERS = 'answers'
 
 
 class Asks(Protocol):
@@ -42,7 +47,7 @@ class Request:
         question_topic: ``std_msgs/String`` topic of the bag, whose texts are asked about the
             latest picture before them.
         mode, seed: of the questions that have no mode of their own.
-        overwrite: replace an older bag of answers.
+        overwrite: replace the answers, the summary and the sheets of an older run.
         timings: write timings into the bag.
         focal: of the camera, see ``CooperConfig``, where no recorded CameraInfo says it.
         max_image_pixels: see ``CooperConfig``.
@@ -148,12 +153,14 @@ def replay(request: Request, engine: Asks, watch: Watch = Watch()) -> Result:
         info = bag.camera_info(topic)
         result = Result(request, topic, warnings=bag.warnings)
         request.out.mkdir(parents=True, exist_ok=True)
+        clear_beside(request.out)
         with AnswerBag(request.out / ANSWERS, request.overwrite, request.timings) as out:
             try:
                 _Run(request, engine, watch, result, out, info).play(bag)
             except KeyboardInterrupt:
                 result.interrupted = True
         if not result.pictures:
+            clear_answers(request.out / ANSWERS)  # else it is in the way of the next try
             reason = result.skipped[0].reason if result.skipped else '; '.join(bag.warnings)
             raise BadBag('no picture of the topic can be decoded', remedy='try another --topic',
                          value=f'{describe(topic)}: {reason}')
@@ -168,6 +175,7 @@ class _Run:
     result: Result
     out: AnswerBag
     camera_info: Any
+    written: int = -1
 
     def play(self, bag: Bag) -> None:
         """Go through pictures and recorded questions in the order of their bag stamps."""
@@ -204,7 +212,9 @@ class _Run:
 
     def _ask_all(self, frame: Frame, questions: Sequence[Question]) -> None:
         lens = self._calibration(frame)
-        self.out.write_picture(frame, self.result.topic.type, lens.info)
+        if frame.index != self.written:  # recorded questions come one by one
+            self.out.write_picture(frame, self.result.topic.type, lens.info)
+            self.written = frame.index
         for question in questions:
             number = len(self.result.asked)
             asked = self._ask(frame, question, f'{frame.index}-{number}', lens.focal)
@@ -229,6 +239,7 @@ def _check_places(request: Request) -> None:
         raise BadOption('the answers would take the place of the recording', value=str(bag),
                         remedy='give another --out')
     check_output(request.out / ANSWERS, request.overwrite)
+    check_beside(request.out, request.overwrite)
 
 
 def _check_question_topic(bag: Bag, name: str | None) -> None:

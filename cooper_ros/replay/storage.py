@@ -6,11 +6,13 @@ recorder died, and since splits get lost. Damaged files are mended in a temporar
 
 from __future__ import annotations
 
+import errno
 import heapq
 import re
 import shutil
+import sqlite3
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +23,7 @@ from rosbags.interfaces import Connection, ConnectionExtRosbag2
 from rosbags.rosbag1 import Reader as Ros1Reader
 from rosbags.rosbag2 import Reader as Ros2Reader
 
-from cooper_ros.errors import BadBag
+from cooper_ros.errors import BadBag, OutOfDisk
 from cooper_ros.replay import mend
 
 try:
@@ -92,12 +94,14 @@ class Recording:
 
     Raises:
         BadBag: nothing can be read at all.
+        OutOfDisk: the temporary folder has no room for a copy; while records are read, too.
     """
 
     path: Path
     warnings: list[str] = field(default_factory=list)
     topics: dict[str, Topic] = field(default_factory=dict)
     _parts: list[_Part] = field(default_factory=list, repr=False)
+    _rests: dict[Path, _Part | None] = field(default_factory=dict, repr=False)
     _stack: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def __enter__(self) -> Recording:
@@ -148,11 +152,12 @@ class Recording:
         self._collect_topics()
 
     def _open_file(self, file: Path, room: Path) -> _Part:
-        path, kind = _plain_file(file, room)
         mended = False
-        if kind == '.db3' and _has_content(mend.wal_of(file)):
-            path, note = mend.mend_sqlite(file, room)
-            self.warnings.append(f'{file.name}: {note}')
+        with _room_for_a_copy(file):
+            path, kind = _plain_file(file, room)
+            if kind == '.db3' and _has_content(mend.wal_of(file)):
+                path, note = mend.mend_sqlite(file, room)
+                self.warnings.append(f'{file.name}: {note}')
         try:
             reader = self._enter(path, kind)
         except Exception as error:  # noqa: BLE001  broken bytes fail in any way
@@ -165,8 +170,10 @@ class Recording:
         if kind not in _MENDERS:
             raise refusal from error
         try:
-            copy, note = _MENDERS[kind](path, room)
+            copy, note = _mended_copy(path, kind, room)
             reader = self._enter(copy, kind)
+        except OutOfDisk:
+            raise
         except Exception as second:  # noqa: BLE001  as above
             raise refusal from second
         if not reader.message_count:
@@ -220,19 +227,49 @@ class Recording:
     def _read_rest(self, part: _Part, wanted: dict[str, Topic], last: int,
                    error: Exception) -> Iterator[Record]:
         """Go on in a mended copy behind the messages already read, or stop with a warning."""
+        if part.path not in self._rests:  # later passes end here, too: one copy and one warning
+            self._rests[part.path] = self._rest(part, error)
+        rest = self._rests[part.path]
+        if rest is not None:
+            yield from (record for record in self._read(rest, wanted) if record.stamp_ns > last)
+
+    def _rest(self, part: _Part, error: Exception) -> _Part | None:
         place = f'{part.path.name}: {_reason(error)}'
-        if part.mended or part.kind not in _MENDERS:
-            self.warnings.append(f'{place}; the rest is lost')
-            return
         try:
-            room = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-            copy, note = _MENDERS[part.kind](part.path, room)
-            whole = _Part(copy, part.kind, self._enter(copy, part.kind), mended=True)
-        except Exception:  # noqa: BLE001  as above
-            self.warnings.append(f'{place}; the rest is lost')
-            return
-        self.warnings.append(f'{place}; went on in a mended copy: {note}')
-        yield from (record for record in self._read(whole, wanted) if record.stamp_ns > last)
+            if not part.mended and part.kind in _MENDERS:
+                room = Path(self._stack.enter_context(
+                    tempfile.TemporaryDirectory(prefix='cooper-bag-')))
+                copy, note = _mended_copy(part.path, part.kind, room)
+                whole = _Part(copy, part.kind, self._enter(copy, part.kind), mended=True)
+                self.warnings.append(f'{place}; went on in a mended copy: {note}')
+                return whole
+        except OutOfDisk:
+            raise
+        except Exception:  # noqa: BLE001, S110  as above; what follows says it
+            pass
+        self.warnings.append(f'{place}; the rest is lost')
+        return None
+
+
+@contextmanager
+def _room_for_a_copy(file: Path) -> Iterator[None]:
+    """Name a full temporary folder as such: it is no fault of the recording."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and 'disk is full' not in str(error):  # SQLite has words only, on Python 3.10
+            raise
+        raise OutOfDisk('a damaged or packed recording is copied before it is read, and the copy '
+                        'does not fit', value=file.name,
+                        limit=f'the free space of {tempfile.gettempdir()}',
+                        remedy='set TMPDIR to a folder with room for the whole recording'
+                        ) from error
+
+
+def _mended_copy(path: Path, kind: str, room: Path) -> tuple[Path, str]:
+    with _room_for_a_copy(path):
+        return _MENDERS[kind](path, room)
 
 
 def _storage_files(path: Path, warnings: list[str]) -> list[Path]:
@@ -243,7 +280,8 @@ def _storage_files(path: Path, warnings: list[str]) -> list[Path]:
         if path.name == 'metadata.yaml':
             return _storage_files(path.parent, warnings)
         return [path]
-    files = sorted((file for file in path.iterdir() if file.name.endswith(SUFFIXES)),
+    files = sorted((file for file in path.iterdir()
+                    if file.name.endswith(SUFFIXES) and file.is_file()),
                    key=lambda file: [int(part) if part.isdigit() else part
                                      for part in re.split(r'(\d+)', file.name)])
     listed = _listed_files(path, warnings)
@@ -254,7 +292,14 @@ def _storage_files(path: Path, warnings: list[str]) -> list[Path]:
     if not files:
         raise BadBag('the folder holds no recording', value=str(path),
                      limit=' '.join(SUFFIXES), remedy='give the folder of the bag itself')
-    return files
+    return _without_twins(files, warnings)
+
+
+def _without_twins(files: list[Path], warnings: list[str]) -> list[Path]:
+    """Drop what lies there packed and unpacked: every message would come twice."""
+    twins = [file for file in files if file.suffix == '.zstd' and file.with_suffix('') in files]
+    warnings += [f'left out: {file.name}, which lies there unpacked too' for file in twins]
+    return [file for file in files if file not in twins]
 
 
 def _listed_files(folder: Path, warnings: list[str]) -> set[str]:

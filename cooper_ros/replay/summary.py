@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Mapping
 
 from cooper_ros.engine.events import Answer
-from cooper_ros.replay.run import ANSWERS, Asked, Result
-
-SHEETS = 'sheets'
+from cooper_ros.replay.places import ANSWERS, SUMMARY_JSON, SUMMARY_MD, sheet_name
+from cooper_ros.replay.run import Asked, Result
 
 
 def write_summary(result: Result, facts: Mapping[str, str]) -> tuple[Path, Path]:
@@ -26,7 +25,7 @@ def write_summary(result: Result, facts: Mapping[str, str]) -> tuple[Path, Path]
         the two files.
     """
     values = summary(result, facts)
-    as_json, as_text = result.request.out / 'summary.json', result.request.out / 'summary.md'
+    as_json, as_text = result.request.out / SUMMARY_JSON, result.request.out / SUMMARY_MD
     as_json.write_text(json.dumps(values, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
     as_text.write_text(_markdown(values), encoding='utf-8')
     return as_json, as_text
@@ -45,11 +44,6 @@ def summary(result: Result, facts: Mapping[str, str]) -> dict[str, Any]:
         'run': dict(facts),
         'timings': [_timing(asked) for asked in result.asked],
     }
-
-
-def sheet_name(number: int) -> str:
-    """File name of the picture sheet of the Nth question."""
-    return f'{SHEETS}/{number:04d}.png'
 
 
 def _entry(number: int, asked: Asked) -> dict[str, Any]:

@@ -1,0 +1,88 @@
+"""What a replay leaves in its folder, and what of it a later one may replace."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from cooper_ros.errors import BadOption
+
+ANSWERS = 'answers'
+SHEETS = 'sheets'
+SUMMARY_JSON, SUMMARY_MD = 'summary.json', 'summary.md'
+MARKER = '.cooper_answers'  # readers go by metadata.yaml and by suffixes, and pass it over
+_SAID = 'cooper replay made this folder, and replaces it if told to --overwrite.\n'
+_HEADS = {SUMMARY_JSON: '{\n  "bag": ', SUMMARY_MD: '# Replay of '}  # how those of ours begin
+_SHEET = re.compile(r'\d{4,}\.png')
+
+
+def sheet_name(number: int) -> str:
+    """File name of the picture sheet of the Nth question."""
+    return f'{SHEETS}/{number:04d}.png'
+
+
+def mark(folder: Path) -> None:
+    """Mark a folder of answers as ours; a killed run leaves nothing else to know it by."""
+    (folder / MARKER).write_text(_SAID, encoding='utf-8')
+
+
+def check_output(folder: Path, overwrite: bool) -> None:
+    """Refuse to write over anything but an older bag of answers, and that only when told.
+
+    Raises:
+        BadOption: the folder exists.
+    """
+    _check(folder, overwrite, (folder / MARKER).is_file(), 'bag of answers')
+
+
+def check_beside(out: Path, overwrite: bool) -> None:
+    """As :func:`check_output`, for the summary and the sheets beside the bag.
+
+    Raises:
+        BadOption: one of them exists.
+    """
+    for name in _HEADS:
+        _check(out / name, overwrite, _is_summary(out / name), 'summary')
+    _check(out / SHEETS, overwrite, (out / SHEETS).is_dir(), 'folder of sheets')
+
+
+def clear_beside(out: Path) -> None:
+    """Remove the summary and the sheets of an earlier run; what else lies there stays."""
+    for name in _HEADS:
+        (out / name).unlink(missing_ok=True)
+    sheets = out / SHEETS
+    if not sheets.is_dir():
+        return
+    for file in sorted(sheets.iterdir()):
+        if _SHEET.fullmatch(file.name):
+            file.unlink()
+    if not any(sheets.iterdir()):
+        sheets.rmdir()
+
+
+def clear_answers(folder: Path) -> None:
+    """Remove a bag of answers, if there is one."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _check(path: Path, overwrite: bool, ours: bool, what: str) -> None:
+    if not path.exists():
+        return
+    if not overwrite:
+        raise BadOption('the output exists', value=str(path),
+                        remedy='give another --out, or --overwrite')
+    if not ours:
+        raise BadOption(f'the output is no {what} of cooper replay, and is not replaced',
+                        value=str(path),
+                        remedy='give another --out, or move it away yourself')
+
+
+def _is_summary(path: Path) -> bool:
+    head = _HEADS[path.name]
+    try:
+        with path.open(encoding='utf-8') as source:
+            return head.startswith(source.read(len(head)))  # an empty one is no loss
+    except (OSError, UnicodeDecodeError):
+        return False
