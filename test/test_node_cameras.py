@@ -110,6 +110,18 @@ def test_camera_info_of_other_pictures_gives_no_metres(node: Node, size: tuple[i
     assert known.error == eyes.lens_trouble() == ('' if fits else wrong)
 
 
+def test_an_older_picture_keeps_the_lens_of_its_time(node: Node) -> None:
+    eyes, now = camera(node), now_s(node)
+    for seconds, focal in ((now - 0.2, 100.0), (now - 0.1, 200.0)):
+        message = stamped(GREY, seconds=seconds)
+        eyes._on_image(message)
+        eyes._on_info(CameraInfo(header=message.header, width=128, height=96,
+                                 k=[focal, 0., 64., 0., focal, 48., 0., 0., 1.]))
+    assert [eyes.calibration(frame).focal for frame in eyes._frames] == [100 / 128, 200 / 128]
+    eyes._on_image(stamped(GREY, seconds=now))  # nothing was said with it yet
+    assert eyes.calibration(eyes.newest()).focal == 200 / 128
+
+
 @pytest.mark.parametrize('names', [['front/left'], ['1'], ['a', 'a'], ['a', ''], ['f r']])
 def test_names_that_ros_would_not_take_are_refused(names: list[str]) -> None:
     with pytest.raises(BadOption, match='cannot be called that.*letters, digits and underscores'):

@@ -59,6 +59,7 @@ class Camera:
         self._frames: deque[Frame] = deque()
         self.info: CameraInfo | None = None
         self.info_error = ''
+        self._infos: dict[int, CameraInfo] = {}  # usable ones by stamp, the oldest first
         self.received = 0
         self.last_arrival = 0.0
         self.qos_conflicts = 0
@@ -133,14 +134,19 @@ class Camera:
         try:
             check_camera_info(message)
             self.info, self.info_error = message, ''
+            self._infos[nanoseconds_of(message.header.stamp)] = message
+            while len(self._infos) > self._config().buffer_images:
+                del self._infos[next(iter(self._infos))]
         except BadCameraInfo as error:
             self.info, self.info_error = None, str(error)
             self._node.get_logger().warning(f'{self.name or "camera"}: {error}; no metric depth',
                                             throttle_duration_sec=10.0)
 
     def calibration(self, frame: Frame) -> Calibration:
-        """What is known now of the lens a picture came through."""
-        info, error = self.info, self.info_error
+        """What is known of the lens a picture came through: what was said with it, for lenses
+        zoom, else what was said last."""
+        info = self._infos.get(frame.stamp_ns, self.info)
+        error = self.info_error if info is None else ''
         if info is not None and (misfit := misfit_of(info, size_of(frame.message))):
             info, error = None, misfit
             self._node.get_logger().warning(f'{self.name or "camera"}: {misfit}; no metric depth',
@@ -178,6 +184,7 @@ class Camera:
     def clear(self) -> None:
         """Forget all images, as after a jump of the clock."""
         self._frames.clear()
+        self._infos.clear()
 
     def newest(self) -> Frame:
         """The image that came last.
