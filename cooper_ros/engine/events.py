@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cooper_ros.imaging.lens import Calibration
 from cooper_ros.imaging.segmentation import Label
 
 DEPTH = 'depth'
@@ -37,6 +38,14 @@ class DepthMap:
     def vouched_metres(self) -> np.ndarray | None:
         """Metres for a topic that promises them: None while scale or lens are unknown."""
         return self.metres if self.lens_known else None
+
+    def metres_behind(self, lens: Calibration) -> np.ndarray | None:
+        """Vouched metres behind a camera's lens, or None while no scale is known.
+
+        A camera whose info is broken gets none, unless its focal length is given: a scale learnt
+        for a lens says nothing about it. Nor does one whose lens is needed and not known.
+        """
+        return self.vouched_metres if lens.has_scale else None
 
 
 @dataclass(frozen=True)

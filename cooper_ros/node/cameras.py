@@ -16,7 +16,7 @@ from std_msgs.msg import Header
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadCameraInfo, NoImage, StaleImage
-from cooper_ros.imaging.lens import Calibration, check_camera_info, focal_of, misfit_of
+from cooper_ros.imaging.lens import Calibration, calibration_of, check_camera_info, misfit_of
 from cooper_ros.node.conversions import nanoseconds_of, size_of
 
 try:
@@ -145,14 +145,14 @@ class Camera:
     def calibration(self, frame: Frame) -> Calibration:
         """What is known of the lens a picture came through: what was said with it, for lenses
         zoom, else what was said last."""
-        info = self._infos.get(frame.stamp_ns, self.info)
-        error = self.info_error if info is None else ''
-        if info is not None and (misfit := misfit_of(info, size_of(frame.message))):
-            info, error = None, misfit
-            self._node.get_logger().warning(f'{self.name or "camera"}: {misfit}; no metric depth',
-                                            throttle_duration_sec=10.0)
-        focal = self._config().focal if info is None else focal_of(info, self._topic)
-        return Calibration(info, error, focal)
+        info, usual = self._infos.get(frame.stamp_ns, self.info), self._config().focal
+        if info is None:
+            return Calibration(error=self.info_error, focal=usual)
+        found = calibration_of(info, self._topic, size_of(frame.message), usual)
+        if found.error:
+            self._node.get_logger().warning(f'{self.name or "camera"}: {found.error}; no metric '
+                                            'depth', throttle_duration_sec=10.0)
+        return found
 
     def lens_trouble(self) -> str:
         """What is wrong with the camera info, empty while nothing is."""

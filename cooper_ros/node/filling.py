@@ -12,7 +12,7 @@ from cooper_ros.node.conversions import (
     mask_message,
     scaled_camera_info,
 )
-from cooper_ros.node.outputs import answer_message, metric_depth
+from cooper_ros.node.outputs import answer_message
 from cooper_ros.node.request_handler import AcceptedRequest
 
 _ANSWER_FIELDS = ('header', 'request_id', 'answer', 'short_answer', 'confidence', 'timings',
@@ -51,7 +51,7 @@ def fill_depth(message: Any, accepted: AcceptedRequest, drawn: DepthMap) -> None
     message.relative_depth = depth_message(header, drawn.relative)
     if accepted.lens.info is not None:
         message.camera_info = scaled_camera_info(accepted.lens.info, header, drawn.relative.shape)
-    metres = metric_depth(drawn, accepted.lens)
+    metres = drawn.metres_behind(accepted.lens)
     if metres is not None and drawn.range_m is not None:
         message.depth = depth_message(header, metres)
         message.range_min_m, message.range_max_m = (float(end) for end in drawn.range_m)

@@ -72,7 +72,7 @@ class MapOutputs:
     def _depth(self, header: Header, drawn: DepthMap, lens: Calibration) -> None:
         self._send('relative_depth', lambda: depth_message(header, drawn.relative))
         self._send('relative_depth/colored', lambda: colour_message(header, drawn.colour))
-        metres, info = metric_depth(drawn, lens), lens.info
+        metres, info = drawn.metres_behind(lens), lens.info
         if metres is None:
             if self.wanted(METRIC_TOPICS):  # who listens there would wait for ever
                 self._node.get_logger().warning(f'depth/image stays silent: {no_scale(lens)}',
@@ -100,15 +100,6 @@ class MapOutputs:
         """Take the topics away."""
         for publisher in self._publishers.values():
             self._node.destroy_lifecycle_publisher(publisher)
-
-
-def metric_depth(drawn: DepthMap, lens: Calibration) -> np.ndarray | None:
-    """Metres of a map, or None while no scale is known.
-
-    A camera whose info is broken gets none, unless its focal length is given: a scale learnt for
-    a lens says nothing about it. Nor does one whose lens is needed and not known.
-    """
-    return drawn.vouched_metres if lens.has_scale else None
 
 
 def no_scale(lens: Calibration) -> NoScale:

@@ -100,9 +100,10 @@ class AnswerBag:
     def _write_depth(self, frame: Frame, drawn: DepthMap, lens: Calibration) -> None:
         self._image('relative_depth', frame, encode_depth(drawn.relative))
         self._image('relative_depth_colored', frame, encode_rgb8(drawn.colour))
-        if drawn.vouched_metres is None or not lens.has_scale:
+        metres = drawn.metres_behind(lens)
+        if metres is None:
             return
-        self._image('depth', frame, encode_depth(drawn.vouched_metres))
+        self._image('depth', frame, encode_depth(metres))
         if lens.info is not None:
             self._put(*TOPICS['camera_info'], frame,
                       scaled_camera_info(lens.info, frame, drawn.relative.shape))

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Callable, Mapping, Sequence
 
 import numpy as np
@@ -167,14 +168,6 @@ def probe(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree
         (source.text(question), source.text(answer, loss=True)) for question, answer in asked))
 
 
-def _coded(source: Source) -> list[int]:
-    return source.coded
-
-
-def _asked(source: Source) -> list[int]:
-    return source.asked
-
-
 def _with_objects(source: Source) -> list[int]:
     known = bool(np.isfinite(source.store.objects).any())
     return list(range(len(source.store) if known else 0))
@@ -208,14 +201,14 @@ class RecipeKind:
 
 
 RECIPES = {
-    'draw': RecipeKind(draw, _coded, 'frames with latents', latents=True),
-    'sketch': RecipeKind(sketch, _coded, 'frames with latents', latents=True),
+    'draw': RecipeKind(draw, attrgetter('coded'), 'frames with latents', latents=True),
+    'sketch': RecipeKind(sketch, attrgetter('coded'), 'frames with latents', latents=True),
     'describe': RecipeKind(describe, lambda source: list(range(len(source.store))), 'frames'),
     'probe': RecipeKind(probe, _with_objects, 'objects, which frames without questions lack'),
     'auto': RecipeKind(auto, _asked_both_ways, 'frames with latents, a question with one map and '
                        'one without', latents=True),
-    'direct': RecipeKind(direct, _asked, 'frames with questions'),
-    'text': RecipeKind(text, _asked, 'frames with questions'),
+    'direct': RecipeKind(direct, attrgetter('asked'), 'frames with questions'),
+    'text': RecipeKind(text, attrgetter('asked'), 'frames with questions'),
     'maps': RecipeKind(maps, _coded_and_asked, 'frames with latents and questions',
                        latents=True),
 }
