@@ -21,7 +21,7 @@ from test_grpo_task import likes_low, settings  # noqa: F401
 from cooper_ros.errors import BadCheckpoint, BadData, BadOption, CooperError
 from cooper_ros.training.cli import run_stage
 from cooper_ros.training.grpo_task import GrpoTask
-from cooper_ros.training.processes import joined
+from cooper_ros.training.processes import joined, leave
 from cooper_ros.training.reward_function import Reward, load_function
 from cooper_ros.training.rewards import (
     RewardGroup,
@@ -201,6 +201,7 @@ def agree(rank: int, port: int, places: list[str]) -> None:
                 said.write_text(str([reward.terms(GROUP)[0], reward.terms(GROUP)[0]]))
             except CooperError as error:
                 said.write_text(str(error))
+    leave()
 
 
 def test_processes_compare_their_terms_once(tmp_path: Path) -> None:

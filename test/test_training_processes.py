@@ -31,6 +31,7 @@ from cooper_ros.training.processes import (
     average_gradients,
     is_first,
     joined,
+    leave,
     mean_over_processes,
     part_of,
     share_of,
@@ -123,6 +124,7 @@ def work(rank: int, place: Path, port: int) -> None:
         with pytest.raises(OutOfDisk, match='bytes needed.*10 bytes free'):
             save_where_the_first_sees_no_room(trainer)
         torch.save(answers, place / f'answers_{rank}.pt')
+    leave()
 
 
 def seen_copies() -> list[bool]:
@@ -295,3 +297,13 @@ def test_the_documented_command_trains_what_one_process_does(place: Path, tmp_pa
     alone.run()
     same(run_weights(tmp_path / 'two'), alone.ema.full_state(alone.task.module))
     assert (tmp_path / 'out' / 'ae.safetensors').is_file()
+
+
+@pytest.mark.parametrize('count', (1, 2))
+def test_one_of_several_leaves_without_the_end_of_python(count: int) -> None:
+    """There gloo aborts now and then; what was said is not lost."""
+    code = ('import atexit; from cooper_ros.training.processes import leave;'
+            'atexit.register(print, "ended"); print("said"); leave()')
+    found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                           env=os.environ | {'WORLD_SIZE': str(count)}, timeout=120)
+    assert (found.returncode, found.stdout.split()) == (0, ['said', 'ended'][:3 - count])

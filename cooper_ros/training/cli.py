@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cooper_ros.errors import BadOption
 from cooper_ros.training.kept_settings import check_settings
 from cooper_ros.training.precision import spoken
-from cooper_ros.training.processes import is_first, joined, training_device, wait_for_all
+from cooper_ros.training.processes import is_first, joined, leave, training_device, wait_for_all
 from cooper_ros.training.settings import STAGES, TrainSettings, load_settings
 from cooper_ros.training.sole_run import sole_run
 from cooper_ros.training.task import Task
@@ -95,6 +95,7 @@ def _command(stage: str) -> Callable[..., None]:
     def run(config: Config, steps: Steps = 0, export: Export = '',
             changed: Changed = False) -> None:
         run_stage(stage, config, steps, export, changed)
+        leave()
     run.__doc__ = f'Run stage {stage}.'
     return run
 
