@@ -1,4 +1,8 @@
-"""Questions about lengths: distance, size, height, reach."""
+"""Questions about lengths: distance, size, height, reach.
+
+Distances are those of centres; what would be answered otherwise by who measures to the surface is
+not asked where that decides (:func:`reach`).
+"""
 
 from __future__ import annotations
 
@@ -42,12 +46,10 @@ def object_distance(view: View, rng: Rng) -> Draft | None:
     if len(view.whole) < 2:
         return None
     a, b = pick_two(rng, view.whole)
-    stem = pick(rng, ('how far is the {} from the {} in meters?',
-                      'how many meters are between the {} and the {}?'))
     answer = metres(gap(a, b))
     flat = metres(float(np.linalg.norm((b.position - a.position)[[0, 2]])))  # of x and z alone
     way = f'{apart("apart", a, b)} floor {flat}{apart("", a, b, "y")}'
-    return Draft('number', stem.format(a.name, b.name), answer, 'm',
+    return Draft('number', f'how far is the {a.name} from the {b.name} in meters?', answer, 'm',
                  f'{place(a, "xyz")}, {place(b, "xyz")}, {way}: {answer} m.', _DEPTH)
 
 
@@ -149,23 +151,30 @@ def reach(view: View, rng: Rng) -> Draft | None:
     """Whether an arm of given length reaches an object from the camera or from another object.
 
     The length always lies between the distances of two objects and either may be asked about, so
-    the number alone tells nothing.
+    the number alone tells nothing. It reaches the centre of the one, and no part of the other.
     """
     base = pick(rng, view.named) if len(view.named) > 2 and rng.random() < 0.4 else None
-    lengths = sorted(((gap(base, thing) if base else thing.distance), thing.name)
-                     for thing in view.named if thing is not base)
-    pairs = [(a, b) for a in lengths for b in lengths if a[0] * MARGIN ** 2 * 1.05 <= b[0]]
+    lengths = {thing.name: gap(base, thing) if base else thing.distance
+               for thing in view.named if thing is not base}
+    things = {thing.name: thing for thing in view.named}
+    pairs = [(near, far, lengths[near] * MARGIN, longest) for near in lengths for far in lengths
+             if (longest := _short_of(things[far], lengths[far])) >= lengths[near] * MARGIN * 1.05]
     if not pairs:
         return None
-    near, far = pick(rng, pairs)
-    things = {thing.name: thing for thing in view.named}
-    arm = round(float(rng.uniform(near[0] * MARGIN, far[0] / MARGIN)), 2)
+    near, far, shortest, longest = pick(rng, pairs)
+    arm = round(float(rng.uniform(shortest, longest)), 2)
     where = f'an arm at the {base.name}' if base else 'an arm at the camera'
     stem = pick(rng, (f'{where} reaches {metres(arm)} meters. can it reach the {{}}?',
                       f'{where} is {metres(arm)} meters long. is the {{}} in reach?'))
-    yes, no = ([(stem.format(name), _reach_facts(things[name], length, arm, base))]
-               for length, name in (near, far))
+    yes, no = ([(stem.format(name), _reach_facts(things[name], lengths[name], arm, base))]
+               for name in (near, far))
     return yes_no(rng, yes, no, _DEPTH)
+
+
+def _short_of(target: ObjectTruth, length: float) -> float:
+    """The longest arm that clearly ends before a thing whose centre is ``length`` away, metres."""
+    radius = math.dist(target.thing.size, (0, 0, 0)) / 2  # of the ball around it
+    return min(length / MARGIN, length - radius - 0.02)
 
 
 def _reach_facts(target: ObjectTruth, length: float, arm: float, base: ObjectTruth | None) -> str:

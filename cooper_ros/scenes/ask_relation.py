@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 
 from cooper_ros.scenes.ask import (
@@ -24,6 +26,7 @@ from cooper_ros.scenes.scene import Scene
 from cooper_ros.scenes.truth import ObjectTruth
 
 _DEPTH = (DEPTH,)
+_LEAST_APART = 0.08  # metres on the floor plan from which on a direction is clear
 _MIN_SIDE = 0.10  # least difference of x / z, the tangent of the viewing angle
 
 
@@ -74,26 +77,33 @@ def relation_camera(view: View, rng: Rng) -> Draft | None:
 
 
 def relation_object(view: View, rng: Rng) -> Draft | None:
-    """The same in the frame of an object that faces the camera: its left is our right."""
-    if len(view.named) < 2:
+    """The same in the frame of an object that faces the camera: its left is our right.
+
+    Which side it is, is chosen before the objects: more pairs are clearly in front than behind.
+    """
+    phrases = {'left': 'on its left', 'right': 'on its right'} if rng.random() < 0.6 else \
+        {'in front': 'in front of it', 'behind': 'behind it'}
+    clear = {side: [pair for pair in permutations(view.named, 2)
+                    if _object_side(view.scene, *pair, side)] for side in phrases}
+    if not all(clear.values()):
         return None
-    a, b = pick_two(rng, view.named)
-    angle = bearing(ground(a), np.array(view.scene.camera.position[:2]), ground(b))
-    if rng.random() < 0.6:
-        side, phrases = side_of(angle), {'left': 'on its left', 'right': 'on its right'}
-    else:
-        side = depth_side_of(angle)
-        phrases = {'in front': 'in front of it', 'behind': 'behind it'}
-    if side is None or np.linalg.norm(ground(a) - ground(b)) < 0.08:
-        return None
+    side, other = pick_two(rng, list(phrases))
+    a, b = pick(rng, clear[side])
     facts = f'{place(a)}, {place(b)}, {apart("there", a, b)}: {side}.'
-    other = next(word for word in phrases if word != side)
     start = f'the {a.name} faces the camera.'
     if rng.random() < 0.5:
         return choice(rng, f'{start} where is the {b.name} for it?', side, [other], facts, _DEPTH)
     ask = f'{start} is the {b.name} {{}}?'
     return yes_no(rng, [(ask.format(phrases[side]), facts)],
                   [(ask.format(phrases[other]), facts)], _DEPTH)
+
+
+def _object_side(scene: Scene, a: ObjectTruth, b: ObjectTruth, side: str) -> bool:
+    """Whether b is clearly on one side of a, which faces the camera."""
+    if np.linalg.norm(ground(a) - ground(b)) < _LEAST_APART:
+        return False
+    angle = bearing(ground(a), np.array(scene.camera.position[:2]), ground(b))
+    return side in (side_of(angle), depth_side_of(angle))
 
 
 def situational(view: View, rng: Rng) -> Draft | None:
@@ -103,7 +113,7 @@ def situational(view: View, rng: Rng) -> Draft | None:
     a, b, c = (view.named[int(i)] for i in rng.choice(len(view.named), 3, replace=False))
     points = [ground(thing) for thing in (a, b, c)]
     side = side_of(bearing(*points))
-    if side is None or min(np.linalg.norm(points[0] - p) for p in points[1:]) < 0.08:
+    if side is None or min(np.linalg.norm(points[0] - p) for p in points[1:]) < _LEAST_APART:
         return None
     other = 'right' if side == 'left' else 'left'
     ways = [f'{apart(word, a, to)} {hour(view.scene, a, to)}'

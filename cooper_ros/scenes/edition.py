@@ -2,4 +2,4 @@
 
 # Raised when a seed gives other pictures or other questions: stores of frames carry it in their
 # names, so that no run goes on with those of before.
-EDITION = 1
+EDITION = 2

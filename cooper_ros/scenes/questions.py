@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Callable, Sequence
 
 import numpy as np
@@ -64,13 +65,18 @@ def questions(scene: Scene, frame: Frame, *, per_category: int = 1,
 
 
 def _ask(asker: Asker, view: View, rng: Rng, category: str, count: int) -> list[QuestionAnswer]:
-    kept: dict[str, QuestionAnswer] = {}
+    kept: dict[frozenset[str], QuestionAnswer] = {}
     for _ in range(_TRIES * count):
         draft = asker(view, rng)
         if draft is not None:
-            kept.setdefault(draft.question, QuestionAnswer(
+            kept.setdefault(_parts(draft.question), QuestionAnswer(
                 category, draft.kind, draft.question, draft.answer, draft.unit, draft.facts,
                 draft.tools))
         if len(kept) == count:
             break
     return list(kept.values())
+
+
+def _parts(question: str) -> frozenset[str]:
+    """What is asked and its options: in another order they make no other question."""
+    return frozenset(re.split(r' \([a-d]\) ', question))

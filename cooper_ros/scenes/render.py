@@ -95,9 +95,9 @@ def render(scene: Scene, width: int = WIDTH, height: int = HEIGHT, *, smooth: bo
 
 
 def _edges(colour: FloatArray, instance: NDArray[np.int16]) -> NDArray[np.intp]:
-    grey = colour[..., 1] + instance * 40.0  # an instance change always counts
-    edge = np.zeros(grey.shape, bool)
-    across, down = np.abs(np.diff(grey, axis=1)) > _EDGE, np.abs(np.diff(grey, axis=0)) > _EDGE
+    edge = np.zeros(instance.shape, bool)
+    across, down = ((np.abs(np.diff(colour[..., 1], axis=axis)) > _EDGE)
+                    | (np.diff(instance, axis=axis) != 0) for axis in (1, 0))
     edge[:, 1:] |= across
     edge[:, :-1] |= across
     edge[1:] |= down
