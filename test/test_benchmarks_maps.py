@@ -11,6 +11,7 @@ from PIL import Image
 from support.tiny import tiny_engine
 
 from cooper_ros.engine.events import DepthMap
+from cooper_ros.engine.settings import offline
 from cooper_ros.errors import BadData, BadOption
 from cooper_ros.evaluation.depth_units import units_of
 from cooper_ros.evaluation.map_pairs import DEPTH, SEGMENTATION, find_pairs, read_ids
@@ -19,6 +20,7 @@ from cooper_ros.evaluation.map_suites import (
     depth_lines,
     depth_row,
     depth_summary,
+    drawing_for,
     measure_depth,
     measure_segmentation,
     order_accuracy,
@@ -105,13 +107,15 @@ def test_a_perfect_map_is_perfect_only_after_alignment_if_its_scale_is_wrong() -
     truth = np.tile(np.linspace(1, 5, 60), (40, 1)).astype(np.float32)
     truth[0] = 0  # unknown
     relative = np.where(truth > 0, truth, 9.0) / 10
-    row = depth_row('x', drawn(relative, (truth * 1.5).astype(np.float32)), truth, (1e-3, 80),
+    row = depth_row('x', drawn(relative, (truth * 1.5).astype(np.float32)), truth,
                     (1000.0, 'given'))
     assert row.aligned.abs_relative_difference < 1e-5 and row.aligned.delta1_acc == 1
     assert row.metric.abs_relative_difference == pytest.approx(0.5, abs=1e-5)
     assert row.metric.delta1_acc == 0 and row.metric.silog_rmse < 1e-3
     assert row.order == 1.0 and row.valid == 39 * 60
-    without = depth_row('x', drawn(relative), truth, (1e-3, 80), (1000.0, 'given'))
+    cropped = depth_row('x', drawn(relative), truth, (1000.0, 'given'), 'nyu')
+    assert cropped.valid == len(range(4, 39)) * len(range(4, 56))  # Eigen crop, in proportion
+    without = depth_row('x', drawn(relative), truth, (1000.0, 'given'))
     assert without.metric is None and depth_summary([row, without])['metric'] is None
 
 
@@ -156,6 +160,13 @@ def test_depth_suite_with_an_engine(tmp_path: Path) -> None:
     assert len(sheets.panels) == 6 and sheets.draw('t', 'f').shape[1] == 1440
     metric = tiny_engine(depth_range_m=(0.2, 8.0))
     assert depth_summary(measure_depth(metric, tmp_path, limit=1))['metric']['delta1_acc'] >= 0
+
+
+def test_a_folder_that_does_not_say_how_it_draws_is_measured_as_published(tmp_path: Path) -> None:
+    assert drawing_for('depth', tmp_path)['cfg_text'] == 3.0 and not drawing_for('mmvp', tmp_path)
+    assert offline(**drawing_for('segmentation', tmp_path)).cfg_renorm == 'global'
+    (tmp_path / 'cooper.json').write_text('{}')
+    assert not drawing_for('depth', tmp_path)
 
 
 def test_wrong_units_are_noticed(tmp_path: Path) -> None:

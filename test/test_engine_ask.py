@@ -10,6 +10,7 @@ import torch
 from support.tiny import PROMPTS, byte_codec, tiny_engine
 
 from cooper_ros.config import CooperConfig
+from cooper_ros.engine import settings
 from cooper_ros.engine import talk as talk_module
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import (
@@ -23,8 +24,10 @@ from cooper_ros.engine.events import (
     SegmentationMap,
     TextDelta,
 )
-from cooper_ros.engine.limits import CancelToken
-from cooper_ros.engine.sampling import TextOptions
+from cooper_ros.engine.limits import CancelToken, Limits
+from cooper_ros.engine.question import clean_question
+from cooper_ros.engine.sampling import TextOptions, generator_for
+from cooper_ros.engine.settings import offline
 from cooper_ros.errors import BadImage, BadOption, ErrorCode, OutOfMemory
 
 LOOK = '<think>look</think><depth-estimation>d</depth-estimation>'
@@ -228,6 +231,7 @@ def test_segments_have_a_legend_that_counts_every_pixel(engine: CooperEngine) ->
 @pytest.mark.parametrize('image, question, changes, code', [
     (np.zeros((0, 5, 3), np.uint8), 'q', {}, ErrorCode.BAD_IMAGE),
     (np.zeros((5, 5), np.uint8), 'q', {}, ErrorCode.BAD_IMAGE),
+    ([], 'q', {}, ErrorCode.BAD_IMAGE),
     (picture(), '  ', {}, ErrorCode.BAD_QUESTION),
     (picture(), 'q', {'mode': 'loud'}, ErrorCode.BAD_OPTION),
     (picture(), 'q', {'flow_points': 1, 'mode': 'maps'}, ErrorCode.BAD_OPTION),
@@ -272,6 +276,41 @@ def test_sampled_text_is_seeded(engine: CooperEngine) -> None:
         for seed in (1, 1, 2))
     assert isinstance(first, Answer) and isinstance(again, Answer) and isinstance(other, Answer)
     assert first.reasoning == again.reasoning != other.reasoning
+
+
+def test_every_use_of_a_seed_has_random_numbers_of_its_own() -> None:
+    """The first map began as the noise its picture was read with, two pictures shared theirs."""
+    drawn = [tuple(torch.randn(4, generator=generator_for(seed, use, index)).tolist())
+             for seed in (0, 1, 2**31 - 1) for use in ('picture', 'map', 'text')
+             for index in (0, 1)]
+    assert len(set(drawn)) == len(drawn)
+    again = torch.randn(4, generator=generator_for(0, 'picture', 0))
+    assert tuple(again.tolist()) == drawn[0]
+
+
+def test_two_equal_pictures_are_read_with_noise_of_their_own(engine: CooperEngine) -> None:
+    talk = engine._talk('x', [picture(), picture()], 'q', engine.config, Limits())
+    first, second = (shown.latents.embed() for shown in talk.pictures)
+    assert first.shape == second.shape and not torch.equal(first, second)
+    assert talk.pictures[0].latents.key != talk.pictures[1].latents.key
+
+
+def test_a_turn_ends_before_what_its_last_pass_chooses(says: list[str]) -> None:
+    """As published: what would have been said at the limit is lost."""
+    engine = long_turns(['<answer>12345'], says)
+    limit = len('<answer>12345')
+    *_, end = engine.ask(picture(), 'q', mode='direct', max_turn_tokens=limit)
+    assert isinstance(end, Answer) and end.reasoning[-1].endswith('1234')
+
+
+def test_settings_for_scores_know_no_limits_but_the_models() -> None:
+    config = offline(mode='text')
+    assert (config.time_budget_s, config.runtime, config.mode) == (0.0, 'torch', 'text')
+    long = tiny_engine(max_turn_tokens=3000)
+    assert settings.text_options(config, long.parts.card).max_tokens == 3000
+    assert clean_question('q' * 60_000, config.max_question_chars)
+    with pytest.raises(BadOption, match='unknown setting'):
+        offline(colour='red')
 
 
 def test_prompts_reach_the_network(engine: CooperEngine) -> None:

@@ -56,6 +56,8 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     (['--judge-url', 'http://a/v1'], '--judge-url does nothing in suite scenes; got http://a/v1'),
     (['--judge-model', 'm'], '--judge-model does nothing in suite scenes'),
     (['--limit', '3'], '--limit does nothing in suite scenes; got 3'),
+    (['--depth-set', 'nyu'], '--depth-set does nothing in suite scenes; got nyu'),
+    (['--suite', 'depth', '.', '--depth-set', 'NYU'], 'no such --depth-set; got NYU; allowed: vk'),
     (['--units', '1'], '--units does nothing in suite scenes'),
     (['--sheet', 'x.png'], '--sheet does nothing in suite scenes'),
     (['--palette'], '--palette does nothing in suite scenes; got True; allowed: suite segment'),

@@ -86,6 +86,7 @@ def test_rollouts_look_and_answer_as_their_turns_say(monkeypatch: pytest.MonkeyP
     assert [type(item) for item in group.prefix] == [TextItem, LatentItem, VisionItem, TextItem]
     assert group.rollouts[1].texts == [DRAW.decode(), ANSWER.decode()]
     assert [turn.ended for turn in group.rollouts[3].turns] == [False, True]
+    assert group.rollouts[3].texts == [DRAW.decode(), ANSWER.decode()]  # `!` was the last allowed
 
 
 def test_training_log_probs_equal_those_of_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +98,7 @@ def test_training_log_probs_equal_those_of_decoding(monkeypatch: pytest.MonkeyPa
         assert len(trained) == len(decoded)
         assert trained.tolist() == pytest.approx(decoded, abs=2e-4)
     # the cut-off turn has no end token to score
-    assert len(group.rollouts[3].turns[0].log_probs) == len(DRAW) + 1
+    assert len(group.rollouts[3].turns[0].log_probs) == len(DRAW)
     assert len(group.rollouts[1].turns[0].log_probs) == len(DRAW) + 1
     spread = scored.log_probs.detach().std()
     assert spread > 0.5, 'a network without opinions would pass with any mask'
@@ -195,8 +196,8 @@ def test_sampling_repeats_with_its_seed_and_varies_within_a_group() -> None:
 
 
 def test_sampled_tokens_follow_the_distribution() -> None:
-    """One-token turns: their frequencies are the network's probabilities at the temperature."""
-    made = actor(group=600, max_turns=1, max_turn_tokens=1, temperature=0.5)
+    """First tokens: their frequencies are the network's probabilities at the temperature."""
+    made = actor(group=600, max_turns=1, max_turn_tokens=2, temperature=0.5)
     group = made.group(IMAGE, 'q', torch.Generator().manual_seed(6))
     turns = [rollout.turns[0] for rollout in group.rollouts]
     tokens = [turn.ids[0] if turn.ids else SPECIALS.eos for turn in turns]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -33,26 +34,37 @@ def test_every_reward_recipe_is_well_formed(path: Path) -> None:
 
 
 def test_the_published_numbers_of_grpo() -> None:
-    settings = load(FOLDER / 'grpo_7b.yaml')
-    options = grpo_options(settings.task)
-    assert (settings.optim.learning_rate, settings.optim.betas) == (3e-6, (0.9, 0.999))
-    assert settings.batch * options.rollout['group'] == 1024
+    """Reference 6.6 and 11.2 to 11.5."""
+    settings, text = (load(FOLDER / f'{name}.yaml') for name in ('grpo_7b', 'text_grpo_7b'))
+    options, lean = grpo_options(settings.task), grpo_options(text.task)
+    assert asdict(settings.optim) == asdict(settings.optim) | {
+        'learning_rate': 3e-6, 'betas': (0.9, 0.999), 'eps': 1e-8, 'clip': 1.0, 'warmup': 0,
+        'schedule': 'cosine', 'ema': 0.0}
+    assert replace(text.optim, learning_rate=3e-6) == settings.optim
+    assert text.optim.learning_rate == 1e-5
+    rollout, reward = RolloutOptions(**options.rollout), RewardOptions(**options.reward)
+    assert settings.batch * rollout.group == 1024 and settings.steps == 21
+    assert (rollout.max_turns, rollout.max_turn_tokens, rollout.temperature) == (3, 4096, 1.0)
+    assert (reward.format_weight, reward.exploration, reward.threshold) == (1.0, 0.2, 3)
     assert options.drawing == {'flow_points': 30, 'flow_shift': 3.0, 'cfg_text': 4.0,
                                'cfg_image': 2.0, 'cfg_low': 0.4, 'cfg_high': 1.0,
                                'cfg_renorm': 'global'}  # reference 6.5
-    assert options.epsilon == 0.2
-    text = load(FOLDER / 'text_grpo_7b.yaml')
-    assert text.task['reward'] == {'format_weight': 0.1, 'exploration': 0.0}
+    assert options.epsilon == 0.2 and not options.freeze and not lean.freeze
+    assert lean.reward == {'format_weight': 0.1, 'exploration': 0.0}
 
 
-@pytest.mark.parametrize('name, steps', [('amg_7b', 6000), ('sft_7b', 600)])
+@pytest.mark.parametrize('name, steps', [('amg_7b', 6000), ('sft_7b', 300)])
 def test_the_published_numbers_of_both_supervised_stages(name: str, steps: int) -> None:
+    """Reference 9.4, 9.5, 10.1 and 10.2; the point that is gone on from."""
     settings = load(FOLDER / f'{name}.yaml')
     options = corpus_options(settings.task)
     assert set(options.sets) <= set(KINDS) and options.max_tokens == 10240
-    optim = settings.optim
-    assert (optim.learning_rate, optim.warmup, optim.ema, optim.eps) == (5e-6, 500, 0.995, 1e-15)
-    assert not optim.ema_ramp  # the whole decay from the first step on
-    assert settings.steps == steps and options.freeze == ('vit_model',)
-    shares = [entry.weight for entry in options.sets.values()]
-    assert sum(shares) == pytest.approx(1)
+    assert asdict(settings.optim) == asdict(settings.optim) | {
+        'learning_rate': 5e-6, 'warmup': 500, 'schedule': 'constant', 'ema': 0.995, 'clip': 1.0,
+        'eps': 1e-15, 'betas': (0.9, 0.95)}
+    assert not settings.optim.ema_ramp  # the whole decay from the first step on
+    assert settings.steps == steps and options.freeze == ('vit_model',) and options.map_latents
+    assert (options.timestep_shift, options.ce_weight, options.mse_weight) == (1.0, 1.0, 1.0)
+    shares = {key: entry.weight for key, entry in options.sets.items()}
+    assert shares == ({'vkitti': 0.05, 'hypersim': 0.45, 'ade20k': 0.5} if name == 'amg_7b' else
+                      {'cooper': 1.0})

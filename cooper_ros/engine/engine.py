@@ -31,6 +31,7 @@ from cooper_ros.engine.question import clean_question
 from cooper_ros.engine.talk import Steps, Talk, Turn, text_piece
 from cooper_ros.engine.tokens import TextCodec
 from cooper_ros.errors import (
+    BadImage,
     Canceled,
     CooperError,
     DeadlineExceeded,
@@ -203,11 +204,14 @@ class CooperEngine:
 
     def _talk(self, request_id: str, images: Sequence[PictureLike], question: str,
               config: CooperConfig, limits: Limits) -> Talk:
+        if not images:
+            raise BadImage('a question needs a picture', value=0, limit='at least 1')
         card = self.parts.card
         pictures = PictureReader(self.parts.runtime, ImageTransform(*card.vae_transform),
                                  ImageTransform(*card.vit_transform), config.sample_posterior,
                                  config.max_image_pixels)
-        prepared = [pictures.prepare(image, config.seed) for image in images]
+        prepared = [pictures.prepare(image, config.seed, index)
+                    for index, image in enumerate(images)]
         needed = config.context_tokens or _rounded_up(
             self._needed_tokens(prepared, question, config))
         return Talk(request_id=request_id, codec=self.parts.codec, prompts=self.parts.prompts,

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from cooper_ros.engine.contexts import ImagePiece
+from cooper_ros.engine.sampling import generator_for
 from cooper_ros.errors import BadImage
 from cooper_ros.imaging.resize import ImageTransform, normalise, to_rgb
 from cooper_ros.runtime.base import Runtime
@@ -57,8 +58,13 @@ class PictureReader:
     sample_posterior: bool
     max_pixels: int
 
-    def prepare(self, image: PictureLike, seed: int) -> Picture:
+    def prepare(self, image: PictureLike, seed: int, index: int = 0) -> Picture:
         """Resize a picture and describe its blocks; encoding waits until a block is read.
+
+        Args:
+            image: as it came.
+            seed: of the request.
+            index: of the picture within it; each is read with noise of its own.
 
         Raises:
             BadImage: not a uint8 RGB array or PIL picture, empty, or too large.
@@ -66,12 +72,12 @@ class PictureReader:
         resized = self.vae.resize(to_rgb(_as_pil(image, self.max_pixels)))
         rgb = np.asarray(resized)
         digest = _digest(rgb)
-        noise = f'/noise {seed}' if self.sample_posterior else ''
+        noise = f'/noise {seed} {index}' if self.sample_posterior else ''
         stride = self.runtime.config.pixels_per_latent_token
         again = self.vae.resize(resized)  # the rule is applied to its own result, as published
         count = (again.height // stride) * (again.width // stride)
         latents = ImagePiece(f'{digest}/vae{noise}', True, count,
-                             functools.cache(lambda: self._embed_latents(again, seed)))
+                             functools.cache(lambda: self._embed_latents(again, seed, index)))
         grid = (rgb.shape[0] // stride, rgb.shape[1] // stride)
         return Picture(digest + noise, rgb, grid, latents, self.vision(resized, digest))
 
@@ -88,15 +94,15 @@ class PictureReader:
         """The ViT block of a drawn map (uint8 ``[H, W, 3]``); the VAE resize is a no-op then."""
         return self.vision(self.vae.resize(Image.fromarray(rgb)), _digest(rgb))
 
-    def _embed_latents(self, resized: Image.Image, seed: int) -> Tensor:
+    def _embed_latents(self, resized: Image.Image, seed: int, index: int) -> Tensor:
         pixels = _pixels(resized)
-        noise = self._posterior_noise(pixels, seed) if self.sample_posterior else None
+        noise = self._posterior_noise(pixels, seed, index) if self.sample_posterior else None
         return self.runtime.embed_latents(self.runtime.encode_image(pixels, noise))
 
-    def _posterior_noise(self, pixels: Tensor, seed: int) -> Tensor:
+    def _posterior_noise(self, pixels: Tensor, seed: int, index: int) -> Tensor:
         vae = self.runtime.config.vae
         height, width = (side // vae.downsample for side in pixels.shape[-2:])
-        generator = torch.Generator().manual_seed(seed)
+        generator = generator_for(seed, 'picture', index)
         return torch.randn(vae.z_channels, height, width, generator=generator)  # [C, h, w]
 
 

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+def generator_for(seed: int, use: str, index: int = 0) -> torch.Generator:
+    """Random numbers of one use of a request's seed: the same again, like those of no other use.
+
+    Args:
+        seed: of the request.
+        use: what they are for, such as ``text``.
+        index: which of those, such as the turn.
+    """
+    digest = hashlib.sha256(f'{seed}/{use}/{index}'.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], 'big', signed=True))
 
 
 @dataclass(frozen=True)

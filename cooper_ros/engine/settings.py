@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.drawing import DrawOptions
 from cooper_ros.engine.maps import MapMaker
@@ -10,6 +12,20 @@ from cooper_ros.engine.sampling import TextOptions
 from cooper_ros.errors import BadOption
 from cooper_ros.model.flow import Guidance
 from cooper_ros.runtime.card import ModelCard
+
+
+def offline(**values: Any) -> CooperConfig:
+    """Settings of what measures or trains: no clock, nothing from a cache of engines, turns as
+    long as the model writes them, questions as long as they are.
+
+    Args:
+        **values: other settings, by name.
+
+    Raises:
+        BadOption: a setting does not exist or is out of range.
+    """
+    return CooperConfig(time_budget_s=0.0, runtime='torch', max_turn_tokens=16384,
+                        max_question_chars=100_000).replaced(**values)
 
 
 def text_options(config: CooperConfig, card: ModelCard) -> TextOptions:

@@ -32,7 +32,7 @@ from cooper_ros.engine.limits import Limits
 from cooper_ros.engine.maps import MapMaker
 from cooper_ros.engine.pictures import Picture
 from cooper_ros.engine.prompts import Prompts
-from cooper_ros.engine.sampling import TextOptions, choose_token
+from cooper_ros.engine.sampling import TextOptions, choose_token, generator_for
 from cooper_ros.engine.tokens import TextCodec
 
 Steps = Generator[Event, None, None]
@@ -178,7 +178,7 @@ class Talk:
         What the last allowed pass chooses is never fed, and not part of the turn, as published.
         """
         session, options = self.reader.session, self.text_options
-        generator = torch.Generator().manual_seed(self.seed + len(self.turns))
+        generator = generator_for(self.seed, 'text', len(self.turns))
         stream = self.codec.stream()
         token = self.codec.begin
         for left in range(options.max_tokens - 1, -1, -1):
@@ -203,5 +203,5 @@ class Talk:
         if self.noises is not None:
             return self.noises[index]
         rows, columns = self.pictures[-1].grid
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        generator = generator_for(self.seed, 'map', index)
         return torch.randn(rows * columns, self.maker.token_size, generator=generator)

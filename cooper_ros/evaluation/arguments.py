@@ -19,12 +19,14 @@ from cooper_ros.evaluation.suites import (
     SuiteOptions,
     make_judge,
 )
+from cooper_ros.imaging.depth_sets import DEPTH_SETS
 from cooper_ros.scenes.splits import absolute_seed
 
 SUITES = ('scenes', *FILE_SUITES)
-CONCERNS = {'limit': FILE_SUITES, 'units': ('depth',), 'palette': ('segmentation',),
-            'ignore': ('segmentation',), 'images': ADAPTERS, 'templates': ('qspatial',),
-            'out': ADAPTERS, 'sheet': MAP_SUITES, 'judge_url': ADAPTERS, 'judge_model': ADAPTERS}
+CONCERNS = {'limit': FILE_SUITES, 'units': ('depth',), 'depth_set': ('depth',),
+            'palette': ('segmentation',), 'ignore': ('segmentation',), 'images': ADAPTERS,
+            'templates': ('qspatial',), 'out': ADAPTERS, 'sheet': MAP_SUITES,
+            'judge_url': ADAPTERS, 'judge_model': ADAPTERS}
 
 
 def check(suite: str, place: Path | None, options: SuiteOptions, json_file: str) -> None:
@@ -47,6 +49,9 @@ def check(suite: str, place: Path | None, options: SuiteOptions, json_file: str)
     _check_concerns(suite, place, options)
     if suite in FILE_SUITES:  # scenes have seeds of their own, see check_scenes
         CooperConfig(seed=options.seed)
+    if options.depth_set and options.depth_set not in DEPTH_SETS:
+        raise BadOption('no such --depth-set', value=options.depth_set,
+                        limit=', '.join(DEPTH_SETS))
     make_judge(options)
     files = {'--out': options.out, '--sheet': options.sheet,
              '--json': Path(json_file) if json_file else None}

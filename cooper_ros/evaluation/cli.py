@@ -44,6 +44,8 @@ FocalFlag = Annotated[float, typer.Option(
     help='focal length of the camera of `depth` over the longest side of its pictures; 0: that of '
          'the model')]
 UnitsFlag = Annotated[float, typer.Option(min=0, help='depth file numbers per metre; 0: as found')]
+DepthSetFlag = Annotated[str, typer.Option(
+    help='nyu, kitti, vkitti or hypersim: only what its benchmark counts (range and Eigen crop)')]
 PaletteFlag = Annotated[bool, typer.Option(
     help='mask ids are classes of the model, and all of them count')]
 IgnoreFlag = Annotated[Optional[str], typer.Option(
@@ -71,7 +73,7 @@ def evaluate(
         blind: Annotated[bool, typer.Option(help='also ask with a grey picture')] = True,
         maps: MapsFlag = 50, points: PointsFlag = DEFAULTS.flow_points,
         threads: ThreadsFlag = DEFAULTS.threads, focal: FocalFlag = DEFAULTS.focal,
-        limit: LimitFlag = 0, units: UnitsFlag = 0.0,
+        limit: LimitFlag = 0, units: UnitsFlag = 0.0, depth_set: DepthSetFlag = '',
         palette: PaletteFlag = False, ignore: IgnoreFlag = None, images: ImagesFlag = None,
         templates: TemplatesFlag = None, out: OutFlag = None, sheet: SheetFlag = None,
         judge_url: Annotated[str, typer.Option(help='OpenAI-compatible judge')] = '',
@@ -79,11 +81,12 @@ def evaluate(
         json_file: JsonFlag = '') -> None:
     """Ask every question of simulated rooms, or measure on your own files."""
     from cooper_ros.engine.engine import CooperEngine
+    from cooper_ros.engine.settings import offline
     from cooper_ros.engine.shipped import shipped_model
-    from cooper_ros.evaluation import arguments, scenes_report
+    from cooper_ros.evaluation import arguments, map_suites, scenes_report
     from cooper_ros.evaluation.suites import SuiteOptions
     options = SuiteOptions(mode, seed, limit, units, palette, images, templates, out, sheet,
-                           judge_url, judge_model, arguments.ids_of(ignore))
+                           judge_url, judge_model, arguments.ids_of(ignore), depth_set)
     model = shipped_model(model)
     arguments.check(suite, place, options, json_file)
     arguments.check_variants(variant or [], (model, mode))
@@ -91,9 +94,9 @@ def evaluate(
     if suite == 'scenes':
         run = scenes_report.ScenesRun(seed, count, split, blind, maps, points, threads)
         arguments.check_scenes(run)
-    engine = CooperEngine.from_pretrained(model, CooperConfig(
+    engine = CooperEngine.from_pretrained(model, offline(
         model_path=model, mode=mode, flow_points=points, threads=threads, focal=focal,
-        time_budget_s=0.0, runtime='torch'))  # scores must not depend on speed or on a cache
+        **map_suites.drawing_for(suite, Path(model))))
     about = {'model': engine.parts.card.name or model, **_machine(engine)}
     keep = functools.partial(arguments.write_json, json_file)
     if run is not None:

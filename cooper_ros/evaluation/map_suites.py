@@ -27,6 +27,7 @@ from cooper_ros.evaluation.depth_metrics import (
     DepthMetrics,
     depth_metrics,
     mean_metrics,
+    valid_mask,
 )
 from cooper_ros.evaluation.map_pairs import (
     DEPTH,
@@ -41,10 +42,15 @@ from cooper_ros.evaluation.map_pairs import (
 )
 from cooper_ros.imaging.colours import colourise
 from cooper_ros.imaging.depth import relative_from_metres
+from cooper_ros.imaging.depth_sets import depth_set
 from cooper_ros.imaging.segmentation import UNLABELED
 from cooper_ros.imaging.sheet import Panel, sheet
+from cooper_ros.runtime.card import CARD_FILE
 
 NEAR_M, FAR_M = 1e-3, 80.0
+# How maps of a folder that does not say how it draws best were measured (reference section 6.6)
+PUBLISHED_DRAWING = {'cfg_text': 3.0, 'cfg_image': 1.5, 'cfg_low': 0.4, 'cfg_high': 1.0,
+                     'cfg_renorm': 'global'}
 SHOWN = ('abs_relative_difference', 'delta1_acc', 'silog_rmse')
 ORDER_PAIRS, ORDER_RATIO = 20000, 1.1  # pixel pairs per picture; depths that differ by 10 %
 SKIPPED_SHOWN = 5
@@ -143,10 +149,9 @@ class Skipped:
         return rows + [f'    and {more} more, all of them in the file of --json'] * (more > 0)
 
 
-def measure_depth(engine: CooperEngine, place: Path, *, units: float = 0.0, near_m: float = NEAR_M,
-                  far_m: float = FAR_M, seed: int = 0, limit: int = 0,
-                  sheets: Sheets | None = None, skipped: Skipped | None = None
-                  ) -> list[DepthRow]:
+def measure_depth(engine: CooperEngine, place: Path, *, units: float = 0.0, known: str = '',
+                  seed: int = 0, limit: int = 0, sheets: Sheets | None = None,
+                  skipped: Skipped | None = None) -> list[DepthRow]:
     """Draw and measure every picture with depth truth.
 
     Args:
@@ -154,7 +159,8 @@ def measure_depth(engine: CooperEngine, place: Path, *, units: float = 0.0, near
         place: folder or list.
         units: file numbers per metre; 0: floating point numbers are metres, integers what
             ``annotations.json`` or the path says, from ``place`` on.
-        near_m, far_m: truth outside is not counted.
+        known: published data set, whose range and crop decide which truth counts; empty for none:
+            all between ``NEAR_M`` and ``FAR_M``.
         seed: of the drawing noise.
         limit: first pictures only; 0 for all.
         sheets: collects what can be looked at.
@@ -168,17 +174,24 @@ def measure_depth(engine: CooperEngine, place: Path, *, units: float = 0.0, near
     for pair in _pairs(place, DEPTH, limit, skipped):
         try:
             rgb = read_rgb(pair.rgb, most)
-            truth, known = read_depth(pair.target, units, most, place)
+            truth, found = read_depth(pair.target, units, most, place)
             check_shapes(rgb, truth)
             drawn = engine.estimate_depth(rgb, seed=seed)
-            rows.append(depth_row(pair.name, drawn, truth, (near_m, far_m), known))
+            rows.append(depth_row(pair.name, drawn, truth, found, known))
         except (BadData, BadImage) as error:
             skipped.add(pair.name, error)
             continue
         if sheets is not None:
+            far_m = _span(known)[1]
             sheets.add(*_depth_panels(Panel(rgb, pair.name), drawn, truth, rows[-1], far_m))
     skipped.check(rows)
     return rows
+
+
+def drawing_for(suite: str, model: Path) -> dict[str, Any]:
+    """Drawing settings for a suite: the model folder's own, if it has any, else as published."""
+    told = (model / CARD_FILE).is_file() or suite not in (DEPTH, SEGMENTATION)
+    return {} if told else PUBLISHED_DRAWING
 
 
 def _pairs(place: Path, kind: str, limit: int, skipped: Skipped) -> Iterable[MapPair]:
@@ -187,11 +200,19 @@ def _pairs(place: Path, kind: str, limit: int, skipped: Skipped) -> Iterable[Map
     return tqdm(pairs[:limit or None], desc=kind, mininterval=1)
 
 
-def depth_row(name: str, drawn: DepthMap, truth: np.ndarray, span: tuple[float, float],
-              units: tuple[float, str]) -> DepthRow:
+def _span(known: str) -> tuple[float, float]:
+    """Least and greatest depth that counts, metres."""
+    if not known:
+        return NEAR_M, FAR_M
+    kind = depth_set(known)
+    return kind.near_m, kind.far_m
+
+
+def depth_row(name: str, drawn: DepthMap, truth: np.ndarray, units: tuple[float, str],
+              known: str = '') -> DepthRow:
     """Measure one drawn map against metres ``[H, W]`` (0: unknown)."""
-    near, far = span
-    valid = (truth > near) & (truth < far)
+    span = near, far = _span(known)
+    valid = valid_mask(truth, known) if known else (truth > near) & (truth < far)
     if valid.sum() < 2:
         raise BadData('no valid depth in a truth', value=name, limit=f'{near} .. {far} m',
                       remedy='check --units')

@@ -9,8 +9,9 @@ from typing import Any, Callable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from cooper_ros.config import MODES, CooperConfig
+from cooper_ros.config import MODES
 from cooper_ros.engine.engine import CooperEngine
+from cooper_ros.engine.settings import offline
 from cooper_ros.errors import NoAnswer
 from cooper_ros.evaluation import scenes_suite
 from cooper_ros.evaluation.map_suites import score_lines
@@ -103,9 +104,8 @@ def _comparisons(rows: Sequence[Mapping[str, Any]], pairs: Mapping[str, Sequence
 
 
 def _loaded(folder: str, run: ScenesRun) -> CooperEngine:
-    return CooperEngine.from_pretrained(folder, CooperConfig(
-        model_path=folder, flow_points=run.points, threads=run.threads, time_budget_s=0.0,
-        runtime='torch'))  # as the first: see cli.py
+    return CooperEngine.from_pretrained(folder, offline(
+        model_path=folder, flow_points=run.points, threads=run.threads))
 
 
 def parse_variant(text: str, folder: str, mode: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer, DepthMap, Failure
-from cooper_ros.evaluation.map_suites import FAR_M, NEAR_M, DepthRow, depth_row, depth_summary
+from cooper_ros.evaluation.map_suites import DepthRow, depth_row, depth_summary
 from cooper_ros.evaluation.scoring import best_constant, mean_interval, score
 from cooper_ros.scenes.generate import Sample, generate
 from cooper_ros.scenes.palette import SCENE_PALETTE
@@ -74,7 +74,7 @@ class Maps:
 
     def add_depth(self, drawn: DepthMap, truth: np.ndarray) -> None:
         """Compare a map with metres ``[H, W]``, as it is and after the fit."""
-        self.depth.append(depth_row(f'frame {len(self.depth)}', drawn, truth, (NEAR_M, FAR_M),
+        self.depth.append(depth_row(f'frame {len(self.depth)}', drawn, truth,
                                     (1.0, 'rendered')))
 
     def add_labels(self, labels: np.ndarray, truth: np.ndarray) -> None:

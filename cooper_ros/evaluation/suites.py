@@ -38,6 +38,7 @@ class SuiteOptions:
         sheet: PNG with the first pictures of a map suite.
         judge_url, judge_model: who decides what the rules cannot read; empty for nobody.
         ignore: mask ids that are not counted; None for the usual ones.
+        depth_set: published data set that the depth is of: its range and its crop count.
     """
 
     mode: str = 'auto'
@@ -52,6 +53,7 @@ class SuiteOptions:
     judge_url: str = ''
     judge_model: str = ''
     ignore: tuple[int, ...] | None = None
+    depth_set: str = ''
 
 
 def run_file_suite(engine: CooperEngine, suite: str, place: Path,
@@ -91,9 +93,10 @@ def run_file_suite(engine: CooperEngine, suite: str, place: Path,
 def _depth(engine: CooperEngine, place: Path, options: SuiteOptions,
            sheets: map_suites.Sheets | None) -> tuple[dict[str, Any], list[str]]:
     skipped = map_suites.Skipped()
-    rows = map_suites.measure_depth(engine, place, units=options.units, seed=options.seed,
-                                    limit=options.limit, sheets=sheets, skipped=skipped)
-    found = map_suites.depth_summary(rows)
+    rows = map_suites.measure_depth(engine, place, units=options.units, known=options.depth_set,
+                                    seed=options.seed, limit=options.limit, sheets=sheets,
+                                    skipped=skipped)
+    found = {**map_suites.depth_summary(rows), 'depth_set': options.depth_set}
     return ({**found, **skipped.as_dict(), 'rows': [asdict(row) for row in rows]},
             map_suites.depth_lines(found) + skipped.lines())
 

@@ -116,7 +116,10 @@ class _SideBySide:
         return [Group(tuple(member.prefix), tuple(member.rollouts)) for member in self.members]
 
     def _write(self, rows: Sequence[int]) -> None:
-        """Let all rows write one turn; each step feeds one token of every open row."""
+        """Let all rows write one turn; each step feeds one token of every open row.
+
+        What the last allowed step draws is not part of the turn, as where questions are asked.
+        """
         codec, limit = self.codec, self.options.max_turn_tokens
         turns = {row: Turn() for row in rows}
         open_rows = list(rows)
@@ -129,6 +132,8 @@ class _SideBySide:
             open_rows = [row for row in open_rows
                          if not turns[row].ended and len(turns[row].ids) < limit]
         for row, turn in turns.items():
+            if not turn.ended:
+                del turn.ids[-1], turn.log_probs[-1]
             self.members[row // self.options.group].keep(row, turn)
 
     def _sample(self, rows: Sequence[int], fed: Sequence[int]) -> tuple[list[int], list[float]]:
@@ -235,8 +240,7 @@ class _GroupUnderWay:
         return list(calls)
 
     def _close(self, row: int) -> None:
-        turn, end = self._rollout(row).turns[-1], self.actor.parts.codec.end
-        close_turn(self.session, row, [end] if turn.ended else [*turn.ids[-1:], end])
+        close_turn(self.session, row, [self.actor.parts.codec.end])
 
     def _call(self, row: int) -> ToolCall | None:
         text = self._rollout(row).turns[-1].text

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer
+from cooper_ros.engine.settings import offline
 from cooper_ros.model.packing import IGNORED, Item, PackedBatch, pack
 from cooper_ros.model.training_forward import forward_train
 from cooper_ros.training.corpus_items import Corpus, ItemMaker, corpus_options
@@ -125,7 +125,7 @@ class CorpusTask:
         return {name: float(value) for name, value in self._losses(batch, totals).items()}
 
     def _previews(self) -> dict[str, np.ndarray]:
-        engine = CooperEngine(self.parts, CooperConfig().replaced(**self.options.drawing))
+        engine = CooperEngine(self.parts, offline(**self.options.drawing))
         pictures = {}
         for corpus in self.corpora:
             made = (_drawn(engine, corpus.rows) if isinstance(corpus.rows, DrawSet) else

@@ -107,12 +107,11 @@ def flags(model: ModelFlag,
 
 
 def _flag(model: str, rows: Questions, out: Path, options: FlagOptions, limit: int) -> None:
-    from cooper_ros.config import CooperConfig
     from cooper_ros.engine.engine import CooperEngine
+    from cooper_ros.engine.settings import offline
     from cooper_ros.runtime.engines.plan import FINGERPRINTS, default_cache, model_fingerprint
     from cooper_ros.training.flags import write_flags
-    config = CooperConfig(time_budget_s=0.0, runtime='torch')
-    engine = CooperEngine.from_pretrained(model, config)
+    engine = CooperEngine.from_pretrained(model, offline())
     known_as = model_fingerprint([Path(model)], default_cache() / FINGERPRINTS)[:16]
     counts = write_flags(engine, rows, out, options, limit=limit, model=known_as)
     print(f'{out}: ' + ', '.join(f'{count} {flag}' for flag, count in sorted(counts.items())))

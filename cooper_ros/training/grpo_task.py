@@ -20,10 +20,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer, DepthMap
-from cooper_ros.engine.settings import draw_options
+from cooper_ros.engine.settings import draw_options, offline
 from cooper_ros.errors import BadOption
 from cooper_ros.evaluation.judge import Claim
 from cooper_ros.scenes.questions import CATEGORIES
@@ -136,8 +135,8 @@ class GrpoTask:
         self.reward = Reward(build(RewardOptions, {'style': self.rollout.style,
                                                    **options.reward}, 'task.reward'))
         self.checker = make_checker(options.checker)
-        self.config = CooperConfig().replaced(**options.drawing, sample_posterior=False,
-                                              time_budget_s=0.0)
+        self.config = offline(**options.drawing, sample_posterior=False,
+                              max_turn_tokens=self.rollout.max_turn_tokens)
         self.policy = open_policy(settings.start, settings.vae, options.freeze,
                                   training_device(settings.device))
         self.module = self.policy.network
