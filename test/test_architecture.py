@@ -20,8 +20,9 @@ ALLOWED = {
     'node': {'engine', 'imaging', 'scenes', 'replay'},
     'replay': {'engine', 'imaging'},
     'scenes': set(),
-    'training': {'model', 'runtime', 'engine', 'scenes', 'imaging', 'evaluation'},
-    'evaluation': {'model', 'runtime', 'engine', 'scenes', 'imaging'},
+    'training': {'model', 'runtime', 'engine', 'scenes', 'imaging', 'scoring'},
+    'evaluation': {'model', 'runtime', 'engine', 'scenes', 'imaging', 'scoring'},
+    'scoring': {'engine'},
     'cli': {'model', 'runtime', 'engine', 'node', 'replay', 'scenes', 'training', 'evaluation',
             'imaging'},
 }

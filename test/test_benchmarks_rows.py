@@ -22,7 +22,7 @@ from cooper_ros.errors import BadData, BadOption
 from cooper_ros.evaluation.benchmarks.adapters import Adapter, Mmvp, QSpatial, SiBench
 from cooper_ros.evaluation.benchmarks.run import lines, run, summary
 from cooper_ros.evaluation.benchmarks.table import Table
-from cooper_ros.evaluation.judge import Judge, JudgeSettings
+from cooper_ros.scoring.judge import Judge, JudgeSettings
 
 GOOD = {'question': 'q?', 'answer': 'Yes', 'type': 'YN', 'image': encoded(PIXELS),
         'image_path': ''}

@@ -17,9 +17,9 @@ from support.tiny import tiny_engine
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer, Event, Failure
 from cooper_ros.errors import BadData, BadOption, ContextFull
-from cooper_ros.evaluation.judge import Claim, Judge, JudgeSettings
 from cooper_ros.runtime.checkpoint import read_model_folder
 from cooper_ros.runtime.deferred import is_drawing
+from cooper_ros.scoring.judge import Claim, Judge, JudgeSettings
 from cooper_ros.training import grpo_task
 from cooper_ros.training.checker import JudgeChecker
 from cooper_ros.training.data import FrameStore, frame_store

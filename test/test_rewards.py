@@ -13,8 +13,8 @@ from typing import Callable, Iterator
 import pytest
 
 from cooper_ros.errors import BadOption
-from cooper_ros.evaluation import answer_rules
-from cooper_ros.evaluation.judge import Claim, Judge, JudgeSettings
+from cooper_ros.scoring import answer_rules
+from cooper_ros.scoring.judge import Claim, Judge, JudgeSettings
 from cooper_ros.training import rewards
 from cooper_ros.training.checker import JudgeChecker, RuleChecker, make_checker
 

@@ -14,10 +14,10 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer
 from cooper_ros.engine.prompts import load_prompts
-from cooper_ros.evaluation.scoring import score
 from cooper_ros.runtime.checkpoint import read_model_folder
 from cooper_ros.scenes.generate import make_sample
 from cooper_ros.scenes.qa import QuestionAnswer
+from cooper_ros.scoring.scores import score
 from cooper_ros.training.folder import PROMPTS
 
 FOLDER = Path(__file__).parents[1] / 'models' / 'cooper-nano'

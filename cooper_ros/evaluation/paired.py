@@ -12,7 +12,7 @@ from typing import Sequence
 import numpy as np
 
 from cooper_ros.errors import BadData
-from cooper_ros.evaluation.scoring import ROUNDS, per_scene, scene_bootstrap
+from cooper_ros.scoring.scores import ROUNDS, per_scene, scene_bootstrap
 
 
 @dataclass(frozen=True)

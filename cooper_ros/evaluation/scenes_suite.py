@@ -17,10 +17,10 @@ from tqdm import tqdm
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer, DepthMap, Failure
 from cooper_ros.evaluation.map_suites import DepthRow, depth_row, depth_summary
-from cooper_ros.evaluation.scoring import best_constant, mean_interval, score
 from cooper_ros.scenes.generate import Sample, generate
 from cooper_ros.scenes.palette import SCENE_PALETTE
 from cooper_ros.scenes.splits import names_held_out
+from cooper_ros.scoring.scores import best_constant, mean_interval, score
 
 GREY = 128
 

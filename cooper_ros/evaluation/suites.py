@@ -14,8 +14,8 @@ from cooper_ros.evaluation import map_suites
 from cooper_ros.evaluation.benchmarks import run as benchmarks
 from cooper_ros.evaluation.benchmarks.adapters import ADAPTERS, make_adapter
 from cooper_ros.evaluation.benchmarks.table import Table
-from cooper_ros.evaluation.judge import Judge, JudgeSettings
 from cooper_ros.evaluation.outputs import writing
+from cooper_ros.scoring.judge import Judge, JudgeSettings
 
 MAP_SUITES = ('depth', 'segmentation')
 FILE_SUITES = (*MAP_SUITES, *ADAPTERS)

@@ -14,14 +14,14 @@ from typing import Any, Mapping, Protocol, Sequence
 
 from cooper_ros.engine.answers import short_answer
 from cooper_ros.errors import BadOption
-from cooper_ros.evaluation.answer_rules import (
+from cooper_ros.scoring.answer_rules import (
     NUMBER,
     find_quantity,
     in_one_unit,
     kind_of,
     score,
 )
-from cooper_ros.evaluation.judge import Claim, Judge, JudgeSettings
+from cooper_ros.scoring.judge import Claim, Judge, JudgeSettings
 from cooper_ros.training.typed import build
 
 GRADES = ('threshold', 'mra')

@@ -15,7 +15,7 @@ from cooper_ros.config import MODES
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer, Event, Failure
 from cooper_ros.errors import BadOption, CooperError
-from cooper_ros.evaluation.judge import Claim
+from cooper_ros.scoring.judge import Claim
 from cooper_ros.training.checker import Checker, RuleChecker
 from cooper_ros.training.datasets.json_lines import JsonLines
 from cooper_ros.training.datasets.samples import RlSample

@@ -24,8 +24,8 @@ from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer, DepthMap
 from cooper_ros.engine.settings import draw_options, offline
 from cooper_ros.errors import BadOption
-from cooper_ros.evaluation.judge import Claim
 from cooper_ros.scenes.questions import CATEGORIES
+from cooper_ros.scoring.judge import Claim
 from cooper_ros.training.actor import Actor
 from cooper_ros.training.checker import Checker, JudgeChecker, make_checker
 from cooper_ros.training.data import frame_store

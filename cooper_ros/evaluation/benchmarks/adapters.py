@@ -13,8 +13,8 @@ from typing import Protocol
 
 from cooper_ros.engine.answers import answer_text, short_answer
 from cooper_ros.errors import BadData, BadOption
-from cooper_ros.evaluation import answer_rules as rules
 from cooper_ros.evaluation.benchmarks.table import Row
+from cooper_ros.scoring import answer_rules as rules
 
 SUFFIX_SOURCES = frozenset({
     'vstibench', 'MMSI-Bench', '3DSRBench', 'OmniSpatial', 'Spatial-MM', 'SpatialMQA', 'VSI-Bench',

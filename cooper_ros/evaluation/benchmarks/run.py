@@ -18,9 +18,9 @@ from cooper_ros.errors import BadData, BadOption, NoAnswer
 from cooper_ros.evaluation.benchmarks import identity
 from cooper_ros.evaluation.benchmarks.adapters import Adapter, Scores
 from cooper_ros.evaluation.benchmarks.table import Row, Table
-from cooper_ros.evaluation.judge import Claim, Judge
 from cooper_ros.evaluation.outputs import writing
-from cooper_ros.evaluation.scoring import wilson
+from cooper_ros.scoring.judge import Claim, Judge
+from cooper_ros.scoring.scores import wilson
 
 WRONG = 'unread'  # rules could not read the response and nobody else was asked
 SILENT = 'judge_failed'  # nor did the judge say anything

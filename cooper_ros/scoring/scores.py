@@ -9,7 +9,7 @@ from typing import Iterable, Sequence
 import numpy as np
 
 from cooper_ros.errors import BadOption
-from cooper_ros.evaluation import answer_rules
+from cooper_ros.scoring import answer_rules
 
 KINDS = ('mcq', 'yes_no', 'number', 'number_int')
 ROUNDS = 10_000

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from cooper_ros.engine.events import Answer, DepthMap
 from cooper_ros.errors import BadOption
 from cooper_ros.evaluation import scenes_suite
-from cooper_ros.evaluation.answer_rules import mean_relative_accuracy, options_of
-from cooper_ros.evaluation.judge import Claim
 from cooper_ros.evaluation.map_suites import depth_row, depth_summary
 from cooper_ros.evaluation.scenes_suite import Maps, Row
-from cooper_ros.evaluation.scoring import best_constant, mean_interval, score, wilson
 from cooper_ros.scenes.generate import make_sample
+from cooper_ros.scoring.answer_rules import mean_relative_accuracy, options_of
+from cooper_ros.scoring.judge import Claim
+from cooper_ros.scoring.scores import best_constant, mean_interval, score, wilson
 from cooper_ros.training.checker import RuleChecker
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from cooper_ros.engine.answers import answer_text
 from cooper_ros.errors import BadOption
-from cooper_ros.evaluation.answer_rules import find_quantity
+from cooper_ros.scoring.answer_rules import find_quantity
 
 SYSTEM = ('You decide whether a predicted answer to a question about a picture is correct. '
           'Synonyms and paraphrases of the ground truth are correct.')
