@@ -31,7 +31,7 @@ def _countable(things: list[ObjectTruth]) -> list[ObjectTruth] | None:
     return [thing for thing in things if thing.share > 0]
 
 
-def counting(view: View, width: int, rng: Rng) -> Draft | None:
+def counting(view: View, rng: Rng) -> Draft | None:
     """How many objects of a colour, of a shape, on the table, or in all; they are listed from
     left to right with their place in percent of the picture."""
     groups = [(f'{colour} objects', [t for t in view.truths if t.thing.colour == colour])
@@ -52,7 +52,7 @@ def counting(view: View, width: int, rng: Rng) -> Draft | None:
     weights = np.array([_ONE_WEIGHT if count == 1 else 1.0 for count in counts])
     count = counts[int(rng.choice(len(counts), p=weights / weights.sum()))]
     words, seen = pick(rng, by_count[count])
-    listed = ', '.join(f'{t.name} at {100 * t.centroid[0] / width:.0f}'
+    listed = ', '.join(f'{t.name} at {100 * t.centroid[0] / view.width:.0f}'
                        for t in sorted(seen, key=lambda t: t.centroid[0]))
     stem = pick(rng, ('how many {} are there?', 'count the {}.'))
     return Draft('number_int', stem.format(words), str(len(seen)), '', f'{listed}: {len(seen)}.',
@@ -142,11 +142,11 @@ def grid_cell(thing: ObjectTruth, width: int, height: int) -> int | None:
     return min(int(down), 2) * 3 + min(int(across), 2)
 
 
-def spatial_grid(view: View, width: int, height: int, rng: Rng) -> Draft | None:
+def spatial_grid(view: View, rng: Rng) -> Draft | None:
     """In which cell of a 3x3 grid over the picture an object lies."""
     cells: dict[int, list[ObjectTruth]] = {}
     for thing in view.named:
-        cell = grid_cell(thing, width, height)
+        cell = grid_cell(thing, view.width, view.height)
         if cell is not None and not thing.cut:
             cells.setdefault(cell, []).append(thing)
     if not cells:

@@ -91,12 +91,15 @@ class View:
     Attributes:
         scene: the scene.
         truths: all its objects.
+        width, height: of the picture, pixels.
         named: those that may be named: the only one of its colour and shape, well visible,
             centre inside the picture.
     """
 
     scene: Scene
     truths: tuple[ObjectTruth, ...]
+    width: int
+    height: int
     named: tuple[ObjectTruth, ...]
 
     @classmethod
@@ -107,7 +110,7 @@ class View:
         named = tuple(truth for truth in truths if names.count(truth.name) == 1
                       and truth.share >= MIN_SHARE and truth.hidden <= MAX_HIDDEN
                       and _inside(truth, k, width, height))
-        return cls(scene, truths, named)
+        return cls(scene, truths, width, height, named)
 
     @property
     def whole(self) -> tuple[ObjectTruth, ...]:

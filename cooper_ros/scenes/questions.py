@@ -16,23 +16,23 @@ from cooper_ros.scenes.scene import Scene
 from cooper_ros.scenes.truth import ObjectTruth, describe
 
 Asker = Callable[[View, Rng], 'Draft | None']
-CATEGORIES = ('camera_distance', 'object_distance', 'relative_distance', 'object_size', 'height',
-              'counting', 'existence', 'relation_camera', 'relation_object', 'reach', 'occlusion',
-              'situational', 'spatial_grid')
+ASKERS: dict[str, Asker] = {
+    'camera_distance': ask_metric.camera_distance,
+    'object_distance': ask_metric.object_distance,
+    'relative_distance': ask_metric.relative_distance,
+    'object_size': ask_metric.object_size,
+    'height': ask_metric.height,
+    'counting': ask_picture.counting,
+    'existence': ask_picture.existence,
+    'relation_camera': ask_relation.relation_camera,
+    'relation_object': ask_relation.relation_object,
+    'reach': ask_metric.reach,
+    'occlusion': ask_picture.occlusion,
+    'situational': ask_relation.situational,
+    'spatial_grid': ask_picture.spatial_grid,
+}
+CATEGORIES = tuple(ASKERS)  # a category's place seeds its questions: new ones go to the end
 _TRIES = 6
-
-
-def _askers(width: int, height: int) -> dict[str, Asker]:
-    rooms = (ask_metric, ask_relation, ask_picture)
-    askers = {name: getattr(room, name) for name in CATEGORIES for room in rooms
-              if hasattr(room, name)}
-
-    def grid(view: View, rng: Rng) -> Draft | None:
-        return ask_picture.spatial_grid(view, width, height, rng)
-
-    def counting(view: View, rng: Rng) -> Draft | None:
-        return ask_picture.counting(view, width, rng)
-    return {**askers, 'spatial_grid': grid, 'counting': counting}
 
 
 def questions(scene: Scene, frame: Frame, *, per_category: int = 1,
@@ -55,12 +55,12 @@ def questions(scene: Scene, frame: Frame, *, per_category: int = 1,
     """
     height, width = frame.instance.shape
     view = View.of(scene, describe(scene, frame) if truths is None else truths, width, height)
-    askers, found = _askers(width, height), []
+    found = []
     for category in categories:
         if category not in CATEGORIES:
             raise BadOption('unknown category', value=category, limit=', '.join(CATEGORIES))
         rng = np.random.default_rng([scene.seed, 104729, CATEGORIES.index(category)])
-        found += _ask(askers[category], view, rng, category, per_category)
+        found += _ask(ASKERS[category], view, rng, category, per_category)
     return found
 
 
