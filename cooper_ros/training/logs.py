@@ -120,11 +120,11 @@ def _writing(folder: Path) -> Iterator[None]:
                       remedy='free disk space and start the same command again') from error
 
 
-class SilentLog(RunLog):
+class SilentLog:
     """The log of a process that is not the first: it says and writes nothing."""
 
-    def __init__(self) -> None:
-        pass
+    def __enter__(self) -> SilentLog:
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
@@ -143,7 +143,10 @@ class SilentLog(RunLog):
         """Nothing."""
 
 
-def open_log(settings: TrainSettings, start: int) -> RunLog:
+Log = RunLog | SilentLog
+
+
+def open_log(settings: TrainSettings, start: int) -> Log:
     """The log of this process, for a run that goes on after step ``start``.
 
     Raises:

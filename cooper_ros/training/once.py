@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Callable, Iterator
 
 from tqdm import tqdm
 
+from cooper_ros.runtime.files import locked
 from cooper_ros.training.processes import first_before_others
 
 
@@ -35,12 +35,11 @@ def one_maker(path: Path) -> Iterator[None]:
 
     The lock is a hidden file beside ``path``, which stays. The kernel frees it when its holder
     ends, however it ends.
+
+    Raises:
+        OutOfDisk, Unwritable: the lock cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f'.{path.name}.lock').open('a') as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tqdm.write(f'waiting for another run that makes {path}', file=sys.stderr)
-            fcntl.flock(stream, fcntl.LOCK_EX)
+    def say() -> None:
+        tqdm.write(f'waiting for another run that makes {path}', file=sys.stderr)
+    with locked(path.with_name(f'.{path.name}.lock'), say):
         yield

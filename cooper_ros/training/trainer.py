@@ -13,7 +13,7 @@ from cooper_ros.errors import BadCheckpoint, BadData
 from cooper_ros.training.checkpoints import load_checkpoint, save_checkpoint
 from cooper_ros.training.ema import Ema
 from cooper_ros.training.kept_settings import keep_settings
-from cooper_ros.training.logs import RunLog, open_log
+from cooper_ros.training.logs import Log, open_log
 from cooper_ros.training.optimiser import make_optimiser
 from cooper_ros.training.precision import mixed, sampled_in
 from cooper_ros.training.processes import (
@@ -159,7 +159,7 @@ class Trainer:
         return (f'the last checkpoint is of step {self.saved}, and may be spoilt already if the '
                 'loss grew before: see log.jsonl')
 
-    def _validate(self, log: RunLog) -> None:
+    def _validate(self, log: Log) -> None:
         module = self.task.module.eval()
         dtype = sampled_in(self.device, self.settings.optim.bfloat16)
         with torch.no_grad(), self.ema.swapped(module), gathered(module, dtype):
