@@ -11,6 +11,7 @@ from torch import Tensor
 from cooper_ros.engine.contexts import ImagePiece
 from cooper_ros.engine.events import DEPTH, DepthMap, Map, SegmentationMap
 from cooper_ros.engine.pictures import PictureReader
+from cooper_ros.errors import BadOption
 from cooper_ros.imaging import depth, segmentation
 from cooper_ros.imaging.colours import colourise
 from cooper_ros.imaging.depth_edges import DRAWN, PICTURE, edges_from_picture
@@ -23,10 +24,11 @@ class MapMaker:
 
     Attributes:
         pictures: decodes through its runtime, and shows maps to the network again.
-        range_m: (near, far) metres of relative depth 0 and 1, or None when nobody knows them.
+        range_m: (near, far) metres of relative depth 0 and 1 for the lens that depth is drawn for,
+            or None when nobody knows them.
         palette: the checkpoint's classes; empty when its colours have no names.
         edges: where edges of depth in metres lie: as ``drawn``, or as in the ``picture``.
-        lens: what metres are multiplied with, for a lens other than the one depth is drawn for.
+        metres_scale: what metres are multiplied with, for the lens that was looked through.
         lens_known: False while that is a guess.
     """
 
@@ -34,13 +36,26 @@ class MapMaker:
     range_m: tuple[float, float] | None
     palette: Sequence[Label]
     edges: str = DRAWN
-    lens: float = 1.0
+    metres_scale: float = 1.0
     lens_known: bool = True
 
     @property
     def token_size(self) -> int:
         """Numbers per latent token."""
         return self.pictures.runtime.config.latent_features
+
+    def check(self, kind: str) -> None:
+        """Refuse a map that could not be finished, before it is drawn.
+
+        Raises:
+            BadOption: the range of depth is empty: one end was given that does not fit the other.
+        """
+        if kind != DEPTH or self.range_m is None:
+            return
+        near, far = self._scaled_range(self.range_m)
+        if near >= far:
+            raise BadOption('the range of depth is empty', value=f'{near:g} .. {far:g} m',
+                            limit='depth_min_m < depth_max_m', remedy='give both ends')
 
     def finish(self, kind: str, tokens: Tensor, grid: tuple[int, int], rgb: np.ndarray) -> Map:
         """Decode latent tokens ``[N, P]`` of a grid into a map of that kind.
@@ -68,9 +83,12 @@ class MapMaker:
         if self.edges == PICTURE:
             metres = edges_from_picture(metres, rgb)
             relative = depth.relative_from_metres(metres, *self.range_m)
-        near, far = (limit * self.lens for limit in self.range_m)
-        return DepthMap(relative, metres * np.float32(self.lens), (near, far),
-                        colourise(relative), lens_known=self.lens_known)
+        return DepthMap(relative, metres * np.float32(self.metres_scale),
+                        self._scaled_range(self.range_m), colourise(relative),
+                        lens_known=self.lens_known)
+
+    def _scaled_range(self, ends: tuple[float, float]) -> tuple[float, float]:
+        return ends[0] * self.metres_scale, ends[1] * self.metres_scale
 
     def _segmentation(self, rgb: np.ndarray) -> SegmentationMap:
         if self.palette:

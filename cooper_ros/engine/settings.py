@@ -9,7 +9,6 @@ from cooper_ros.engine.drawing import DrawOptions
 from cooper_ros.engine.maps import MapMaker
 from cooper_ros.engine.pictures import PictureReader
 from cooper_ros.engine.sampling import TextOptions
-from cooper_ros.errors import BadOption
 from cooper_ros.model.flow import Guidance
 from cooper_ros.runtime.card import ModelCard
 
@@ -51,38 +50,36 @@ def draw_options(config: CooperConfig, card: ModelCard) -> DrawOptions:
 def map_maker(pictures: PictureReader, config: CooperConfig, card: ModelCard) -> MapMaker:
     """How drawn maps are decoded and named."""
     edges, theirs = config.depth_edges, card.drawing
-    lens = lens_scale(config, card)
-    return MapMaker(pictures, depth_range(config, card), card.palette,
-                    theirs.depth_edges if edges == 'checkpoint' else edges,
-                    1.0 if lens is None else lens, lens is not None)
+    given, scale = (config.depth_min_m, config.depth_max_m), lens_scale(config, card)
+    if min(given) >= 0:  # somebody measured both: the lens is in them
+        scale = 1.0
+    return MapMaker(pictures, depth_range(given, card, scale or 1.0), card.palette,
+                    theirs.depth_edges if edges == 'checkpoint' else edges, scale or 1.0,
+                    scale is not None)
 
 
 def lens_scale(config: CooperConfig, card: ModelCard) -> float | None:
-    """What metres are multiplied with, None while the lens they depend on is not known.
-
-    A range that the settings give is what somebody measured: no lens changes it.
-    """
+    """What the model's metres are multiplied with, None while the lens they depend on is not
+    known."""
     theirs = card.drawing
-    given = max(config.depth_min_m, config.depth_max_m) >= 0
-    if given or not theirs.canonical_focal:
+    if not theirs.canonical_focal:
         return 1.0
     return (config.focal / theirs.canonical_focal) ** theirs.focal_power if config.focal else None
 
 
-def depth_range(config: CooperConfig, card: ModelCard) -> tuple[float, float] | None:
-    """Metres of relative depth 0 and 1, or None while nobody vouches for a scale.
+def depth_range(given: tuple[float, float], card: ModelCard, scale: float
+                ) -> tuple[float, float] | None:
+    """Metres of relative depth 0 and 1 before the lens scales them, or None while nobody vouches
+    for a scale.
 
-    Raises:
-        BadOption: one end is given, and does not fit the other one of the model folder.
+    Args:
+        given: ends that the settings name, below 0 for the model's. No lens changes them.
+        card: of the model.
+        scale: of the lens.
     """
-    near, far = (_first(given, theirs) for given, theirs in zip(
-        (config.depth_min_m, config.depth_max_m), card.depth_range_m or (-1.0, -1.0)))
-    if min(near, far) < 0:
-        return None
-    if near >= far:
-        raise BadOption('the range of depth is empty', value=f'{near:g} .. {far:g} m',
-                        limit='depth_min_m < depth_max_m', remedy='give both ends')
-    return near, far
+    near, far = (end if wanted < 0 else wanted / scale
+                 for wanted, end in zip(given, card.depth_range_m or (-1.0, -1.0)))
+    return None if min(near, far) < 0 else (near, far)
 
 
 def _first(wanted: float, otherwise: float) -> float:

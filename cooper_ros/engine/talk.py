@@ -117,7 +117,12 @@ class Talk:
             self.text_s += time.monotonic() - started
 
     def draw(self, kind: str, branches: Branches) -> Steps:
-        """Draw a map of the last picture; it is appended to ``maps``."""
+        """Draw a map of the last picture; it is appended to ``maps``.
+
+        Raises:
+            BadOption: the map would have an empty range.
+        """
+        self.maker.check(kind)
         options, number = self.draw_options, len(self.turns)
         yield from self._load_drawing()
         yield MapStarted(self.request_id, self.limits.elapsed(), number, kind, options.steps)
