@@ -43,6 +43,9 @@ class ErrorCode(IntEnum):
 class CooperError(Exception):
     """Base of every error this product raises on purpose.
 
+    Value and limit are kept as the text that messages show: an object may hold what no pipe
+    carries, and the true cause would be lost on its way from the worker process.
+
     Args:
         what: one sentence, what went wrong.
         value: the offending value, as the caller gave it.
@@ -54,7 +57,8 @@ class CooperError(Exception):
 
     def __init__(self, what: str, *, value: object = None, limit: object = None,
                  remedy: str = '') -> None:
-        self.what, self.value, self.limit, self.remedy = what, value, limit, remedy
+        self.what, self.remedy = what, remedy
+        self.value, self.limit = _text_of(value), _text_of(limit)
         super().__init__(self._message())
 
     def _message(self) -> str:
@@ -72,6 +76,16 @@ class CooperError(Exception):
         return _rebuild, (type(self), self.what, self.value, self.limit, self.remedy)
 
 
+def _text_of(value: object) -> str | None:
+    """What a message shows of a value; one that cannot be shown must not hide the error."""
+    if value is None:
+        return None
+    try:
+        return f'{value}'
+    except Exception as error:  # whatever its own text raises
+        return f'a {type(value).__name__} that cannot be shown ({type(error).__name__})'
+
+
 def _rebuild(cls: type[CooperError], what: str, value: object, limit: object,
              remedy: str) -> CooperError:
     return cls(what, value=value, limit=limit, remedy=remedy)
@@ -83,6 +97,15 @@ def as_cooper_error(error: Exception, what: str) -> CooperError:
         return error
     return CooperError(f'{what}: {type(error).__name__}', value=str(error)[:500],
                        remedy='please report this with the log')
+
+
+def class_of(code: int) -> type[CooperError]:
+    """The error class of a code, as it came over a pipe or the wire.
+
+    Returns:
+        the base, whose code is ``INTERNAL``, for a code that has no class of its own.
+    """
+    return next((kind for kind in CooperError.__subclasses__() if kind.code == code), CooperError)
 
 
 class BadImage(CooperError):
@@ -110,7 +133,7 @@ class StaleImage(CooperError):
 
 
 class BadCameraInfo(CooperError):
-    """Intrinsics are missing, zero, or not finite."""
+    """Intrinsics that no lens has: zero, negative, or not finite."""
 
     code = ErrorCode.BAD_CAMERA_INFO
 

@@ -22,11 +22,19 @@ from support.exported import tiny_bundle
 from cooper_ros.errors import EngineMismatch, ErrorCode
 from cooper_ros.runtime.engines import cache as caches
 from cooper_ros.runtime.engines import plan as plans
-from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE, KERNELS, LOCK, EngineCache
+from cooper_ros.runtime.engines.cache import (
+    DESCRIPTION,
+    ENGINE,
+    KERNELS,
+    LOCK,
+    BuiltEngine,
+    EngineCache,
+)
 from cooper_ros.runtime.engines.flavour import require_flavour
 from cooper_ros.runtime.engines.key import BuildOptions, EngineKey
 from cooper_ros.runtime.engines.plan import Plan, model_fingerprint
 from cooper_ros.runtime.files import PART
+from cooper_ros.runtime.graphs.digest import sealed
 
 REBUILD = 'cooper engine build models/nano --arch SM89'
 GRAPH, ARCH = 'latents', 'SM89'  # the quickest real engine there is
@@ -91,6 +99,13 @@ def describe(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(described | changes))
 
 
+def reseal(path: Path, **changes: Any) -> None:
+    """As :func:`describe`, as if it had been written so."""
+    describe(path, **changes)
+    path = path.with_suffix(DESCRIPTION)
+    path.write_text(sealed(json.loads(path.read_text()), caches.SEAL))
+
+
 @pytest.mark.parametrize(('damage', 'words'), [
     (lambda path: path.write_bytes(path.read_bytes()[:-100]), ('not the file that was', 'bytes')),
     (lambda path: path.write_bytes(path.read_bytes()[:-9] + b'tampered!'), ('is damaged',)),
@@ -113,12 +128,17 @@ def describe(path: Path, **changes: Any) -> None:
         {'sha256': 5}, {'sha256': None}, {'bytes': '5'}, {'bytes': True}, {'interface': 5},
         {'interface': None}, {'interface': [['a']]}, {'interface': [5]}, {'facts': None},
         {'key': {'model': 5}}, {'key': {'format': '1'}})),
+    *((lambda path, changes=changes: describe(path, **changes),
+       ('description of compiled engine', 'got what it says was changed')) for changes in (
+        {'facts': {'limits': {}}}, {'seal': 'f' * 64}, {'seal': None}, {'more': 1},
+        {'key': {'gpu': 'another'}})),
 ], ids=['truncated', 'tampered', 'emptied', 'gone', 'undescribed', 'half described', 'no table',
         'nested', 'a folder', 'a full folder', 'an endless link', 'a dead link', 'a pipe',
         'described by a folder', 'described by a pipe', 'a number for a digest', 'no digest',
         'a text for a size', 'a truth for a size', 'a number for an interface', 'no interface',
         'rows too short', 'rows of numbers', 'no facts', 'a number for a model',
-        'a text for a format'])
+        'a text for a format', 'other limits', 'another seal', 'no seal', 'something more',
+        'another GPU'])
 def test_damaged_engines_are_refused_and_built_again(
         plan: Plan, cache: EngineCache, damage: Callable[[Path], object],
         words: tuple[str, ...]) -> None:
@@ -128,6 +148,23 @@ def test_damaged_engines_are_refused_and_built_again(
     assert all(cache.check(entry) for entry in cache.entries())
     build(plan, cache)
     assert load(plan, cache) == path.read_bytes()
+
+
+def test_an_engine_of_an_older_version_is_named_and_stale(
+        plan: Plan, cache: EngineCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no seal; its name is not the one that is looked for."""
+    (job,) = plan.jobs([ARCH], [GRAPH])
+    old = dataclasses.replace(job.key, format=job.key.format - 1)
+    path = cache.store(old, lambda: BuiltEngine(b'an engine', job.spec.interface('fp32'), {}))
+    described = json.loads(path.with_suffix(DESCRIPTION).read_text())
+    del described[caches.SEAL]
+    path.with_suffix(DESCRIPTION).write_text(json.dumps(described))
+    (entry,) = cache.entries()
+    assert entry.key == old
+    assert cache.check(entry) == (f'of another version: format {old.format}, not '
+                                  f'{job.key.format}; it is never used')
+    refused(plan, cache, f'got format {old.format}, not {job.key.format}')
+    assert cache.remove(entry.name, lambda found: bool(cache.fault(found)))
 
 
 def test_an_engine_of_another_gpu_is_refused_under_any_name(plan: Plan,
@@ -148,9 +185,7 @@ def test_an_engine_of_another_gpu_is_refused_under_any_name(plan: Plan,
 def test_every_part_of_the_key_counts(plan: Plan, cache: EngineCache,
                                       change: dict[str, str]) -> None:
     path = build(plan, cache)
-    described = json.loads(path.with_suffix(DESCRIPTION).read_text())
-    described['key'].update(change)
-    path.with_suffix(DESCRIPTION).write_text(json.dumps(described))
+    reseal(path, key=change)
     ((name, value),) = change.items()
     refused(plan, cache, f'{name} {value[:12] if len(value) == 64 else value}, not ')
 
@@ -159,7 +194,7 @@ def test_an_engine_with_other_shapes_is_refused(plan: Plan, cache: EngineCache) 
     path = build(plan, cache)
     described = json.loads(path.with_suffix(DESCRIPTION).read_text())
     described['interface'][0][2] = [-1, 128]
-    path.with_suffix(DESCRIPTION).write_text(json.dumps(described))
+    reseal(path, interface=described['interface'])
     refused(plan, cache, 'has other inputs or outputs', 'got x [-1, 128] float32',
             'allowed: x [-1, 64] float32')
     (entry,) = cache.entries()
@@ -310,8 +345,8 @@ if {moment!r} == 'writing':
     files.os.fsync = lambda handle: (
         stop() if list(Path({folder!r}).glob('*.part-*')) else real_sync(handle))
 if {moment!r} == 'describing':
-    cache.write_whole = lambda path, content: (
-        stop() if path.suffix == '.json' else real_write(path, content))
+    cache.write_whole = lambda path, *more: (
+        stop() if path.suffix == '.json' else real_write(path, *more))
 plan = Plan(Bundle.load(Path({bundle!r})), require_flavour(), context=64)
 (job,) = plan.jobs([{arch!r}], [{graph!r}])
 plan.build(job, cache.EngineCache(Path({folder!r})), told=told)
@@ -396,6 +431,33 @@ def test_other_weights_of_the_same_size_and_time_are_noticed(tmp_path: Path) -> 
     shutil.copystat(weights, other)
     shutil.copy2(other, weights)
     assert model_fingerprint([tmp_path], tmp_path / 'known.json') != first
+
+
+def test_digests_that_were_changed_are_not_trusted(tmp_path: Path) -> None:
+    """Else old weights answer for new ones."""
+    memo, read = tmp_path / 'known.json', list[Path]()
+    (tmp_path / 'ema.safetensors').write_text('a')
+    first = model_fingerprint([tmp_path], memo)
+    (digest,) = json.loads(memo.read_text())['files'].values()
+    memo.write_text(memo.read_text().replace(digest, 'f' * 64))
+    assert model_fingerprint([tmp_path], memo, read.append) == first and len(read) == 1
+    assert model_fingerprint([tmp_path], memo, read.append) == first and len(read) == 1
+
+
+def test_a_digest_of_a_file_that_changed_meanwhile_is_not_kept(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, read = tmp_path / 'ema.safetensors', list[Path]()
+    weights.write_text('a')
+
+    def digest(path: Path) -> str:
+        weights.write_text('longer')
+        return 'half of each'
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plans, 'file_digest', digest)
+        first = model_fingerprint([tmp_path], tmp_path / 'known.json')
+    assert not (tmp_path / 'known.json').exists()
+    assert model_fingerprint([tmp_path], tmp_path / 'known.json', read.append) != first and read
 
 
 @pytest.mark.parametrize('memo', ['', '[]', '{"a": 5}', '[' * 100_000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,11 +19,19 @@ from typer.testing import CliRunner, Result
 
 from cooper_ros.cli.engine import app
 from cooper_ros.errors import BadOption, ErrorCode
-from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE, LOCK, BuiltEngine, EngineCache
+from cooper_ros.runtime.engines.cache import (
+    DESCRIPTION,
+    ENGINE,
+    LOCK,
+    SEAL,
+    BuiltEngine,
+    EngineCache,
+)
 from cooper_ros.runtime.engines.key import EngineKey
 from cooper_ros.runtime.files import PART, Unwritable, locked
 from cooper_ros.runtime.graphs import bundle as bundles
-from cooper_ros.runtime.graphs.bundle import bundle_name
+from cooper_ros.runtime.graphs.bundle import Bundle, bundle_name
+from cooper_ros.runtime.graphs.digest import sealed
 
 ROOT = Path(__file__).parents[1]
 FOREIGN = ('report.part-1.zip', 'my.engine', 'my.json', 'notes.json.part-7', 'a.timings.part-7',
@@ -152,6 +161,59 @@ def test_graphs_of_another_version_are_stale(cache: EngineCache, graphs: Path,
     assert not graphs.exists()
 
 
+@pytest.mark.parametrize('refusing', ['rename', 'unlink'])
+def test_graphs_that_cannot_be_removed_stay_whole(
+        cache: EngineCache, graphs: Path, refusing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a read-only folder, whose graphs lie in a folder that may be written."""
+    def refuse(path: Path, *more: object, **named: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    if refusing == 'rename':
+        monkeypatch.setattr(Path, 'rename', refuse)
+    else:
+        (graphs.parent / f'{graphs.name}{PART}old').touch()
+        monkeypatch.setattr(Path, 'unlink', refuse)
+    error = run(cache, 'remove', '--all', fails=True).exception
+    monkeypatch.undo()
+    assert isinstance(error, Unwritable) and 'Permission denied' in str(error)
+    Bundle.load(graphs).prove()
+
+
+@pytest.mark.parametrize('closed', ['', 'graphs'])
+def test_a_closed_folder_is_not_an_empty_one(
+        cache: EngineCache, key: EngineKey, graphs: Path, closed: str,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    store(cache, key)
+    real = os.scandir
+
+    def scan(path: object = '.') -> object:
+        if Path(str(path)) == cache.folder / closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, 'scandir', scan)
+    message = (f'BAD_OPTION: a folder cannot be read; got {cache.folder / closed}: Permission '
+               'denied; allowed: folders that this user may read; remedy: change the rights')
+    for words in (['list'], ['check'], ['remove', key.name]):
+        done = run(cache, *words, fails=True)
+        assert str(done.exception).startswith(message)
+        assert (key.name in done.output or 'removed 1 engines' in done.output) == bool(closed)
+
+
+def test_letters_that_a_terminal_obeys_are_written_out(cache: EngineCache, key: EngineKey
+                                                       ) -> None:
+    hostile = 'a\x1b[2J\nb'
+    named = replace(key, gpu=hostile, model='\x1b]0;' + 'm' * 60)
+    cache.store(named, lambda: BuiltEngine(b'1', INTERFACE, {'seconds': hostile}))
+    path = store(cache, replace(key, interface='\x1b'))
+    assert 'SM89' in path.name
+    for command, fails in (('list', False), ('check', True)):
+        said = run(cache, command, fails=fails).output
+        assert '\x1b' not in said and all(key.graph in line or 'engines' in line
+                                          for line in said.splitlines() if 'b s' in line)
+    assert 'a\\x1b[2J\\nb' in run(cache, 'list').output
+
+
 @pytest.mark.parametrize('command', ['list', 'check'])
 def test_nothing_that_files_say_stops_the_output(cache: EngineCache, key: EngineKey, command: str
                                                  ) -> None:
@@ -159,8 +221,8 @@ def test_nothing_that_files_say_stops_the_output(cache: EngineCache, key: Engine
     path = store(cache, replace(key, gpu='\ud800', model='\ud801' * 64))
     described = json.loads(path.with_suffix(DESCRIPTION).read_text())
     described['interface'][0][0] = '\ud801'
-    path.with_suffix(DESCRIPTION).write_text(json.dumps(described))
-    place = {'LC_ALL': 'POSIX', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0', 'COLUMNS': '60'}
+    path.with_suffix(DESCRIPTION).write_text(sealed(described, SEAL))
+    place = {'LC_ALL': 'POSIX', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0', 'COLUMNS': '90'}
     done = subprocess.run(
         [sys.executable, '-m', 'cooper_ros.cli', 'engine', command, '--cache', cache.folder],
         env=os.environ | place, cwd=ROOT, capture_output=True, timeout=60)

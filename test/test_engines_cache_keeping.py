@@ -21,11 +21,18 @@ from typer.testing import CliRunner, Result
 from cooper_ros.cli import doctor as examining
 from cooper_ros.cli.app import app as cooper
 from cooper_ros.cli.engine import app
-from cooper_ros.errors import BadOption, EngineBuild, ErrorCode, OutOfDisk
+from cooper_ros.errors import BadOption, EngineBuild, EngineMismatch, ErrorCode, OutOfDisk
 from cooper_ros.runtime import files
 from cooper_ros.runtime.engines import build
 from cooper_ros.runtime.engines import cache as caches
-from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE, LOCK, BuiltEngine, EngineCache
+from cooper_ros.runtime.engines.cache import (
+    DESCRIPTION,
+    ENGINE,
+    KERNELS,
+    LOCK,
+    BuiltEngine,
+    EngineCache,
+)
 from cooper_ros.runtime.engines.flavour import RTX, STANDARD, Flavour
 from cooper_ros.runtime.engines.key import BuildOptions, EngineKey
 from cooper_ros.runtime.files import PART, Unwritable, discard, locked, write_whole
@@ -80,11 +87,11 @@ def test_an_engine_that_is_just_being_finished_is_not_stale(
     stopped, seen = threading.Event(), threading.Event()
     write = caches.write_whole
 
-    def slow(path: Path, content: bytes) -> None:
+    def slow(path: Path, content: bytes, flag: str) -> None:
         if path.suffix == DESCRIPTION:
             stopped.set()
             assert seen.wait(20)
-        write(path, content)
+        write(path, content, flag)
 
     monkeypatch.setattr(caches, 'write_whole', slow)
     builder = threading.Thread(target=lambda: cache.store(key, built))
@@ -131,6 +138,88 @@ def test_a_forced_build_that_fails_leaves_the_sound_engine(
     assert cache.load(key, INTERFACE) == OLD
     cache.store(key, lambda: built(NEW), force=True)
     assert cache.load(key, INTERFACE) == NEW
+
+
+def test_a_reader_waits_for_the_moment_between_engine_and_description(
+        cache: EngineCache, key: EngineKey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forced build stops between the two until a reader waits; both are sound engines."""
+    cache.store(key, built)
+    stopped, seen, write = threading.Event(), threading.Event(), caches.write_whole
+
+    def slow(path: Path, content: bytes, flag: str) -> None:
+        if path.suffix == DESCRIPTION:
+            stopped.set()
+            assert seen.wait(20)
+        write(path, content, flag)
+
+    def pause(seconds: float) -> None:
+        seen.set()
+        builder.join()
+
+    monkeypatch.setattr(caches, 'write_whole', slow)
+    monkeypatch.setattr(caches, 'time', SimpleNamespace(sleep=pause))
+    builder = threading.Thread(target=lambda: cache.store(key, lambda: built(NEW), force=True))
+    builder.start()
+    assert stopped.wait(20)
+    assert cache.load(key, INTERFACE) == NEW and seen.is_set()
+
+
+def test_a_reader_does_not_wait_for_ever(cache: EngineCache, key: EngineKey,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    path, pauses = cache.store(key, built), list[float]()
+    path.write_bytes(NEW)
+    monkeypatch.setattr(caches, 'time', SimpleNamespace(sleep=pauses.append))
+    with pytest.raises(EngineMismatch):
+        cache.load(key, INTERFACE)
+    assert not pauses  # nobody writes it
+    with locked(path.with_suffix(LOCK)), pytest.raises(EngineMismatch):
+        cache.load(key, INTERFACE)
+    assert len(pauses) == caches.PAUSES and not cache._is_sound(key)
+    assert len(pauses) == caches.PAUSES  # the builder itself waits for nobody
+
+
+def test_all_is_hashed_before_anything_is_written(cache: EngineCache, key: EngineKey,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashing 10 GB takes seconds, in which the engine would lie beside an old description."""
+    done: list[str] = []
+    hashed, write = caches.hashlib.sha256, caches.write_whole
+
+    def note(content: bytes) -> object:
+        done.append('hash')
+        return hashed(content)
+
+    monkeypatch.setattr(caches, 'hashlib', SimpleNamespace(sha256=note))
+    monkeypatch.setattr(caches, 'write_whole', lambda path, *more: (
+        done.append(path.suffix), write(path, *more)))
+    cache.store(key, built)
+    assert done == ['hash', ENGINE, DESCRIPTION]
+
+
+def test_kernels_go_with_the_engine_that_they_were_compiled_of(cache: EngineCache, key: EngineKey
+                                                               ) -> None:
+    kernels = cache.store(key, built).with_suffix(KERNELS)
+    kernels.write_bytes(b'of the old one')
+    with pytest.raises(EngineBuild):
+        cache.store(key, refuse, force=True)
+    assert kernels.exists()
+    cache.store(key, lambda: built(NEW), force=True)
+    assert not kernels.exists() and cache.load(key, INTERFACE) == NEW
+
+
+def test_a_sound_engine_needs_no_folder_that_can_be_written(
+        cache: EngineCache, key: EngineKey, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cache.store(key, built)
+
+    def refused(*arguments: Any, **named: Any) -> None:
+        raise Unwritable('a file cannot be written or removed', value=cache.folder)
+
+    path.with_suffix(LOCK).unlink()
+    monkeypatch.setattr(files.tempfile, 'TemporaryFile', refused)
+    assert cache.store(key, refuse) == path and not path.with_suffix(LOCK).exists()
+    for wanted, force in ((key, True), (replace(key, arch='SM86'), False)):
+        with pytest.raises(Unwritable):  # before anything is built
+            cache.store(wanted, refuse, force=force)
+    assert cache.load(key, INTERFACE) == OLD
 
 
 def test_timings_are_written_after_their_engine(cache: EngineCache, key: EngineKey) -> None:

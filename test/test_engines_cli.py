@@ -15,8 +15,10 @@ from model_folder import write_model_folder
 from support.exported import redescribe, tiny_bundle
 from typer.testing import CliRunner, Result
 
+from cooper_ros.cli import engine as commands
 from cooper_ros.cli.engine import app
-from cooper_ros.errors import BadOption
+from cooper_ros.errors import BadCheckpoint, BadOption
+from cooper_ros.runtime import files, prepare
 from cooper_ros.runtime.engines import plan
 from cooper_ros.runtime.engines.plan import model_fingerprint
 from cooper_ros.runtime.files import Unwritable
@@ -65,7 +67,7 @@ def test_a_cache_that_cannot_be_written_is_found_before_the_checkpoint_is_read(
     words = ['--arch', 'SM89'] if command == 'build' else []
     refused = run(command, checkpoint, '--cache', tmp_path / 'file' / 'engines', *words,
                   fails=True).exception
-    assert isinstance(refused, Unwritable) and 'name another folder (with --cache' in str(refused)
+    assert isinstance(refused, Unwritable) and 'another folder with --cache' in str(refused)
 
 
 def test_from_building_to_removing(checkpoint: Path, cache: Path) -> None:
@@ -154,6 +156,58 @@ def test_no_folder_is_made_for_what_cannot_be_exported(
     error = run(command, folder or checkpoint, '--precision', precision, *words, '--cache',
                 tmp_path / 'engines', fails=True).exception
     assert str(error).startswith(expected) and not (tmp_path / 'engines').exists()
+
+
+@pytest.mark.parametrize('command', ['build', 'export'])
+def test_a_cache_that_cannot_be_written_serves_what_is_there(
+        command: str, checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object, **named: object) -> None:
+        raise PermissionError(errno.EROFS, os.strerror(errno.EROFS))
+
+    words = ['--arch', 'SM89', '--graph', 'latents', '--context', 64] * (command == 'build')
+    words = [command, checkpoint, '--cache', cache, '--precision', 'fp32', *words]
+    run(*words)
+    for path in cache.rglob('*.lock'):
+        path.unlink()
+    monkeypatch.setattr(files.tempfile, 'TemporaryFile', refused)
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob('*')}
+    run(*words)
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob('*')} == before
+    for more in (['--force'], ['--arch', 'SM86'] * (command == 'build')):
+        if more:
+            error = run(*words, *more, fails=True).exception
+            assert isinstance(error, Unwritable) and os.strerror(errno.EROFS) in str(error)
+
+
+def test_turing_has_no_bfloat16(checkpoint: Path, cache: Path, tmp_path: Path) -> None:
+    for words in (['--arch', 'SM89', '--arch', '75'], ['--arch', 'SM75', '--dry-run']):
+        error = run('build', checkpoint, '--cache', tmp_path / 'none', *words, fails=True
+                    ).exception
+        assert isinstance(error, BadOption) and not (tmp_path / 'none').exists()
+        assert str(error).startswith(
+            'BAD_OPTION: this architecture does not compute in bfloat16; got SM75; allowed: SM80 '
+            'or newer for bf16; remedy: build with --precision fp16')
+    assert '1 engines' in build(checkpoint, cache, '--arch', 'SM75', '--dry-run')
+
+
+def test_weights_that_change_while_engines_are_made_of_modules_leave_none(
+        checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch-TensorRT starts from modules, whose numbers may still lie in the files."""
+    def changed(folders: list[Path], store: Path, model: str) -> None:
+        assert (folders, store) == ([checkpoint], cache) and len(model) == 64
+        raise BadCheckpoint('the checkpoint changed while it was exported')
+
+    order: list[str] = []
+    monkeypatch.setattr(commands, 'check_converter', lambda name: order.append(name))
+    monkeypatch.setattr(prepare, 'modules_of', lambda *named: order.append('read') or {
+        'latents': None})
+    monkeypatch.setattr(prepare, 'check_unchanged', changed)
+    monkeypatch.setattr(plan, 'build_engine', lambda *named, **more: order.append('built'))
+    error = run('build', checkpoint, '--cache', cache, '--precision', 'fp32', '--context', 64,
+                '--graph', 'latents', '--arch', 'SM89', '--converter', 'torch_tensorrt',
+                fails=True).exception
+    assert isinstance(error, BadCheckpoint) and order == ['torch_tensorrt', 'read', 'built']
+    assert not list(cache.glob('*.engine'))
 
 
 def test_help_teaches() -> None:

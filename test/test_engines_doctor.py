@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from support.tiny import tiny_config
 
+from cooper_ros.errors import BadOption
 from cooper_ros.model.config import ModelConfig
 from cooper_ros.runtime import doctor
 from cooper_ros.runtime.doctor import COMPILED, EVERYTHING, GIB, TALK_ONLY, Need
+from cooper_ros.runtime.engines import leftovers
 from cooper_ros.runtime.engines.torch_tensorrt import pins
 
 NEEDS = doctor.needs(ModelConfig.official_7b())
@@ -70,7 +74,7 @@ def test_larger_pictures_and_contexts_need_more() -> None:
 def test_facts_of_this_machine() -> None:
     found = {fact.what: fact for fact in doctor.facts()}
     assert list(found) == ['driver', 'CUDA', 'GPU', 'CPU', 'TensorRT', 'Torch-TensorRT',
-                           'onnxruntime', 'host memory']
+                           'onnxruntime', 'host memory', 'engine cache']
     assert found['TensorRT'].value.startswith('tensorrt-rtx 1.') and found['TensorRT'].good
     assert 'SM89' in found['TensorRT'].value
     assert all(fact.next for fact in found.values() if fact.good is False)
@@ -84,6 +88,76 @@ def test_several_gpus_have_one_driver(said: str, value: str, good: bool,
     monkeypatch.setattr(doctor, '_run', lambda command: said)
     found = doctor.driver()
     assert (found.value, found.good, bool(found.next)) == (value, good, not good)
+
+
+@pytest.mark.parametrize(('said', 'value', 'good'), [
+    (b'# R36 (release), REVISION: 4.3\nmore', 'R36 (release), REVISION: 4.3', True),
+    (b'', 'names no release', None), (b'\n', 'names no release', None),
+    (b'# R\xff', 'R\ufffd', True), (None, 'Is a directory', None)])
+def test_the_release_of_a_jetson_is_a_finding(
+        said: bytes | None, value: str, good: bool | None, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / 'release'
+    monkeypatch.setattr(doctor, 'TEGRA', place)
+    if said is None:
+        place.mkdir()
+        monkeypatch.setattr(Path, 'is_file', lambda path: True)
+    else:
+        place.write_bytes(said)
+    found = doctor.driver()
+    assert value in found.value and found.good is good and bool(found.next) is not bool(good)
+
+
+@pytest.mark.parametrize(('said', 'value', 'good'), [
+    ('["tensorrt", "10.3.0", ["SM87"]]\n', 'tensorrt 10.3.0, builds for SM87', True),
+    ('a library\n["tensorrt", "10.3.0", []]\n', 'tensorrt 10.3.0, builds for no GPU', False),
+    ('null\n', 'none', None), ('', 'none', None), (' \n', 'none', None),
+    ('null\nleaks 3 objects\n', 'says what cannot be read: null\nleaks 3 objects', False),
+    ('5', 'says what', False), ('["a", "b", 5]', 'says what', False), ('[1]', 'says what', False),
+    ('[' * 200_000, 'says what', False)])
+def test_whatever_the_probe_of_tensorrt_says_is_a_finding(
+        said: str, value: str, good: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, '_run', lambda command: said)
+    found = doctor.tensorrt()
+    assert found.value.startswith(value) and found.good is good
+    assert bool(found.next) or found.good is not None
+
+
+def test_a_library_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise RuntimeError('CUDA unknown error')
+
+    monkeypatch.setattr(doctor.torch.cuda, 'is_available', broken)
+    monkeypatch.setattr(doctor, '_run', lambda command: '')
+    found = {fact.what: fact for fact in doctor.facts()}
+    assert len(found) == 9 and found['GPU'].good is False and found['GPU'].next
+    assert found['GPU'].value == 'cannot be found out: RuntimeError: CUDA unknown error'
+
+
+@pytest.mark.parametrize(('mode', 'said', 'good'), [
+    (0o700, 'only this user may write it', True), (0o755, 'only this user may write it', True),
+    (0o775, 'the group of this user may write ', None), (0o777, 'anyone may write ', False),
+    (0o1777, 'anyone may write ', False), (None, 'not there yet', None)])
+def test_who_else_may_write_engines_is_told(mode: int | None, said: str, good: bool | None,
+                                            tmp_path: Path) -> None:
+    cache = tmp_path / 'a cache'
+    if mode is not None:
+        cache.mkdir()
+        cache.chmod(mode)
+    (found,) = (fact for fact in doctor.facts(cache) if fact.what == 'engine cache')
+    assert said in found.value and str(cache) in found.value and found.good is good
+    assert found.next == f"run `chmod -R go-w '{cache}'`" * said.endswith('may write ')
+
+
+def test_a_closed_folder_of_graphs_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                           ) -> None:
+    def refuse(folder: Path) -> None:
+        raise BadOption('a folder cannot be read', value=folder, remedy='change the rights')
+
+    monkeypatch.setattr(leftovers, 'require_readable', refuse)
+    found = doctor.engine_cache(tmp_path)
+    assert found.value == f'a folder cannot be read: {tmp_path / "graphs"}'
+    assert found.good is False and found.next == 'change the rights'
 
 
 @pytest.mark.parametrize(('able', 'said', 'good'), [
@@ -107,3 +181,13 @@ def test_a_probe_that_crashes_is_a_finding() -> None:
     crash = 'import ctypes; print("half"); ctypes.string_at(0)'
     assert doctor._run([sys.executable, '-c', crash]) == ''
     assert doctor._run(['/no/such/program']) == ''
+    assert doctor._run([sys.executable, '-c', 'import sys; sys.stdout.buffer.write(b"\\xff")'])
+
+
+def test_weights_that_only_drawing_needs_are_told_as_loading_tells_them(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    before = doctor._parameters(tiny_config())
+    monkeypatch.setattr(doctor, 'is_drawing', lambda key: False)
+    linear, rest, talk_linear, talk_rest, _ = doctor._parameters(tiny_config())
+    assert (talk_linear, talk_rest) == (linear, rest)
+    assert before[2] < linear and before[3] < rest

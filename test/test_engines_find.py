@@ -24,13 +24,14 @@ from test_runtime_choice import (
 )
 
 from cooper_ros.config import CooperConfig
-from cooper_ros.errors import EngineMismatch, OutOfMemory
+from cooper_ros.errors import BadOption, EngineMismatch, OutOfMemory
 from cooper_ros.runtime import choice, opening
 from cooper_ros.runtime.engines import find, flavour, runner
-from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE
+from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE, SEAL, EngineCache
 from cooper_ros.runtime.engines.find import Found, find_plan, request_of
 from cooper_ros.runtime.engines.key import BuildOptions
 from cooper_ros.runtime.engines.plan import FINGERPRINTS, Job, Plan
+from cooper_ros.runtime.graphs.digest import sealed
 from cooper_ros.runtime.graphs.runtime import GraphRuntime
 from cooper_ros.runtime.graphs.spec import CONTEXT, Limits
 from cooper_ros.runtime.notice import Notice
@@ -119,7 +120,7 @@ def test_one_bad_description_does_not_hide_other_engines(config: CooperConfig,
                                                          facts: dict[str, Any]) -> None:
     good, bad = put_engines(config), put_engines(config, context=512)
     path = engine_of(bad, config).with_suffix(DESCRIPTION)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {'facts': facts}))
+    path.write_text(sealed(json.loads(path.read_text()) | {'facts': facts}, SEAL))
     found = found_for(config)
     assert found.complete and found.plan.limits == good.limits
 
@@ -128,8 +129,48 @@ def test_the_usual_engines_are_found_by_their_keys_alone(config: CooperConfig) -
     usual = found_for(config).plan
     plan = put_engines(config, context=usual.context, side=usual.side)
     path = engine_of(plan, config).with_suffix(DESCRIPTION)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {'facts': {}}))
+    path.write_text(sealed(json.loads(path.read_text()) | {'facts': {}}, SEAL))
     assert found_for(config).complete
+
+
+def test_a_set_whose_description_was_changed_is_made_again(
+        config: CooperConfig, asked: list[Request]) -> None:
+    """Sizes in it decide whether it is found: one changed number hid the set for good."""
+    plan = put_engines(config, context=512)
+    path = engine_of(plan, config).with_suffix(DESCRIPTION)
+    described = json.loads(path.read_text())
+    described['facts']['limits']['context']['high'] += 1
+    path.write_text(json.dumps(described))
+    (bad,) = (entry for entry in EngineCache(path.parent).entries() if entry.name == path.stem)
+    assert 'or a changed one; it is never used' in EngineCache(path.parent).check(bad)
+    assert not found_for(config).complete
+    put_engines(config, context=512)  # what `cooper engine build` does
+    assert found_for(config).plan.limits == plan.limits
+
+
+def test_what_anyone_may_write_is_not_loaded(config: CooperConfig, asked: list[Request],
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is anything built that would not be loaded either; a file is made again."""
+    plan, cache = put_engines(config, context=512), Path(config.engine_cache)
+    cache.chmod(0o755)
+    engine_of(plan, config).chmod(0o666)
+    asking = config.replaced(runtime='tensorrt')
+    with pytest.raises(EngineMismatch, match='anyone may have put compiled engine understand.+ '
+                       f'here; got .+, which anyone may write; .+run `chmod -R go-w {cache}'):
+        open_runtime('tensorrt', late(tiny_runtime()), asking, print)
+    said = f'tensorrt passed over: anyone may write {engine_of(plan, config)}: run `chmod -R go-w'
+    assert on_a_gpu(config, monkeypatch)[0].startswith(said)
+    opened = open_runtime('tensorrt', late(tiny_runtime()),
+                          asking.replaced(engine_missing='build'), print)
+    assert isinstance(opened.runtime, GraphRuntime)
+    assert [(request.context, request.force) for request in asked] == [(512, False)]
+    cache.chmod(0o777)
+    for missing in ('error', 'build'):
+        assert on_a_gpu(config.replaced(engine_missing=missing), monkeypatch)[0].startswith(
+            f'tensorrt passed over: anyone may write {cache}: run `chmod')
+    with pytest.raises(BadOption, match='anyone may write the folder of engines; got .+; remedy: '
+                       'run `chmod -R go-w'):
+        prepare(found_for(config).request, lambda what, done: None)
 
 
 def test_damaged_engines_are_made_again_with_their_own_sizes_and_options(
@@ -157,7 +198,7 @@ def test_what_is_asked_for_is_what_is_built(config: CooperConfig,
                                             monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[tuple[Plan, Job, bool]] = []
     monkeypatch.setattr(flavour, 'gpu_architecture', lambda: ARCH)
-    monkeypatch.setattr(Plan, 'build', lambda plan, job, cache, force, modules:
+    monkeypatch.setattr(Plan, 'build', lambda plan, job, cache, force, **more:
                         built.append((plan, job, force)))
     wanted = put_engines(config, context=512, side=80, options=BuildOptions(64, True, True))
     found = found_for(config)

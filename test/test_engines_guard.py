@@ -36,7 +36,7 @@ def stepping(phases, name, number):
 
 build.Phases.step = stepping
 engine._bundle = lambda *_: bundle
-engine._check_sizes = engine._check_source = lambda *_: None
+engine.check_sizes = engine.check_source = lambda *_: None
 try:
     app.main(['engine', 'build', '.', '--arch', 'SM89', '--precision', 'fp32', '--context', '64',
               '--cache', sys.argv[2]])

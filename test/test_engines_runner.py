@@ -242,7 +242,7 @@ def test_a_size_outside_the_profile_is_named(load: Load) -> None:
 @pytest.mark.parametrize('asked', [1, 200, BUCKET, 300])
 def test_the_last_token_of_a_context_has_a_profile(load: Load, asked: int) -> None:
     """Contexts are padded to buckets, so the largest one must be a whole bucket."""
-    assert Limits.of(tiny_config(), context=asked).context.high % BUCKET == 0
+    assert Limits.of(tiny_config(), context=asked).context.max % BUCKET == 0
     session = load(context=asked).session(rows=1, capacity=asked + 1)
     if asked > 2:
         session.append_text(0, [5] * (asked - 2))

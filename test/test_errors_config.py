@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import threading
 
 import pytest
 
 from cooper_ros import errors
 from cooper_ros.config import CooperConfig, options
-from cooper_ros.errors import BadOption, Busy, CooperError, ErrorCode
+from cooper_ros.errors import BadOption, Busy, CooperError, ErrorCode, class_of
 
 
 def family() -> list[type[CooperError]]:
@@ -27,6 +28,27 @@ def test_errors_survive_a_pipe(kind: type[CooperError]) -> None:
     error = kind('what', value=(1, 2), limit='x', remedy='do')
     back = pickle.loads(pickle.dumps(error))
     assert type(back) is kind and str(back) == str(error) and back.code == error.code
+
+
+class Unshown:
+    """What has no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError('no')
+
+
+@pytest.mark.parametrize(('value', 'shown'), [
+    (threading.Lock(), 'lock object at'), (lambda: 0, '<lambda>'),
+    (Unshown(), 'a Unshown that cannot be shown (RuntimeError)')])
+def test_a_value_that_no_pipe_carries_does_not_cost_the_cause(value: object, shown: str) -> None:
+    error = BadOption('what', value=value, limit=value)
+    assert str(error).count(shown) == 2
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_codes_lead_back_to_classes() -> None:
+    assert all(class_of(kind.code) is kind for kind in family())
+    assert class_of(12345) is CooperError and class_of(ErrorCode.NONE) is CooperError
 
 
 def test_every_code_but_none_has_one_error_class() -> None:

@@ -16,6 +16,7 @@ from support.tiny import tiny_config, tiny_runtime
 
 from cooper_ros.errors import BadCheckpoint, BadOption
 from cooper_ros.model.config import ModelConfig
+from cooper_ros.runtime.engines.key import BuildOptions, EngineKey
 from cooper_ros.runtime.graphs.bundle import Bundle, config_of, export_bundle
 from cooper_ros.runtime.graphs.digest import weights_digest
 from cooper_ros.runtime.graphs.export import OPSET, example_inputs, export_graph
@@ -195,8 +196,8 @@ def test_half_precision_graphs_carry_half_precision_weights() -> None:
 def test_profiles_hold_every_size_that_the_network_allows() -> None:
     config = ModelConfig.official_7b()
     limits = Limits.of(config, context=20000)
-    assert limits.tokens.high == 70**2 + 2 and limits.cells.high == 64**2
-    assert limits.context.high == 79 * 256  # 20000, padded as the runtime pads contexts
+    assert limits.tokens.max == 70**2 + 2 and limits.cells.max == 64**2
+    assert limits.context.max == 79 * 256  # 20000, padded as the runtime pads contexts
     assert limits.branches == Span(1, 3, 3)
     assert Limits.from_dict(limits.to_dict()) == limits
     understand = graph_specs(config)['understand']
@@ -204,13 +205,25 @@ def test_profiles_hold_every_size_that_the_network_allows() -> None:
     assert decode['tokens'] == Span(1, 1, 1) and prefill['tokens'] == limits.tokens
     assert profiles_of(understand, limits) == [prefill]
     small = Limits.of(config, side=512)
-    assert (small.cells.high, small.patches.high) == (32**2, 36**2)
+    assert (small.cells.max, small.patches.max) == (32**2, 36**2)
 
 
 @pytest.mark.parametrize('span', [(0, 1, 2), (3, 2, 4), (1, 5, 4)])
 def test_spans_grow(span: tuple[int, int, int]) -> None:
     with pytest.raises(BadOption, match='must grow'):
         Span(*span)
+
+
+def test_sizes_keep_the_names_they_have_on_disk() -> None:
+    """Other names would make every engine that was built another one."""
+    limits = Limits.of(tiny_config(), context=64)
+    assert limits.to_dict()['context'] == {'low': 1, 'usual': 256, 'high': 256}
+    assert Limits.from_dict(limits.to_dict()) == limits
+    key = EngineKey.of(graph_specs(tiny_config())['understand'], model='m', precision='fp32',
+                       limits=limits, flavour='f', version='v', gpu='any', arch='SM89',
+                       options=BuildOptions(decode_profile=True))
+    assert replace(key, format=3).name == 'understand-fp32-SM89-3a19b7abc4f908cd'
+    assert key.name == 'understand-fp32-SM89-876179b16358fe22'
 
 
 def test_a_bundle_is_read_back_or_refused(tmp_path: Path) -> None:

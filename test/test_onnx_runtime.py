@@ -15,7 +15,7 @@ from cooper_ros.engine.engine import CooperEngine, Parts
 from cooper_ros.engine.events import DEPTH, Answer
 from cooper_ros.errors import BadImage, BadOption, ContextFull, EngineMismatch
 from cooper_ros.runtime.base import Cursor, Runtime
-from cooper_ros.runtime.graphs.bundle import bundle_name
+from cooper_ros.runtime.graphs.bundle import Bundle, bundle_name
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.probe import probe
 from cooper_ros.runtime.onnx_runtime import OnnxRunner, load_onnx_runtime, onnx_runtime_of
@@ -121,6 +121,22 @@ def test_the_whole_engine_answers_the_same(onnx_runtime: Runtime, mode: str) -> 
         same = (np.isclose(ours.relative, theirs.relative, atol=0.01) if ours.kind == DEPTH
                 else ours.labels == theirs.labels)
         assert same.mean() > 0.995  # random weights draw noise: a pixel may sit on a boundary
+
+
+@pytest.mark.parametrize(('place', 'parts', 'command'), [
+    ('a cache/graphs', 1, "--precision fp32 --cache '{}/a cache' --force"),
+    ('a cache/graphs', 2, "--precision fp32 --cache '{}/a cache' --parts 2 --force"),
+    ('elsewhere', 1, '--precision fp32 --force')])
+def test_a_graph_that_cannot_be_read_names_what_exports_it_again(
+        tmp_path: Path, place: str, parts: int, command: str,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = replace(tiny_bundle(), folder=tmp_path / place / 'x', parts=parts)
+    (tmp_path / 'no.onnx').write_text('no graph')
+    monkeypatch.setattr(Bundle, 'prove_graph', lambda bundle, name: tmp_path / 'no.onnx')
+    with pytest.raises(EngineMismatch, match='onnxruntime cannot read graph latents') as caught:
+        OnnxRunner(bundle, threads=1).run('latents', {}, {})
+    assert caught.value.remedy == (
+        f'run `cooper engine export CHECKPOINT {command.format(tmp_path)}`')
 
 
 def test_exported_graphs_are_found_again(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,19 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.errors import BadCheckpoint, BadOption
 from cooper_ros.evaluation.parity import compare, first_difference
+from cooper_ros.runtime import files
+from cooper_ros.runtime import quantise as quantising
 from cooper_ros.runtime.card import Quantisation, read_card
 from cooper_ros.runtime.checkpoint import read_model_folder
+from cooper_ros.runtime.files import Unwritable
 from cooper_ros.runtime.quantise import INDEX_FILE, quantise_folder
-from cooper_ros.runtime.quantised import choose_group, is_quantised, quantise, restore
+from cooper_ros.runtime.quantised import (
+    check_shapes,
+    choose_group,
+    is_quantised,
+    quantise,
+    restore,
+)
 
 # e4m3 at the top of its range steps by 32, at most 448: half a step is 1 of 28
 FORMATS = {'int8': (Quantisation('int8'), 127.5), 'int4': (Quantisation('int4', 64), 7.5),
@@ -150,6 +161,98 @@ def test_the_command_writes_once_and_again_with_force(
     assert 'the output exists' in capsys.readouterr().err
     assert read_card(tmp_path / 'q').quantization == Quantisation('int8')
     assert [path.name for path in tmp_path.iterdir()] == ['q']
+
+
+def test_the_old_folder_stays_until_the_new_one_is_complete(
+        plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / 'q'
+    quantise_folder(plain, out, 'int8')
+
+    def refused(*arguments: object) -> None:
+        raise PermissionError(13, 'no')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quantising.shutil, 'copy2', refused)
+        with pytest.raises(Unwritable, match='ae.safetensors.*: no; .*remedy: change the rights, '
+                           'or name another folder with --out'):
+            quantise_folder(plain, out, 'int4', force=True)
+    assert read_card(out).quantization == Quantisation('int8')
+    assert [path.name for path in tmp_path.iterdir()] == ['q']
+    synced: list[str] = []
+    monkeypatch.setattr(files, 'sync_tree', lambda folder: synced.append(read_card(folder).name))
+    quantise_folder(plain, out, 'int4', force=True)
+    assert synced == ['tiny'] and read_model_folder(out).card.quantization.format == 'int4'
+    assert [path.name for path in tmp_path.iterdir()] == ['q']
+
+
+def test_a_second_run_waits_and_then_finds_the_output(plain: Path, tmp_path: Path,
+                                                      caplog: pytest.LogCaptureFixture) -> None:
+    begun, may_go, refused = threading.Event(), threading.Event(), []
+
+    def stop(done: int, total: int) -> None:
+        begun.set()
+        assert may_go.wait(60)
+
+    def second() -> None:
+        try:
+            quantise_folder(plain, tmp_path / 'q', 'int4')
+        except BadOption as error:
+            refused.append(str(error))
+
+    first = threading.Thread(target=quantise_folder, args=(plain, tmp_path / 'q', 'int8'),
+                             kwargs={'progress': stop})
+    first.start()
+    assert begun.wait(60)
+    other = threading.Thread(target=second)
+    other.start()
+    while 'waiting for another run that writes' not in caplog.text and other.is_alive():
+        other.join(0.01)
+    may_go.set()
+    first.join()
+    other.join()
+    assert 'the output exists' in refused[0]
+    assert read_model_folder(tmp_path / 'q').card.quantization == Quantisation('int8')
+    assert [path.name for path in tmp_path.iterdir()] == ['q']
+
+
+@pytest.mark.parametrize('name', ['q', 'deep/er/q'])
+def test_a_copy_inside_its_source_is_refused(plain: Path, tmp_path: Path, name: str) -> None:
+    source = Path(shutil.copytree(plain, tmp_path / 'm'))
+    before = {path.name for path in source.iterdir()}
+    with pytest.raises(BadOption, match=f'the new folder would lie in the old one; got .+{name}; '
+                       'allowed: a folder outside; remedy: name another --out'):
+        quantise_folder(source, source / name, 'int8')
+    assert {path.name for path in source.iterdir()} == before
+
+
+@pytest.mark.parametrize('target', ['nowhere', 'q', 'model'])
+@pytest.mark.parametrize('force', [True, False])
+def test_a_link_is_no_new_folder(plain: Path, tmp_path: Path, target: str, force: bool,
+                                 capsys: pytest.CaptureFixture[str]) -> None:
+    """One that leads nowhere, to itself, or to a model folder that is there."""
+    shutil.copytree(plain, tmp_path / 'model')
+    (tmp_path / 'q').symlink_to(target)
+    with pytest.raises(SystemExit) as end:
+        main(['quantize', str(plain), '--out', str(tmp_path / 'q'), *['--force'] * force])
+    assert end.value.code == 2
+    assert (f'cooper: BAD_OPTION: the new folder is a link; got {tmp_path / "q"} -> {target}; '
+            'allowed: a new folder') in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['model', 'q']
+
+
+def test_a_layer_with_one_input_is_named(tmp_path: Path) -> None:
+    """torchao takes its scale for one of the whole layer, and fails in words of its own."""
+    key = 'language_model.model.layers.0.mlp.down_proj.weight'
+    (tmp_path / 'm').mkdir()
+    save_file({key: torch.ones(8, 1)}, tmp_path / 'm' / 'ema.safetensors')
+    with pytest.raises(BadOption, match=re.escape(
+            f'int8 does not take a layer with one input; got {key} [8, 1]; allowed: 2 inputs')):
+        quantise_folder(tmp_path / 'm', tmp_path / 'q', 'int8')
+    assert not (tmp_path / 'q').exists()
+    for shape in ((1, 1), (1, 3), (3, 2), (5, 3)):
+        check_shapes({key: shape})
+        stored, scale = quantise(torch.randn(shape), Quantisation('int8'))
+        assert (stored.shape, scale.shape) == (shape, (shape[0], 1))
 
 
 def test_nano_in_int8_is_compared_question_by_question(tmp_path: Path) -> None:

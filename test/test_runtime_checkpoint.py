@@ -17,11 +17,13 @@ from transformers import PreTrainedTokenizerFast
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadCheckpoint, BadOption
 from cooper_ros.imaging.segmentation import Label
-from cooper_ros.model.config import SpecialTokens
+from cooper_ros.model.config import SpecialTokens, VaeConfig
+from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.card import ModelCard, read_card
 from cooper_ros.runtime.checkpoint import (
     LoadedModel,
     check_model_folder,
+    read_autoencoder,
     read_model_config,
     read_model_folder,
     save_model_folder,
@@ -30,6 +32,7 @@ from cooper_ros.runtime.load import load_runtime
 from cooper_ros.runtime.place import choose_device
 from cooper_ros.runtime.tokenizer import MARKERS
 from cooper_ros.runtime.weights import save_tensors
+from cooper_ros.training.folder import load_vae, vae_tensors
 
 EMA, AE = 'ema.safetensors', 'ae.safetensors'
 
@@ -267,6 +270,40 @@ def test_a_broken_folder_is_named(folder: Path, damage: Callable[[Path], object]
     damage(folder)
     with pytest.raises(BadCheckpoint, match=message):
         read_model_folder(folder)
+
+
+@pytest.mark.parametrize('damage, message', [case[1:] for case in BREAKAGES
+                                             if 'ae.safetensors' in case[2] or 'VAE' in case[0]])
+def test_a_broken_autoencoder_is_named_on_its_own(
+        folder: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(folder)
+    for read in (read_autoencoder, load_vae, vae_tensors):
+        with pytest.raises(BadCheckpoint, match=message):
+            read(folder)
+
+
+def test_a_file_of_another_kind_is_no_autoencoder(tmp_path: Path) -> None:
+    save_file({'conv_in.weight': torch.zeros(3, 3)}, tmp_path / AE)
+    for read in (read_autoencoder, load_vae, vae_tensors):
+        with pytest.raises(BadCheckpoint, match='lacks a tensor that sizes are read from; got '
+                           'missing: encoder.conv_in.weight'):
+            read(tmp_path)
+
+
+def test_sizes_of_an_autoencoder_are_all_read_from_its_file(tmp_path: Path) -> None:
+    sizes = VaeConfig(in_channels=4, out_channels=2, ch=32, ch_mult=(1, 2), num_res_blocks=1,
+                      z_channels=8)
+    stored = AutoEncoder(sizes).to(torch.bfloat16).state_dict()
+    save_tensors(stored, tmp_path / AE)
+    plain, trained = read_autoencoder(tmp_path), load_vae(tmp_path)
+    for found in (plain, trained):
+        assert all(torch.equal(value.to(torch.bfloat16), stored[key])
+                   for key, value in found.state_dict().items()) and not found.training
+    assert plain.encoder.conv_in.weight.shape[1] == 4
+    assert plain.decoder.conv_out.weight.shape[0] == 2
+    assert plain.encoder.conv_in.weight.dtype == torch.bfloat16
+    assert trained.encoder.conv_in.weight.dtype == torch.float32
+    assert not any(weight.requires_grad for weight in trained.parameters())
 
 
 CONFIG_ONLY = {'no heads', 'tied embeddings', 'empty table', 'VAE without levels'}

@@ -24,7 +24,7 @@ from support.tiny import late, tiny_config, tiny_runtime
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer
-from cooper_ros.errors import EngineBuild, EngineMismatch, NotReady, OutOfDisk
+from cooper_ros.errors import BadCheckpoint, EngineBuild, EngineMismatch, NotReady, OutOfDisk
 from cooper_ros.runtime import choice, opening
 from cooper_ros.runtime.choice import ORDER, choose
 from cooper_ros.runtime.engines import find, runner
@@ -303,7 +303,7 @@ def test_a_child_prepares_and_says_what_went_wrong(config: CooperConfig, tmp_pat
     prepare_in_child(request, lambda what, done: told.append(what))  # they are there already
     assert folder.is_dir() and told == []
     wrong = replace(request, folders=(config.engine_cache,))
-    with pytest.raises(EngineBuild, match='could not be prepared; got BAD_CHECKPOINT: .+; '
+    with pytest.raises(BadCheckpoint, match='could not be prepared; got BAD_CHECKPOINT: .+; '
                        f'remedy: run `cooper engine export {config.engine_cache} --cache'):
         prepare_in_child(wrong, lambda what, done: None)
     (tmp_path / 'sitecustomize.py').write_text(
@@ -313,6 +313,9 @@ def test_a_child_prepares_and_says_what_went_wrong(config: CooperConfig, tmp_pat
     prepare_in_child(request, lambda what, done: None)  # what is there needs no room
     shutil.rmtree(folder)
     with pytest.raises(OutOfDisk, match='got OUT_OF_DISK: no room on disk for exported graphs'):
+        prepare_in_child(request, lambda what, done: None)
+    (tmp_path / 'sitecustomize.py').write_text('import os\nos.nice = lambda by: os._exit(3)\n')
+    with pytest.raises(EngineBuild, match='could not be prepared; got exit code 3'):
         prepare_in_child(request, lambda what, done: None)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Callable
 
 import pytest
@@ -9,6 +11,8 @@ import torch
 from support.tiny import tiny_runtime
 
 from cooper_ros.errors import BadImage, BadOption, ContextFull, OutOfMemory
+from cooper_ros.model.layout import MARKERS
+from cooper_ros.runtime import torch_runtime
 from cooper_ros.runtime.base import Cursor
 from cooper_ros.runtime.torch_runtime import TorchRuntime, TorchSession
 
@@ -222,3 +226,21 @@ def test_bfloat16_stays_near_float32() -> None:
 def test_a_cache_beyond_all_memory_is_named(runtime: TorchRuntime) -> None:
     with pytest.raises(OutOfMemory, match='no memory left.*context_tokens'):
         runtime.session(rows=1, capacity=10**14)  # more than a 64-bit machine can address
+
+
+@pytest.mark.parametrize('error', [MemoryError(), torch.OutOfMemoryError('CUDA out of memory')])
+def test_memory_of_the_host_is_named_too(runtime: TorchRuntime, error: Exception,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(runtime.network, 'embed_vision', full)
+    with pytest.raises(OutOfMemory, match='no memory left; got encode_vision; remedy: use small'):
+        runtime.encode_vision(draw(2, 3, 28, 42))
+
+
+def test_markers_are_counted_once() -> None:
+    """By the layout of sequences, which training packs by."""
+    assert tiny_runtime().markers().shape[1] == MARKERS
+    for path in Path(torch_runtime.__file__).parent.rglob('*.py'):
+        assert not re.search(r'^MARKERS = [0-9]', path.read_text(), re.MULTILINE), path

@@ -109,7 +109,7 @@ def _memory(config: CooperConfig) -> Iterator[Finding]:
 def _runtimes(config: CooperConfig) -> Iterator[Finding]:
     from cooper_ros.model.config import ModelConfig
     from cooper_ros.runtime.doctor import advice, facts, free_memory, needs
-    for fact in facts():
+    for fact in facts(Path(config.engine_cache) if config.engine_cache else None):
         if fact.what in ('GPU', 'host memory'):  # said above
             continue
         state = {True: OK, False: NOTE, None: NOTE}[fact.good]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -17,16 +18,24 @@ from typing import (
 
 import typer
 
+from cooper_ros.cli.engine_checks import (
+    architectures,
+    check_converter,
+    check_most,
+    check_place,
+    check_sizes,
+    check_source,
+)
 from cooper_ros.config import CooperConfig
-from cooper_ros.errors import BadCheckpoint, BadOption, CooperError
+from cooper_ros.errors import BadOption, CooperError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from cooper_ros.runtime.engines.cache import EngineCache, Entry
-    from cooper_ros.runtime.engines.flavour import Flavour
     from cooper_ros.runtime.engines.leftovers import Graphs
     from cooper_ros.runtime.engines.plan import Job, Plan
+    from cooper_ros.runtime.engines.rights import Writers
     from cooper_ros.runtime.graphs.bundle import Bundle
 
 HELP = """Compile a checkpoint with TensorRT, and look after what was compiled.
@@ -41,10 +50,9 @@ Typical use:
   cooper engine remove --stale                            of another version, or damaged
 """
 MIB, GIB = 1 << 20, 1 << 30
-MOST_CONTEXT = (1 << 31) - 256  # TensorRT counts the sizes of an axis in 31 bits
+SOUND, DAMAGED, EXPOSED = 'sound', 'damaged', 'exposed'  # what is there, once it was read
 Thing = TypeVar('Thing')
 BY = ' by '  # in a key, between TensorRT and another converter than its own
-MOST_WORKSPACE_MIB = 1 << 20  # 1 TiB, more than any GPU has
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode=None, add_completion=False,
                   pretty_exceptions_enable=False)
 CacheFlag = Annotated[Optional[Path], typer.Option('--cache', help='folder of engines; the '
@@ -104,23 +112,22 @@ def build(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
     from cooper_ros.runtime.engines.flavour import require_flavour
     from cooper_ros.runtime.engines.key import BuildOptions
     from cooper_ros.runtime.engines.plan import Plan, default_cache
-    from cooper_ros.runtime.files import check_writable
     from cooper_ros.runtime.graphs.spec import CONTEXT
-    _check_most(context or 0, workspace_mib)
+    check_most(context or 0, workspace_mib)
     flavour, folder = require_flavour(), cache or default_cache()
-    archs = _architectures(flavour, arch or ())
-    _check_source(checkpoint, precision)
-    _check_sizes(checkpoint, base, parts, graph or (), side)
+    archs = architectures(flavour, arch or (), precision)
+    check_source(checkpoint, precision)
+    check_sizes(checkpoint, base, parts, graph or (), side)
     if not dry_run:
-        check_writable(folder)  # the checkpoint is read next, which can take minutes
-    modules = _modules(converter, checkpoint, base, precision, parts)
+        check_place(folder, force, engines=True)  # reading what comes next can take minutes
+    check_converter(converter)
     plan = Plan(_bundle(checkpoint, base, precision, folder, parts), flavour,
                 context or CONTEXT, side,
                 BuildOptions(workspace_mib, weight_streaming, decode_profile), converter)
     jobs = list(plan.jobs(archs, graph or ()))
     _say_costs(jobs, plan)
     if not dry_run:
-        _build_all(plan, jobs, EngineCache(folder), force, modules)
+        _build_all(plan, jobs, EngineCache(folder), force, _folders(checkpoint, base))
         print(f'engines are in {folder}')
 
 
@@ -137,10 +144,9 @@ def export(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
 
     Example: `cooper engine export models/cooper-nano --precision fp32`
     """
-    from cooper_ros.runtime.files import check_writable
     folder = _folder(cache)
-    _check_source(checkpoint, precision)
-    check_writable(folder)
+    check_source(checkpoint, precision)
+    check_place(folder, force)
     made = _bundle(checkpoint, base, precision, folder, parts, force)
     print(f'graphs are in {made.folder}')
 
@@ -148,10 +154,10 @@ def export(checkpoint: Annotated[Path, typer.Argument(help='model folder')],
 @app.command('list')
 def show(cache: CacheFlag = None) -> None:
     """List compiled engines, the exported graphs beside them, and what killed builds left."""
-    from cooper_ros.runtime.engines.leftovers import exported_graphs, leftovers
+    from cooper_ros.runtime.engines.leftovers import leftovers
     from cooper_ros.runtime.files import size_of
-    folder = _named_folder(cache)
-    entries, graphs = _entries(folder), list(exported_graphs(folder))
+    folder, faults = _named_folder(cache), list[CooperError]()
+    entries, graphs = _entries(folder), _graphs(folder, faults)
     _print_table(('TensorRT', 'GPU', 'MiB', 'built in', 'checkpoint'), map(_engine_row, entries))
     if graphs:
         _print_table(('graphs', 'parts', 'MiB', 'checkpoint'), map(_graphs_row, graphs))
@@ -160,6 +166,7 @@ def show(cache: CacheFlag = None) -> None:
     if left := leftovers(folder):
         print(f'{len(left)} leftovers of killed processes, {sum(map(size_of, left)) / MIB:,.1f} '
               'MiB; `cooper engine remove --stale` removes them')
+    _raise_last(faults)
 
 
 def _print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -176,39 +183,56 @@ def _print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def _engine_row(entry: Entry) -> tuple[str, ...]:
     key, seconds = entry.key, entry.facts.get('seconds', '?')
     words = (('?',) * 2 if key is None else (f'{key.flavour} {key.version}', key.gpu))
-    return (*words, f'{entry.bytes / MIB:.1f}', f'{seconds} s', key.model[:8] if key else '?',
-            entry.name)
+    return tuple(map(_shown, (*words, f'{entry.bytes / MIB:.1f}', f'{seconds} s',
+                              _shown(key.model)[:8] if key else '?', entry.name)))
+
+
+def _shown(text: str) -> str:
+    """What a file says, as letters alone: a terminal obeys some of the others."""
+    return ''.join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _graphs_row(graphs: Graphs) -> tuple[str, ...]:
     bundle = graphs.bundle
     words = (bundle.precision, str(bundle.parts)) if bundle else ('of no use', '?')
-    return (*words, f'{graphs.bytes / MIB:.1f}', bundle.model[:8] if bundle else '?', graphs.name)
+    return tuple(map(_shown, (*words, f'{graphs.bytes / MIB:.1f}',
+                              bundle.model[:8] if bundle else '?', graphs.name)))
 
 
 @app.command()
 def check(cache: CacheFlag = None) -> None:
     """Read every engine and all exported graphs, and prove that they are what was written.
 
-    Exit status 1 when one is not. What is being made is waited for. Nothing is changed.
+    Exit status 1 when one is not, is of another version, or when others may write it. What is
+    being made is waited for. Nothing is changed.
     """
     from cooper_ros.runtime.engines.cache import EngineCache
-    from cooper_ros.runtime.engines.leftovers import check_graphs, exported_graphs
-    folder = _named_folder(cache, must_exist=True)
+    from cooper_ros.runtime.engines.leftovers import check_graphs, graphs_writers
+    folder, faults = _named_folder(cache, must_exist=True), list[CooperError]()
     store = EngineCache(folder)
-    engines = [_say_state(entry.name, store.check(entry, _waiting(entry.name)))
-               for entry in _entries(folder)]
-    graphs = [_say_state(one.name, check_graphs(folder, one.name, _waiting(one.name)))
-              for one in exported_graphs(folder)]
-    print(f'{sum(engines)} engines are sound, and {sum(graphs)} folders of graphs')
-    if bad := [*engines, *graphs].count(False):
-        print(f'{bad} damaged; `cooper engine remove --stale` removes them')
+    engines = [_say_state(entry.name, store.check(entry, _waiting(entry.name)),
+                          store.writers([entry.name])) for entry in _entries(folder)]
+    graphs = [_say_state(one.name, check_graphs(folder, one.name, _waiting(one.name)),
+                         graphs_writers(folder, one.name)) for one in _graphs(folder, faults)]
+    print(f'{engines.count(SOUND)} engines are sound, and {graphs.count(SOUND)} folders of graphs')
+    if damaged := [*engines, *graphs].count(DAMAGED):
+        print(f'{damaged} damaged; `cooper engine remove --stale` removes them')
+    if exposed := [*engines, *graphs].count(EXPOSED):
+        print(f'{exposed} may have been changed by others; build again with --force what you do '
+              'not trust')
+    _raise_last(faults)
+    if damaged or exposed:
         raise typer.Exit(1)
 
 
-def _say_state(name: str, wrong: str) -> bool:
-    print(f'{"BAD" if wrong else "ok":4}{name}{": " + wrong if wrong else ""}', flush=True)
-    return not wrong
+def _say_state(name: str, wrong: str, writers: Writers) -> str:
+    """One line; a group that shares the folder on purpose is only mentioned."""
+    from cooper_ros.runtime.engines.rights import Who
+    state = DAMAGED if wrong else EXPOSED if writers.who > Who.GROUP else SOUND
+    more = wrong or (str(writers) if writers.who != Who.NOBODY else '')
+    print(f'{"ok" if state == SOUND else "BAD":4}{name}{": " + _shown(more) if more else ""}',
+          flush=True)
+    return state
 
 
 @app.command()
@@ -226,9 +250,9 @@ def remove(names: Annotated[Optional[list[str]], typer.Argument(
     With --stale, every engine and all graphs are read first, which can take minutes. Files that
     `cooper` has not made are left alone, and what cannot be removed does not keep the rest.
     """
-    from cooper_ros.runtime.engines.leftovers import exported_graphs, leftovers, remove_leftover
-    folder, wanted = _named_folder(cache), set(names or ())
-    entries, graphs = _entries(folder), {one.name for one in exported_graphs(folder)}
+    from cooper_ros.runtime.engines.leftovers import leftovers, remove_leftover
+    folder, wanted, faults = _named_folder(cache), set(names or ()), list[CooperError]()
+    entries, graphs = _entries(folder), {one.name for one in _graphs(folder, faults)}
     known = {entry.name for entry in entries} | graphs
     unknown = sorted(wanted - known)
     if unknown or not (names or stale or everything):
@@ -236,7 +260,7 @@ def remove(names: Annotated[Optional[list[str]], typer.Argument(
                         limit=', '.join(sorted(known)) or 'there are none',
                         remedy='or use --stale or --all')
     surely = known if everything else wanted
-    kept, faults = known - surely if not stale else set(), list[CooperError]()
+    kept = known - surely if not stale else set()
     swept = _freed(leftovers(folder) if stale or everything else [], remove_leftover, faults)
     engines = _freed([entry.name for entry in entries if entry.name not in kept],
                      lambda name: _remove_engine(folder, name, name in surely), faults)
@@ -244,6 +268,10 @@ def remove(names: Annotated[Optional[list[str]], typer.Argument(
                       lambda name: _remove_graphs(folder, name, name in surely), faults)
     print(f'removed {len(engines)} engines, {len(exported)} folders of graphs and {len(swept)} '
           f'leftovers, {sum(engines + exported + swept) / MIB:,.1f} MiB')
+    _raise_last(faults)
+
+
+def _raise_last(faults: Sequence[CooperError]) -> None:
     for fault in faults[:-1]:
         print(f'cooper: {fault}', file=sys.stderr)
     if faults:
@@ -291,18 +319,30 @@ def _named_folder(cache: Path | None, must_exist: bool = False) -> Path:
     """The folder to look into; the user's own may not be there yet.
 
     Raises:
-        BadOption: there is none of that name.
+        BadOption: there is none of that name, or it cannot be read.
     """
+    from cooper_ros.runtime.engines.leftovers import require_readable
     folder = _folder(cache)
     if not folder.is_dir() and (cache is not None or must_exist):
         raise BadOption('there is no folder of engines here', value=folder,
                         remedy='name another with --cache, or run `cooper engine build` first')
+    require_readable(folder)
     return folder
 
 
 def _entries(folder: Path) -> list[Entry]:
     from cooper_ros.runtime.engines.cache import EngineCache
     return list(EngineCache(folder).entries())
+
+
+def _graphs(folder: Path, faults: list[CooperError]) -> list[Graphs]:
+    """All exported graphs; none where their folder cannot be read, which is remembered."""
+    from cooper_ros.runtime.engines.leftovers import exported_graphs
+    try:
+        return list(exported_graphs(folder))
+    except BadOption as fault:
+        faults.append(fault)
+        return []
 
 
 def _is_stale(store: EngineCache, entry: Entry) -> bool:
@@ -318,69 +358,6 @@ def _is_stale(store: EngineCache, entry: Entry) -> bool:
 def _tensorrt(*maker: str) -> tuple[str, ...]:
     """Name and version of TensorRT alone, without those of a converter."""
     return tuple(words.partition(BY)[0] for words in maker)
-
-
-def _architectures(flavour: Flavour, named: Sequence[str]) -> list[str]:
-    """What to build for: what is named, else the GPU here.
-
-    Raises:
-        BadOption: there is none, or TensorRT does not build for one.
-    """
-    from cooper_ros.runtime.engines.flavour import architecture_name, gpu_architecture
-    archs = list(dict.fromkeys(map(architecture_name, named or [gpu_architecture()])))
-    if not archs[0]:
-        raise BadOption('there is no GPU here to build for', limit=', '.join(
-            flavour.architectures()), remedy='name one with --arch')
-    for name in archs:
-        flavour.check_architecture(name)
-    return archs
-
-
-def _check_most(context: int, workspace_mib: int) -> None:
-    """Refuse what TensorRT cannot count before anything long begins.
-
-    Raises:
-        BadOption: one is too large.
-    """
-    for option, value, most in (('--context', context, MOST_CONTEXT),
-                                ('--workspace-mib', workspace_mib, MOST_WORKSPACE_MIB)):
-        if value > most:
-            raise BadOption(f'{option} is too large', value=value, limit=f'at most {most}')
-
-
-def _check_source(checkpoint: Path, precision: str) -> None:
-    """Refuse what cannot be exported before a folder is made for it.
-
-    Raises:
-        BadOption: there is no such precision.
-        BadCheckpoint: there is no such model folder.
-    """
-    from cooper_ros.runtime.graphs.spec import dtype_of
-    dtype_of(precision)
-    if not checkpoint.is_dir():
-        raise BadCheckpoint('there is no such model folder', value=checkpoint, limit='a folder',
-                            remedy='name the folder with the weights')
-
-
-def _check_sizes(checkpoint: Path, base: str, parts: int, graphs: Sequence[str], side: int
-                 ) -> None:
-    """Refuse what the network cannot have before its graphs are exported, which takes long.
-
-    Raises:
-        BadOption: naming the option and what it can be.
-        BadCheckpoint: the sizes of the network cannot be read.
-    """
-    from cooper_ros.runtime.checkpoint import read_model_config
-    from cooper_ros.runtime.graphs.spec import graph_specs
-    config = read_model_config(checkpoint, base or None)
-    names = graph_specs(config, parts)
-    if unknown := sorted(set(graphs) - set(names)):
-        raise BadOption('there is no such graph', value=', '.join(unknown),
-                        limit=', '.join(names), remedy='name one of these with --graph')
-    least = max(config.pixels_per_latent_token, config.vit.patch_size)
-    if 0 < side < least:
-        raise BadOption('--side is too small for this network', value=side,
-                        limit=f'at least {least}, or 0 for what the network can take')
 
 
 def _bundle(checkpoint: Path, base: str, precision: str, folder: Path, parts: int,
@@ -402,25 +379,6 @@ def _folders(checkpoint: Path, base: str) -> list[Path]:
     return [checkpoint, *([Path(base)] if base else [])]
 
 
-def _modules(converter: str, checkpoint: Path, base: str, precision: str, parts: int) -> Any:
-    """What Torch-TensorRT starts from; None for the converter that starts from files.
-
-    Raises:
-        BadOption: there is no such converter.
-        NotReady: Torch-TensorRT cannot be used.
-    """
-    from cooper_ros.runtime.engines.torch_tensorrt import answering_for_a_gpu, load
-    from cooper_ros.runtime.prepare import ONNX, TORCH_TENSORRT, modules_of
-    if converter == ONNX:
-        return None
-    if converter != TORCH_TENSORRT:
-        raise BadOption('there is no such converter', value=converter,
-                        limit=f'{ONNX}, {TORCH_TENSORRT}')
-    with answering_for_a_gpu():
-        load()  # before the export, which takes longer
-    return modules_of(_folders(checkpoint, base), precision, parts)
-
-
 def _say_costs(jobs: list[Job], plan: Plan) -> None:
     costs = [job.estimate for job in jobs]
     print(f'{len(jobs)} engines with {plan.flavour.name} {plan.flavour.version}: about '
@@ -430,7 +388,14 @@ def _say_costs(jobs: list[Job], plan: Plan) -> None:
           'host memory')
 
 
-def _build_all(plan: Plan, jobs: Iterable[Job], cache: Any, force: bool, modules: Any) -> None:
+def _build_all(plan: Plan, jobs: Iterable[Job], cache: EngineCache, force: bool,
+               folders: Sequence[Path]) -> None:
+    """Build; what starts from modules reads them here, after the fingerprint was taken."""
+    from cooper_ros.runtime.prepare import ONNX, check_unchanged, modules_of
+    modules = unchanged = None
+    if plan.converter != ONNX:
+        modules = modules_of(folders, plan.bundle.precision, plan.bundle.parts)
+        unchanged = partial(check_unchanged, folders, cache.folder, plan.bundle.model)
     with _bar() as bar:
         for job in jobs:
             task = bar.add_task(f'{job.spec.name} {job.arch}', total=1.0)
@@ -439,7 +404,7 @@ def _build_all(plan: Plan, jobs: Iterable[Job], cache: Any, force: bool, modules
                 bar.update(task, completed=fraction,
                            description=f'{job.spec.name} {job.arch}: {phase}')
 
-            plan.build(job, cache, force=force, modules=modules, told=told)
+            plan.build(job, cache, force=force, modules=modules, unchanged=unchanged, told=told)
             bar.update(task, completed=1.0, description=f'{job.spec.name} {job.arch}: done')
 
 

@@ -35,7 +35,7 @@ def quantize(
 
     from cooper_ros.runtime.files import room
     from cooper_ros.runtime.quantise import quantise_folder
-    disk = next(folder for folder in out.resolve().parents if folder.is_dir())
+    disk = next(folder for folder in out.absolute().parents if folder.is_dir())
     with room(disk, _least_bytes(checkpoint, to), str(out), 'free some space, or name another '
               'folder with --out'), Progress() as bar:
         task = bar.add_task(f'quantising to {to}', total=None)

@@ -6,11 +6,12 @@ Official folders do not have the file; then the published values apply (referenc
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Mapping
 
-from cooper_ros.config import LONGEST_LENS
+from cooper_ros.config import LONGEST_LENS, options
 from cooper_ros.errors import BadCheckpoint
 from cooper_ros.imaging.depth_edges import DRAWN, PICTURE
 from cooper_ros.imaging.segmentation import Label, palette_from_rows
@@ -23,6 +24,8 @@ RENORM_CHOICES = (GLOBAL, CHANNEL, TEXT_CHANNEL)
 EDGE_CHOICES = (DRAWN, PICTURE)
 INT8, INT4, FP8 = 'int8', 'int4', 'fp8'
 QUANTISED_FORMATS = (INT8, INT4, FP8)
+# What a card may say at least: 0 of other numbers, for the -1 of a setting stands for the card.
+LEAST = {'flow_points': 2, 'flow_shift': 0.001}  # a shift of 0 has no first flow time
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,14 @@ class ModelCard:
         known = ('name', 'transforms', 'depth', 'palette', 'drawing', 'max_turn_tokens',
                  'quantization')
         _check_keys('', values, known)
-        transforms = values.get('transforms') or {}
+        transforms = _object(values, 'transforms')
         _check_keys('transforms', transforms, ('vae', 'vit'))
         depth = values.get('depth')
         return cls(
             _typed(values, 'name', cls.name), _rule(transforms, 'vae', cls.vae_transform),
             _rule(transforms, 'vit', cls.vit_transform),
             None if depth is None else _depth_range(depth),
-            palette_from_rows(values.get('palette') or ()), _drawing(values.get('drawing') or {}),
+            _palette(values.get('palette')), _drawing(_object(values, 'drawing')),
             _positive(_typed(values, 'max_turn_tokens', cls.max_turn_tokens), 'max_turn_tokens'),
             _quantisation(values.get('quantization')))
 
@@ -155,7 +158,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BadCheckpoint(f'{path.name} cannot be read', value=f'{path}: {error}',
                             limit='a JSON file', remedy='copy the file again') from error
     if not isinstance(values, dict):
@@ -173,6 +176,23 @@ def _check_keys(where: str, values: Any, known: tuple[str, ...]) -> None:
                                 limit=', '.join(known))
 
 
+def _object(values: Mapping[str, Any], key: str) -> Any:
+    """An entry that is checked as an object; an empty one where it is absent or null."""
+    found = values.get(key)
+    return {} if found is None else found
+
+
+def _palette(rows: Any) -> tuple[Label, ...]:
+    if rows is not None and not isinstance(rows, list):
+        raise BadCheckpoint(f'{CARD_FILE} entry palette is no list', value=repr(rows),
+                            limit='[{"id": 0, "name": "floor", "rgb": [0, 0, 0]}, ...]')
+    try:
+        return palette_from_rows(rows or ())
+    except OverflowError as error:  # of an infinite id or colour
+        raise BadCheckpoint(f'{CARD_FILE} entry palette has an infinite number', value=rows,
+                            limit='id 0..254, colours 0..255') from error
+
+
 def _typed(values: Mapping[str, Any], key: str, default: Any) -> Any:
     """An entry with the type of its default; a whole number may stand for a float."""
     value = values.get(key, default)
@@ -180,7 +200,11 @@ def _typed(values: Mapping[str, Any], key: str, default: Any) -> Any:
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise BadCheckpoint(f'{CARD_FILE} entry {key} has the wrong type', value=repr(value),
                             limit=kind.__name__)
-    return kind(value)
+    try:
+        return kind(value)
+    except OverflowError as error:
+        raise BadCheckpoint(f'{CARD_FILE} entry {key} is too large',
+                            value=f'a number of {len(str(abs(value)))} digits') from error
 
 
 def _positive(value: int, key: str) -> int:
@@ -201,9 +225,9 @@ def _rule(transforms: Mapping[str, Any], name: str,
 def _depth_range(values: Any) -> tuple[float, float]:
     _check_keys('depth', values, DEPTH_KEYS)
     near, far = (_typed(values, key, -1.0) for key in DEPTH_KEYS)
-    if not 0 <= near < far:
+    if not 0 <= near < far < math.inf:
         raise BadCheckpoint(f'{CARD_FILE} depth is no range', value=f'{near} .. {far}',
-                            limit='0 <= min_m < max_m')
+                            limit='0 <= min_m < max_m, both finite')
     return near, far
 
 
@@ -215,9 +239,7 @@ def _drawing(values: Any) -> Drawing:
         if getattr(drawing, name) not in choices:
             raise BadCheckpoint(f'{CARD_FILE} entry {name} is not a choice',
                                 value=getattr(drawing, name), limit=', '.join(choices))
-    if drawing.flow_points < 2:
-        raise BadCheckpoint(f'{CARD_FILE} entry flow_points is too small',
-                            value=drawing.flow_points, limit='>= 2')
+    _check_ranges(drawing)
     focal = drawing.canonical_focal
     if focal and not 1 / LONGEST_LENS <= focal <= LONGEST_LENS:
         raise BadCheckpoint(f'{CARD_FILE} entry canonical_focal is no focal length', value=focal,
@@ -226,3 +248,15 @@ def _drawing(values: Any) -> Drawing:
         raise BadCheckpoint(f'{CARD_FILE} entry focal_power is out of range',
                             value=drawing.focal_power, limit='0 .. 1')
     return drawing
+
+
+def _check_ranges(drawing: Drawing) -> None:
+    """What a request may not ask for, no card may say."""
+    for entry in options():
+        high = entry.metadata['high']
+        if high is None or not hasattr(drawing, entry.name):
+            continue
+        value, low = getattr(drawing, entry.name), LEAST.get(entry.name, 0)
+        if not low <= value <= high:  # NaN fails here too
+            raise BadCheckpoint(f'{CARD_FILE} entry {entry.name} is out of range', value=value,
+                                limit=f'{low} .. {high:g}')

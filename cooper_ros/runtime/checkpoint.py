@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Mapping, TypeVar
@@ -30,7 +31,7 @@ from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.card import CARD_FILE, ModelCard, read_card, read_json
 from cooper_ros.runtime.deferred import DeferredWeights, is_drawing, is_talking
-from cooper_ros.runtime.files import write_whole
+from cooper_ros.runtime.files import PART, refusals_named, write_whole
 from cooper_ros.runtime.hollow import NumbersOnDisk
 from cooper_ros.runtime.quantised import is_quantised, with_scales
 from cooper_ros.runtime.tokenizer import find_tokenizer, special_tokens
@@ -136,6 +137,26 @@ def read_model_config(path: str | Path, base: str | Path | None = None) -> Model
     return _model_config(folders, network_weights(folders[0]), vae_weights(folders))
 
 
+def read_autoencoder(folder: str | Path, *, device: torch.device | str = 'cpu',
+                     dtype: torch.dtype | None = None) -> AutoEncoder:
+    """Load the autoencoder of a model folder, or of any folder that has its file.
+
+    Args:
+        folder: with ``ae.safetensors``, whose tensors tell the sizes.
+        device: where the weights go.
+        dtype: number type of all weights; None keeps what is stored.
+
+    Raises:
+        BadCheckpoint: the file is missing or damaged, is not one of an autoencoder of this kind,
+            or weights are no numbers; named in the message.
+    """
+    weights = vae_weights([Path(folder)])
+    check_types(weights)
+    config = _vae_config(weights)
+    return _Place(device, dtype, defer=False).loaded(lambda: AutoEncoder(config), weights,
+                                                     lambda key: True)
+
+
 def save_model_folder(folder: str | Path, config: ModelConfig, *, network: Mapping[str, Tensor],
                       vae: Mapping[str, Tensor], dtype: torch.dtype | None = None,
                       tokenizer: PreTrainedTokenizerBase | None = None,
@@ -157,7 +178,8 @@ def save_model_folder(folder: str | Path, config: ModelConfig, *, network: Mappi
         Unwritable: the system refuses.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with refusals_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     texts = {LLM_FILE: config.llm.to_json(), VIT_FILE: config.vit.to_json()}
     if card is not None:
         texts[CARD_FILE] = card.to_json()
@@ -167,7 +189,16 @@ def save_model_folder(folder: str | Path, config: ModelConfig, *, network: Mappi
         save_tensors({key: value.detach().to('cpu', dtype).contiguous()
                       for key, value in tensors.items()}, folder / name)
     if tokenizer is not None:
-        tokenizer.save_pretrained(str(folder))
+        _save_tokenizer(tokenizer, folder)
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Through a draft: the library writes its files in place."""
+    with (refusals_named(folder),
+          tempfile.TemporaryDirectory(prefix=f'tokenizer{PART}', dir=folder) as draft):
+        tokenizer.save_pretrained(draft)
+        for path in sorted(Path(draft).iterdir()):
+            write_whole(folder / path.name, path.read_bytes())
 
 
 @dataclass(frozen=True)

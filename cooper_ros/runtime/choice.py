@@ -15,6 +15,7 @@ import torch
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import CooperError, EngineMismatch
 from cooper_ros.runtime.engines.find import find_bundle, find_plan, request_of
+from cooper_ros.runtime.engines.rights import Who
 from cooper_ros.runtime.place import (
     AUTO,
     COMPILE,
@@ -90,6 +91,9 @@ def _tensorrt(place: Place, converter: str = ONNX) -> str:
         return '' if place.may_make else str(error)
     except CooperError as error:  # no TensorRT: named with what to do
         return str(error)
+    writers = found.writers
+    if writers.who == Who.ANYONE and not (place.may_make and writers.path != place.cache):
+        return str(writers)  # a file of ours is made again, a folder keeps its rights
     return '' if found.complete or place.may_make else (
         f'{found.lacking}: run `{found.command}`')
 

@@ -14,20 +14,27 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Iterator, Sequence
 
 import torch
 from torch import nn
 
+from cooper_ros.errors import BadOption
 from cooper_ros.model.config import ModelConfig
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
+from cooper_ros.runtime.deferred import is_drawing
 from cooper_ros.runtime.engines import torch_tensorrt as package
+from cooper_ros.runtime.engines.leftovers import all_writers
+from cooper_ros.runtime.engines.plan import default_cache
+from cooper_ros.runtime.engines.rights import Who
 from cooper_ros.runtime.memory import available_bytes, free_bytes
 from cooper_ros.runtime.place import has_bfloat16
 
 GIB = 1 << 30
+TEGRA = Path('/etc/nv_tegra_release')  # of a Jetson: its release, in one line
 PROBE_SECONDS = 60
 # Bytes per weight of the decoder's linear layers; int4 has one bfloat16 scale per 128 weights.
 PRECISIONS = {'bf16': 2.0, 'fp8': 1.0, 'int8': 1.0, 'int4': 0.5 + 2 / 128}
@@ -90,23 +97,27 @@ class Need:
         return self.total <= memory
 
 
-def facts() -> Iterator[Fact]:
-    """Everything about the machine that decides how a checkpoint can run."""
-    yield driver()
-    yield cuda()
-    yield gpu()
-    yield cpu()
-    yield tensorrt()
-    yield torch_tensorrt()
-    yield onnxruntime()
-    yield memory()
+def facts(cache: Path | None = None) -> Iterator[Fact]:
+    """Everything about the machine that decides how a checkpoint can run.
+
+    Args:
+        cache: folder of engines; the user's own if absent.
+    """
+    for what, find in (('driver', driver), ('CUDA', cuda), ('GPU', gpu), ('CPU', cpu),
+                       ('TensorRT', tensorrt), ('Torch-TensorRT', torch_tensorrt),
+                       ('onnxruntime', onnxruntime), ('host memory', memory),
+                       ('engine cache', partial(engine_cache, cache or default_cache()))):
+        try:
+            yield find()
+        except Exception as error:  # of a library on a machine with half a driver
+            yield Fact(what, f'cannot be found out: {type(error).__name__}: {error}'[:200], False,
+                       'please report this with the output of `cooper doctor`')
 
 
 def driver() -> Fact:
     """The NVIDIA driver, or the Jetson release that brings it."""
-    tegra = Path('/etc/nv_tegra_release')
-    if tegra.is_file():
-        return Fact('driver', tegra.read_text().splitlines()[0].lstrip('# '), True)
+    if TEGRA.is_file():
+        return _release()
     tool = shutil.which('nvidia-smi')
     if not tool:
         return Fact('driver', 'no nvidia-smi', None, 'install the NVIDIA driver if this machine '
@@ -115,6 +126,16 @@ def driver() -> Fact:
     version, *_ = said.split('\n')  # a line for every GPU; they share a driver
     return Fact('driver', version.strip() or 'nvidia-smi fails', bool(version.strip()),
                 '' if version.strip() else 'run nvidia-smi and read what it says')
+
+
+def _release() -> Fact:
+    """The release that a Jetson names, if it does."""
+    try:
+        said = TEGRA.read_text(encoding='utf-8', errors='replace').partition('\n')[0].strip('# ')
+    except OSError as error:
+        return Fact('driver', f'{TEGRA}: {error.strerror}', None, 'make that file readable')
+    return Fact('driver', said or f'{TEGRA} names no release', bool(said) or None,
+                '' if said else 'flash JetPack again if the GPU cannot be used')
 
 
 def cuda() -> Fact:
@@ -150,13 +171,17 @@ def cpu() -> Fact:
 def tensorrt() -> Fact:
     """Which TensorRT can be used, asked in another process because a broken one may crash."""
     said = _run([sys.executable, '-c', _PROBE])
-    found = json.loads(said.splitlines()[-1]) if said.strip() else None
+    try:
+        found = json.loads(said.strip().rpartition('\n')[2] or 'null')
+        name, version, archs = found or ('', '', ())
+        served = ', '.join(archs) or 'no GPU here'
+    except (ValueError, TypeError, RecursionError):  # a library printed something of its own
+        return Fact('TensorRT', f'says what cannot be read: {said.strip()[-80:]}', False,
+                    'run `python -c "import tensorrt"` and read what it says')
     if not found:
         return Fact('TensorRT', 'none', None, 'JetPack brings it; elsewhere: pip install -r '
                     'requirements/trt.txt')
-    name, version, archs = found
-    return Fact('TensorRT', f'{name} {version}, builds for {", ".join(archs) or "no GPU here"}',
-                bool(archs))
+    return Fact('TensorRT', f'{name} {version}, builds for {served}', bool(archs))
 
 
 def torch_tensorrt() -> Fact:
@@ -177,6 +202,20 @@ def onnxruntime() -> Fact:
     """onnxruntime, for runtime: onnx."""
     version = _version('onnxruntime')
     return Fact('onnxruntime', version or 'not installed', None if version is None else True)
+
+
+def engine_cache(folder: Path) -> Fact:
+    """The folder of engines, and who else may write what runs on the GPU."""
+    if not folder.is_dir():
+        return Fact('engine cache', f'{folder}, not there yet')
+    try:
+        found = all_writers(folder)
+    except BadOption as error:
+        return Fact('engine cache', f'{error.what}: {error.value}', False, error.remedy)
+    if found.who == Who.NOBODY:
+        return Fact('engine cache', f'{folder}, only this user may write it', True)
+    good = None if found.who == Who.GROUP else False
+    return Fact('engine cache', found.what, good, found.remedy)
 
 
 def memory() -> Fact:
@@ -217,15 +256,11 @@ def _parameters(config: ModelConfig) -> tuple[int, int, int, int, int]:
     layers = network.language_model.model.layers
     linear = {name: module.weight.numel() for name, module in layers.named_modules()
               if isinstance(module, nn.Linear)}
-    gen_all = sum(value.numel() for name, value in network.named_parameters()
-                  if '_moe_gen' in name)
-    everything = sum(value.numel() for value in network.parameters())
-    flow_parts = sum(value.numel() for name in ('vae2llm', 'llm2vae', 'time_embedder',
-                                                'latent_pos_embed')
-                     for value in getattr(network, name).parameters())
-    total = sum(linear.values())
-    talk = sum(count for name, count in linear.items() if '_moe_gen' not in name)
-    return (total, everything - total, talk, everything - gen_all - flow_parts - talk,
+    weights = {name: value.numel() for name, value in network.named_parameters()}
+    total, everything = sum(linear.values()), sum(weights.values())
+    talk, talk_all = (sum(count for name, count in counts.items() if not is_drawing(name))
+                      for counts in (linear, weights))
+    return (total, everything - total, talk, talk_all - talk,
             sum(value.numel() for value in vae.parameters()))
 
 
@@ -296,7 +331,8 @@ def free_memory() -> tuple[tuple[int, int] | None, int]:
 def _run(command: list[str]) -> str:
     """What a command says; nothing when it fails, crashes or takes too long."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, errors='replace',
+                              timeout=PROBE_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return ''
     return done.stdout if done.returncode == 0 else ''

@@ -1,10 +1,11 @@
-"""Files that appear whole or not at all, and one builder at a time."""
+"""Files and folders that appear whole or not at all, and one builder at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
+import glob
 import os
 import re
 import resource
@@ -18,8 +19,10 @@ from cooper_ros.errors import BadOption, OutOfDisk
 
 PART = '.part-'
 PART_END = re.escape(PART) + '([0-9]+|old)'  # of the name of what is half written, or replaced
-REMEDY = ('free some space (`cooper engine remove --stale` removes engines of no use), or name '
-          'another folder with --cache')
+REMEDY = 'free some space, or name another folder'
+CACHE_FLAG = '--cache'  # names the folder of engines and graphs
+CACHE_REMEDY = ('free some space (`cooper engine remove --stale` removes engines of no use), or '
+                f'name another folder with {CACHE_FLAG}')
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -27,17 +30,22 @@ class Unwritable(BadOption, OSError):
     """A place that cannot be written; an OSError too, for callers who can do without."""
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
+def write_whole(path: Path, content: bytes | memoryview, flag: str = '') -> None:
     """Write a file so that a crash at any moment leaves the old one, or none, or the new one.
+
+    Args:
+        path: the file.
+        content: all of it.
+        flag: see :func:`refusals_named`.
 
     Raises:
         OutOfDisk: there is no room; the old file, if any, is still there.
         Unwritable: the system refuses, for want of rights and the like.
     """
     part = path.with_name(f'{path.name}{PART}{os.getpid()}')
-    with _named(path):
+    with refusals_named(path, flag):
         try:
-            with room(path.parent, len(content), path.name):
+            with room(path.parent, len(content), path.name, _room_remedy(flag)):
                 with part.open('wb') as stream:
                     stream.write(content)
                     stream.flush()
@@ -49,22 +57,30 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
         sync_folder(path.parent)
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, flag: str = CACHE_FLAG) -> None:
     """Refuse a folder before long work for it; it is made if it is not there.
+
+    Args:
+        folder: where files shall go; of engines and graphs, unless ``flag`` says otherwise.
+        flag: see :func:`refusals_named`.
 
     Raises:
         OutOfDisk: there is no room for it.
         Unwritable: the system refuses.
     """
-    with _named(folder):
+    with refusals_named(folder, flag):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
 
 
 @contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
+def refusals_named(path: Path, flag: str = '') -> Iterator[None]:
     """Say what the system refuses in words of ours, with the path and what to do.
+
+    Args:
+        path: what is written or removed.
+        flag: of the command line, where one names the folder it lies in.
 
     Raises:
         OutOfDisk: there is no room.
@@ -78,11 +94,19 @@ def _named(path: Path) -> Iterator[None]:
         said = error.strerror or str(error)
         if _full(error):
             raise OutOfDisk(f'no room on disk for {path.name}', value=said, limit=path.parent,
-                            remedy=REMEDY) from error
+                            remedy=_room_remedy(flag)) from error
         raise Unwritable('a file cannot be written or removed', value=f'{path}: {said}',
                          limit='folders that this user may write in',
-                         remedy='change the rights, or name another folder (with --cache, for '
-                         'engines and graphs)') from error
+                         remedy=f'change the rights, or name another folder{_with(flag)}'
+                         ) from error
+
+
+def _room_remedy(flag: str) -> str:
+    return CACHE_REMEDY if flag == CACHE_FLAG else REMEDY + _with(flag)
+
+
+def _with(flag: str) -> str:
+    return f' with {flag}' if flag else ''
 
 
 @contextlib.contextmanager
@@ -139,9 +163,14 @@ def _too_large(folder: Path, needed: int, what: str) -> OutOfDisk:
 def sync_tree(folder: Path) -> None:
     """Make every file of a folder last, then the folder itself."""
     for path in sorted(folder.iterdir()):
-        with path.open('rb') as stream:
-            os.fsync(stream.fileno())
+        sync_file(path)
     sync_folder(folder)
+
+
+def sync_file(path: Path) -> None:
+    """Make the content of a file last; whoever wrote it has closed it, or goes on."""
+    with path.open('rb') as stream:
+        os.fsync(stream.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -153,26 +182,115 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def replace_folder(draft: Path, target: Path, flag: str = '') -> None:
+    """Give a finished folder its name; call under the lock of that name.
+
+    A crash at any moment leaves what was there before, or nothing, or the new folder: its content
+    lasts before its name does, and what was there goes aside before it is removed.
+
+    Args:
+        draft: holds files only; on the file system of ``target``.
+        target: its name; a file, a link or a folder of that name is replaced.
+        flag: see :func:`refusals_named`.
+
+    Raises:
+        OutOfDisk: there is no room.
+        Unwritable: the system refuses; what was there still is, under its name or set aside.
+    """
+    aside = _aside(target)
+    with refusals_named(target, flag):
+        sync_tree(draft)
+        was_there = os.path.lexists(target)  # a file or a dangling link may lie there as well
+        if was_there:
+            discard(aside, flag)
+            target.rename(aside)
+        try:
+            draft.rename(target)
+        except OSError:
+            if was_there:
+                aside.rename(target)
+            raise
+        sync_folder(target.parent)
+    discard(aside, flag)
+
+
 @contextlib.contextmanager
-def locked(path: Path, held: Callable[[], None] = lambda: None) -> Iterator[None]:
+def drafted(target: Path, flag: str = '') -> Iterator[Path]:
+    """A new folder to be filled with files, which takes its name when all went well.
+
+    Call under the lock of that name: what killed processes left of it is removed first.
+
+    Args:
+        target: its name; see :func:`replace_folder`.
+        flag: see :func:`refusals_named`.
+
+    Raises:
+        OutOfDisk: there is no room.
+        Unwritable: the system refuses.
+    """
+    draft = target.with_name(f'{target.name}{PART}{os.getpid()}')
+    sweep(target.parent, target.name, flag, kinds='')
+    with refusals_named(draft, flag):
+        draft.mkdir(parents=True)
+    try:
+        yield draft
+        replace_folder(draft, target, flag)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, held: Callable[[], None] = lambda: None, flag: str = '') -> Iterator[None]:
     """Hold a lock between processes; the kernel frees it when its holder dies, however it dies.
 
     Args:
         path: the file that stands for it; made with its folder.
         held: called before waiting for another holder.
+        flag: see :func:`refusals_named`.
 
     Raises:
         OutOfDisk: there is no room for the file.
         Unwritable: it cannot be made, or something else has its name.
     """
-    with _named(path):
+    with _holding(path, held, flag):
+        yield
+
+
+@contextlib.contextmanager
+def locked_once(path: Path, held: Callable[[], None] = lambda: None, flag: str = ''
+                ) -> Iterator[None]:
+    """As :func:`locked`, for a lock whose file shall not stay: its holder removes it.
+
+    Whoever waited then holds a file without a name, and takes the lock again.
+    """
+    while True:
+        with _holding(path, held, flag) as stream:
+            if not _has_name(stream, path):
+                continue
+            try:
+                yield
+            finally:
+                discard(path, flag)
+            return
+
+
+@contextlib.contextmanager
+def _holding(path: Path, held: Callable[[], None], flag: str) -> Iterator[IO]:
+    with refusals_named(path, flag):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         stream = _lock_file(path)
     with stream:
         if not _taken(stream, fcntl.LOCK_EX):
             held()
             fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        yield stream
+
+
+def _has_name(stream: IO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock_file(path: Path) -> IO:
@@ -224,29 +342,63 @@ def _taken(stream: IO, how: int) -> bool:
     return True
 
 
-def discard(path: Path) -> None:
+def discard(path: Path, flag: str = '') -> None:
     """Remove whatever has this name, a folder with all that is in it; of a link, the link.
+
+    Args:
+        path: what goes.
+        flag: see :func:`refusals_named`.
 
     Raises:
         Unwritable: the system refuses.
     """
-    with _named(path):
+    with refusals_named(path, flag):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, name: str) -> None:
-    """Remove what a killed writer of ``name`` left; call under its lock.
+def discard_folder(target: Path, flag: str = '') -> None:
+    """Remove a folder that others read; call under the lock of its name.
+
+    It loses its name first: where the system refuses that, nothing in it has gone.
+
+    Args:
+        target: the folder.
+        flag: see :func:`refusals_named`.
 
     Raises:
         Unwritable: the system refuses.
     """
-    ours = re.compile(rf'{re.escape(name)}(\.[a-z]+)?{PART_END}')
-    for part in folder.glob(f'{name}*{PART}*'):
+    aside = _aside(target)
+    with refusals_named(target, flag):
+        discard(aside, flag)
+        target.rename(aside)
+    discard(aside, flag)
+
+
+def _aside(target: Path) -> Path:
+    """Where what has a name goes that another takes, or that is removed."""
+    return target.with_name(f'{target.name}{PART}old')
+
+
+def sweep(folder: Path, name: str, flag: str = '', kinds: str = r'(\.[a-z]+)?') -> None:
+    """Remove what a killed writer of ``name`` left; call under its lock.
+
+    Args:
+        folder: where it wrote.
+        name: of what it wrote.
+        flag: see :func:`refusals_named`.
+        kinds: pattern of what may follow the name: by default a suffix, or none.
+
+    Raises:
+        Unwritable: the system refuses.
+    """
+    ours = re.compile(f'{re.escape(name)}{kinds}{PART_END}')
+    for part in folder.glob(f'{glob.escape(name)}*{PART}*'):
         if ours.fullmatch(part.name):
-            discard(part)
+            discard(part, flag)
 
 
 def size_of(path: Path) -> int:

@@ -6,6 +6,7 @@ the network does.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,17 @@ class OnnxRunner:
             except Exception as error:  # its errors have no common parent but this
                 raise EngineMismatch(
                     f'onnxruntime cannot read graph {graph}', value=str(error)[:300],
-                    remedy=f'remove {self.bundle.folder}, or export again with --force') from error
+                    remedy=f'run `{self._command()}`') from error
         return self._sessions[graph]
+
+    def _command(self) -> str:
+        """What exports the graphs again; a bundle does not know the folder of its checkpoint."""
+        from cooper_ros.runtime.engines.plan import GRAPHS
+        bundle, place = self.bundle, self.bundle.folder.parent
+        words = ['--precision', bundle.precision]
+        words += ['--cache', str(place.parent)] if place.name == GRAPHS else []
+        words += ['--parts', str(bundle.parts)] if bundle.parts > 1 else []
+        return f'cooper engine export CHECKPOINT {shlex.join(words)} --force'
 
 
 def _onnxruntime() -> Any:

@@ -93,7 +93,7 @@ def open_runtime(name: str, network: LateNetwork, config: CooperConfig, tell: Te
     Raises:
         NotReady: a package, a compiler or a GPU is missing for it.
         EngineMismatch: engines are missing, damaged or say something else, and may not be made.
-        EngineBuild: they could not be made.
+        CooperError: they could not be made; of the class that says why.
         OutOfMemory: they do not fit, and torch may not answer instead.
     """
     if name == TORCH:

@@ -15,10 +15,11 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
-from cooper_ros.errors import BadCheckpoint, CooperError, EngineBuild, ErrorCode, OutOfDisk
+from cooper_ros.errors import BadCheckpoint, CooperError, EngineBuild, class_of
 
 ONNX, TENSORRT, TORCH_TENSORRT = 'onnx', 'tensorrt', 'torch_tensorrt'
 NICENESS = 10  # the robot and whoever answers meanwhile go first
@@ -61,6 +62,9 @@ def prepare(request: Request, told: Told) -> None:
         CooperError: an export or a build failed.
     """
     folders, cache = [Path(name) for name in request.folders], Path(request.cache)
+    if request.kind != ONNX:
+        from cooper_ros.runtime.engines.rights import require_private
+        require_private(cache)  # before the export, which takes longer
     bundle = exported(folders, request.precision, cache, request.parts, force=request.force,
                       told=told, say=lambda text: told(text, 0.0))
     if request.kind == ONNX:
@@ -77,10 +81,12 @@ def prepare(request: Request, told: Told) -> None:
                 converter=PARSER if request.kind == TENSORRT else request.kind)
     modules = None if request.kind == TENSORRT else modules_of(
         folders, request.precision, request.parts)
+    unchanged = None if modules is None else partial(check_unchanged, folders, cache, bundle.model)
     jobs = list(plan.jobs([gpu_architecture()]))
     for number, job in enumerate(jobs):
         told(f'engine {job.spec.name}', number / len(jobs))
-        plan.build(job, EngineCache(cache), force=request.force, modules=modules)
+        plan.build(job, EngineCache(cache), force=request.force, modules=modules,
+                   unchanged=unchanged)
 
 
 def exported(folders: Sequence[Path], precision: str, cache: Path, parts: int = 1, *,
@@ -101,7 +107,7 @@ def exported(folders: Sequence[Path], precision: str, cache: Path, parts: int = 
 
     Raises:
         BadOption: the precision is unknown, or there are more parts than layers.
-        BadCheckpoint: the model folder cannot be read.
+        BadCheckpoint: the model folder cannot be read, or changed meanwhile.
         EngineBuild: a graph could not be exported.
         OutOfDisk: the graphs do not fit the disk.
     """
@@ -120,8 +126,33 @@ def exported(folders: Sequence[Path], precision: str, cache: Path, parts: int = 
         loaded.network, loaded.vae, graphs / bundle_name(model, precision, parts),
         specials=loaded.specials, model=model, vocabulary=loaded.vocabulary,
         precision=precision, parts=parts, read=loaded.numbers, force=force,
+        unchanged=partial(check_unchanged, folders, cache, model),
         progress=lambda graph, done, total: told(f'graph {graph}' if graph else 'graphs',
                                                  done / total))
+
+
+def check_unchanged(folders: Sequence[Path], cache: Path, model: str) -> None:
+    """Prove that a checkpoint is what it was when its fingerprint was taken.
+
+    Weights are read from their files while graphs are written, long after the fingerprint.
+
+    Args:
+        folders: model folder, then base folder if any.
+        cache: folder of graphs and engines, which remembers digests of files that did not change.
+        model: the fingerprint.
+
+    Raises:
+        BadCheckpoint: it has become another one.
+    """
+    from cooper_ros.runtime.engines.plan import FINGERPRINTS, model_fingerprint
+    try:
+        found = model_fingerprint(folders, cache / FINGERPRINTS)
+    except OSError as error:  # a file was removed between two looks
+        found = str(error)
+    if found != model:
+        raise BadCheckpoint('the checkpoint changed while it was exported', value=folders[0],
+                            limit='files that stay as they are meanwhile',
+                            remedy='run it again when the files are complete')
 
 
 def sound_bundle(graphs: Path, model: str, precision: str, parts: int,
@@ -158,8 +189,8 @@ def prepare_in_child(request: Request, told: Told) -> None:
     """Make graphs and engines ready in a process of its own, and wait for it.
 
     Raises:
-        EngineBuild: it failed or died; its last words are in the message.
-        OutOfDisk: what it made did not fit the disk.
+        CooperError: it failed, with an error of the class that it raised.
+        EngineBuild: it died without naming an error; its last words are in the message.
     """
     command = [sys.executable, '-m', __name__, json.dumps(dataclasses.asdict(request))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -178,7 +209,7 @@ def prepare_in_child(request: Request, told: Told) -> None:
         status = child.wait()
         reader.join()
     if status or failure:
-        kind = OutOfDisk if code == ErrorCode.OUT_OF_DISK else EngineBuild
+        kind = class_of(code) if failure else EngineBuild
         raise kind('graphs or engines could not be prepared', value=failure or (
             f'exit code {status}, {"".join(complaints)[-400:].strip()}'),
             remedy=f'run `{command_of(request)}` and read what it says')

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -46,6 +46,22 @@ def choose_group(widths: set[int]) -> int:
     raise BadOption('no group size divides the widths of this network',
                     value=', '.join(map(str, sorted(widths))),
                     limit=f'multiples of {LEAST_GROUP}', remedy='quantise to int8')
+
+
+def check_shapes(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse layers that torchao cannot give a scale for each output.
+
+    Args:
+        shapes: of linear layers to quantise to int8, by key.
+
+    Raises:
+        BadOption: a layer has a single input; it is named.
+    """
+    for key, (rows, columns) in sorted(shapes.items()):
+        if columns == 1 < rows:
+            raise BadOption('int8 does not take a layer with one input', value=f'{key} '
+                            f'{[rows, columns]}', limit='2 inputs or more',
+                            remedy='keep the original checkpoint')
 
 
 def quantise(weight: Tensor, how: Quantisation) -> tuple[Tensor, Tensor]:

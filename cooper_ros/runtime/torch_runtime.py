@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cooper_ros.errors import BadImage, BadOption, OutOfMemory
 from cooper_ros.model.config import SpecialTokens
+from cooper_ros.model.layout import MARKERS
 from cooper_ros.model.mot import HIDDEN, KEYS, LATENTS, PassMode, Rope, Streams
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.patches import patchify, position_ids, unpatchify
@@ -25,7 +26,6 @@ from cooper_ros.runtime.memory import is_memory_error
 
 Given = ParamSpec('Given')
 Result = TypeVar('Result')
-MARKERS = 2
 GRIDS = 8  # sizes of pictures whose position rows are kept
 
 
@@ -36,7 +36,7 @@ def inference(method: Callable[Given, Result]) -> Callable[Given, Result]:
         try:
             with torch.inference_mode():
                 return method(*args, **kwargs)
-        except RuntimeError as error:
+        except (MemoryError, RuntimeError) as error:
             if not is_memory_error(error):
                 raise
             raise OutOfMemory('the device has no memory left', value=method.__name__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from cooper_ros.errors import BadCheckpoint
 from cooper_ros.runtime.card import read_json
-from cooper_ros.runtime.files import PART, room
+from cooper_ros.runtime.files import PART, refusals_named, room, sync_file, sync_folder
 
 NETWORK_FILES = ('ema.safetensors', 'model.safetensors')
 VAE_FILE = 'ae.safetensors'
@@ -266,15 +267,27 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path,
 
     Raises:
         OutOfDisk: there is no room; an older file of that name is still there.
+        Unwritable: the system refuses; likewise.
     """
     part = path.with_name(f'{path.name}{PART}{os.getpid()}')
     needed = sum(value.numel() * value.element_size() for value in tensors.values())
+    with refusals_named(path):
+        try:
+            with room(path.parent, needed, path.name):
+                part.touch()
+                rights = part.stat().st_mode
+                _write(tensors, part, facts or {})
+                part.chmod(rights)
+                sync_file(part)
+                os.replace(part, path)
+        finally:
+            with contextlib.suppress(OSError):  # else it hides what went wrong
+                part.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def _write(tensors: Mapping[str, Tensor], path: Path, facts: Mapping[str, str]) -> None:
     try:
-        with room(path.parent, needed, path.name, 'free some space, or name another folder'):
-            part.touch()
-            rights = part.stat().st_mode
-            save_file(dict(tensors), part, metadata={'format': 'pt', **(facts or {})})
-            part.chmod(rights)
-            os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        save_file(dict(tensors), path, metadata={'format': 'pt', **facts})
+    except SafetensorError as error:  # what the library makes of errors of the system
+        raise OSError(str(error)) from error

@@ -26,7 +26,7 @@ from cooper_ros.runtime.engines.flavour import RTX, Flavour
 from cooper_ros.runtime.engines.key import BuildOptions
 from cooper_ros.runtime.engines.plan import Plan
 from cooper_ros.runtime.graphs.bundle import Bundle
-from cooper_ros.runtime.graphs.spec import profiles_of
+from cooper_ros.runtime.graphs.spec import PROFILE_SHAPES, profiles_of
 from cooper_ros.runtime.onnx_runtime import OnnxRunner
 
 ALIGNMENT = 64  # of tensors in host memory
@@ -223,7 +223,7 @@ class Engine:
         (entry,) = (entry for entry in self.spec.inputs if entry.name == name)
         return [entry.sizes({symbol: getattr(span, which)
                              for symbol, span in self.profiles[profile].items()})
-                for which in ('low', 'usual', 'high')]
+                for which in PROFILE_SHAPES]
 
     def get_engine_stat(self, kind: str) -> int:
         assert kind == 'total'

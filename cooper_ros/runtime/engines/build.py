@@ -19,9 +19,10 @@ from cooper_ros.runtime.engines.flavour import Flavour
 from cooper_ros.runtime.engines.guard import Guard, guarded
 from cooper_ros.runtime.engines.key import BuildOptions
 from cooper_ros.runtime.engines.words import Words, words_of
-from cooper_ros.runtime.files import discard, write_whole
+from cooper_ros.runtime.files import CACHE_FLAG, discard, write_whole
 from cooper_ros.runtime.graphs.spec import (
     FP32,
+    PROFILE_SHAPES,
     GraphSpec,
     Limits,
     Span,
@@ -230,7 +231,7 @@ def _set_shape(profile: Any, entry: TensorSpec, spans: Mapping[str, Span]) -> No
     if -1 not in entry.pattern():
         return
     shapes = [entry.sizes({symbol: getattr(span, which) for symbol, span in spans.items()})
-              for which in ('low', 'usual', 'high')]
+              for which in PROFILE_SHAPES]
     profile.set_shape(entry.name, *shapes)
 
 
@@ -265,8 +266,8 @@ def _timings_writer(flavour: Flavour, config: Any, path: Path | None) -> Callabl
     def write() -> None:
         with _best_effort(path):
             if path.is_dir():
-                discard(path)
-            write_whole(path, measured)
+                discard(path, CACHE_FLAG)
+            write_whole(path, measured, CACHE_FLAG)
 
     return write if measured else lambda: None
 

@@ -2,8 +2,9 @@
 
 An engine is three things: ``NAME.engine``, ``NAME.json`` (its key, interface, size, SHA-256) and
 ``NAME.lock``. The JSON file is written last, so an engine without it does not exist, and one
-beside that of an older engine is damaged. Files with other names than ours are not looked at: the
-folder may be one of somebody else, named by mistake.
+beside that of an older engine is damaged. It has a SHA-256 of its own, for what it says of sizes
+and options decides which engines are found. Files with other names than ours are not looked at:
+the folder may be one of somebody else, named by mistake.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ import hashlib
 import json
 import os
 import re
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterable, Iterator, TypeVar
 
 from cooper_ros.errors import EngineMismatch
-from cooper_ros.runtime.engines.key import EngineKey
+from cooper_ros.runtime.engines.key import FORMAT, EngineKey
+from cooper_ros.runtime.engines.rights import Who, Writers, require_private, writers
 from cooper_ros.runtime.files import (
+    CACHE_FLAG,
+    check_writable,
     discard,
+    is_locked,
     locked,
     size_of,
     sweep,
@@ -27,7 +33,7 @@ from cooper_ros.runtime.files import (
     unwritten,
     write_whole,
 )
-from cooper_ros.runtime.graphs.digest import plain_digest
+from cooper_ros.runtime.graphs.digest import Changed, check_seal, plain_digest, sealed
 from cooper_ros.runtime.graphs.spec import PRECISIONS
 
 ENGINE, DESCRIPTION, LOCK = '.engine', '.json', '.lock'
@@ -37,7 +43,10 @@ NAME = re.compile(f'[a-z0-9_]+-({"|".join(PRECISIONS)})-SM[0-9]+-[0-9a-f]{{16}}'
 DESCRIBED = {'key': dict, 'interface': list, 'bytes': int, 'sha256': str, 'facts': dict}
 ROW = (str, str, list, str)  # of an interface: name, direction, shape, type
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)  # of a description
+SEAL = 'seal'  # of a description; ``sha256`` is that of the engine
+PAUSE, PAUSES = 0.1, 50  # seconds, and how many of them a reader waits for who writes an engine
 SHOWN = 4  # entries of an interface named in a message
+Made = TypeVar('Made')
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,8 @@ class EngineCache:
               force: bool = False) -> Path:
         """Build an engine and keep it, or find that it is already there and sound.
 
+        Where it is, nothing is written: the folder may be one to be read only.
+
         Args:
             key: what is built.
             build: called under the lock of this engine, at most once.
@@ -102,10 +113,15 @@ class EngineCache:
             EngineBuild: raised by ``build``.
             OutOfDisk: it does not fit the disk.
             Unwritable: the folder cannot be written.
+            BadOption: anyone may write the folder.
         """
-        with locked(self._file(key.name, LOCK)):
-            sweep(self.folder, key.name)
-            sound = self.is_sound(key)
+        require_private(self.folder)
+        if not force and self._is_sound(key):
+            return self._file(key.name, ENGINE)
+        with locked(self._file(key.name, LOCK), flag=CACHE_FLAG):
+            check_writable(self.folder)  # the lock may have been there, and building takes minutes
+            sweep(self.folder, key.name, CACHE_FLAG)
+            sound = self._is_sound(key)
             if not sound:
                 self._drop(key.name)  # of no use, and its room may be needed
             if force or not sound:
@@ -123,8 +139,12 @@ class EngineCache:
 
         Raises:
             EngineMismatch: it is absent, damaged, or built for something else; both sides and
-                the command to run are named.
+                the command to run are named. Or anyone may have written it.
         """
+        self._require_trust(key.name)
+        return self._steadily(key, lambda: self._read(key, interface))
+
+    def _read(self, key: EngineKey, interface: list[list[Any]]) -> bytes:
         described = self.expect(key, interface)
         content = self._content(key.name, described['bytes'])
         digest = hashlib.sha256(content).hexdigest()
@@ -132,6 +152,24 @@ class EngineCache:
             raise self._mismatch(f'compiled engine {key.name} is damaged', digest[:12],
                                  described['sha256'][:12])
         return content
+
+    def _steadily(self, key: EngineKey, read: Callable[[], Made]) -> Made:
+        """Read an engine again where it is refused while somebody writes it.
+
+        A builder holds its lock for minutes, and for a moment of them the new engine lies beside
+        the old description. So a reader takes no lock, but waits for that moment to pass.
+
+        Raises:
+            EngineMismatch: of the last try.
+        """
+        for _ in range(PAUSES):
+            try:
+                return read()
+            except EngineMismatch:
+                if not is_locked(self._file(key.name, LOCK)):
+                    break
+            time.sleep(PAUSE)
+        return read()
 
     def expect(self, key: EngineKey, interface: list[list[Any]]) -> dict[str, Any]:
         """The description of an engine, compared with what is wanted; the engine is not read.
@@ -181,7 +219,10 @@ class EngineCache:
         if not os.path.lexists(self._file(entry.name, ENGINE)):
             return 'the engine is gone, and its description is of no use'
         if entry.key is None:
-            return 'no readable description beside it; it is never used'
+            return 'no readable description beside it, or a changed one; it is never used'
+        if entry.key.format != FORMAT:
+            return (f'of another version: format {entry.key.format}, not {FORMAT}; it is never '
+                    'used')
         if entry.key.name != entry.name:
             return 'its description belongs to another engine; it is never used'
         try:
@@ -192,11 +233,41 @@ class EngineCache:
 
     def is_sound(self, key: EngineKey) -> bool:
         """Whether an engine is there and is what its key says; reads all of it."""
+        return self._passes(key, lambda: self._steadily(key, lambda: self._prove(key)))
+
+    def _is_sound(self, key: EngineKey) -> bool:
+        """As :meth:`is_sound`, without waiting: for a builder, who takes the lock himself."""
+        return self._passes(key, lambda: self._prove(key))
+
+    def _passes(self, key: EngineKey, prove: Callable[[], None]) -> bool:
         try:
-            self._prove(key)
+            self._require_trust(key.name)
+            prove()
         except EngineMismatch:
             return False
         return True
+
+    def writers(self, names: Iterable[str] = ()) -> Writers:
+        """Who may write the folder, or the files of engines in it.
+
+        Args:
+            names: of engines.
+        """
+        return writers(self.folder, (self._file(name, suffix) for name in names
+                                     for suffix in (ENGINE, DESCRIPTION)))
+
+    def _require_trust(self, name: str) -> None:
+        """Refuse what anyone may have put here.
+
+        Raises:
+            EngineMismatch: naming what anyone may write.
+        """
+        found = self.writers([name])
+        if found.who == Who.ANYONE:
+            raise EngineMismatch(f'anyone may have put compiled engine {name} here',
+                                 value=f'{found.path}, which anyone may write',
+                                 limit='files that only their users may write',
+                                 remedy=f'{found.remedy}, then `{self.rebuild} --force`')
 
     def remove(self, name: str, only_if: Callable[[Entry], bool] = lambda entry: True,
                held: Callable[[], None] = lambda: None) -> int | None:
@@ -213,8 +284,8 @@ class EngineCache:
         Raises:
             Unwritable: the folder cannot be written.
         """
-        with locked(self._file(name, LOCK), held):
-            sweep(self.folder, name)
+        with locked(self._file(name, LOCK), held, CACHE_FLAG):
+            sweep(self.folder, name, CACHE_FLAG)
             entry = self._entry(name)
             if entry is None or not only_if(entry):
                 return None
@@ -235,21 +306,22 @@ class EngineCache:
         if plain_digest(interface) != key.interface:
             raise self._mismatch(f'compiled engine {key.name} has other inputs or outputs',
                                  _rows(interface), 'those of its key')
-        self.load(key, interface)
+        self._read(key, interface)
 
     def _write(self, key: EngineKey, built: BuiltEngine) -> None:
         """Until the last line is done, an older description has another digest."""
-        write_whole(self._file(key.name, ENGINE), built.content)
         described = {'key': asdict(key), 'interface': built.interface, 'facts': built.facts,
                      'bytes': len(built.content),
                      'sha256': hashlib.sha256(built.content).hexdigest()}
-        write_whole(self._file(key.name, DESCRIPTION),
-                    json.dumps(described, indent=1).encode())
+        description = sealed(described, SEAL).encode()  # before, for it takes seconds
+        write_whole(self._file(key.name, ENGINE), built.content, CACHE_FLAG)
+        discard(self._file(key.name, KERNELS), CACHE_FLAG)  # of the engine that was there
+        write_whole(self._file(key.name, DESCRIPTION), description, CACHE_FLAG)
 
     def _drop(self, name: str) -> None:
         """Remove description first: without it the engine counts as absent."""
         for suffix in (DESCRIPTION, ENGINE, KERNELS):
-            discard(self._file(name, suffix))
+            discard(self._file(name, suffix), CACHE_FLAG)
             sync_folder(self.folder)
 
     def _described(self, key: EngineKey) -> dict[str, Any]:
@@ -264,9 +336,9 @@ class EngineCache:
         try:
             return _parsed(description)
         except UNREADABLE as error:
+            found = str(error) if isinstance(error, Changed) else type(error).__name__
             raise self._mismatch(f'the description of compiled engine {key.name} is damaged',
-                                 type(error).__name__, 'what `cooper engine build` wrote'
-                                 ) from error
+                                 found, 'what `cooper engine build` wrote') from error
 
     def _content(self, name: str, size: int) -> bytes:
         """Read an engine of so many bytes; what is no file, or endless, is never opened."""
@@ -305,7 +377,10 @@ class EngineCache:
 
 
 def _parsed(description: Path) -> dict[str, Any]:
-    """A description whose parts have the types that were written; else one of UNREADABLE."""
+    """A description whose parts have the types that were written; else one of UNREADABLE.
+
+    The seal of one of another version is not looked at: its engine is never used.
+    """
     if not description.is_file():  # a pipe would wait for a writer
         raise OSError(f'{description} is no regular file')
     described = json.loads(description.read_text())
@@ -313,7 +388,8 @@ def _parsed(description: Path) -> dict[str, Any]:
     wrong += [row for row in described['interface'] if tuple(map(type, row)) != ROW]
     if wrong:
         raise TypeError(f'{description} has other types at {wrong}')
-    _key(described)
+    if _key(described).format == FORMAT:
+        check_seal(described, SEAL)
     return described
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from cooper_ros.errors import BadCheckpoint, BadOption, EngineMismatch, NotReady
 from cooper_ros.runtime.card import read_card
 from cooper_ros.runtime.engines.cache import EngineCache, Entry
-from cooper_ros.runtime.engines.flavour import gpu_architecture, require_flavour
+from cooper_ros.runtime.engines.flavour import check_precision, gpu_architecture, require_flavour
 from cooper_ros.runtime.engines.key import BuildOptions
 from cooper_ros.runtime.engines.plan import FINGERPRINTS, GRAPHS, Plan, model_fingerprint
 from cooper_ros.runtime.engines.plan import ONNX as PARSER
+from cooper_ros.runtime.engines.rights import Writers
 from cooper_ros.runtime.graphs.bundle import Bundle
 from cooper_ros.runtime.graphs.spec import CONTEXT, UNDERSTAND, Limits
 from cooper_ros.runtime.place import Place
@@ -61,6 +62,13 @@ class Found:
         return (f'its engines serve contexts of up to {self.best.context} tokens, and '
                 f'context_tokens asks for {self.plan.context}')
 
+    @property
+    def writers(self) -> Writers:
+        """Who may write the engines of the plan, or their folder."""
+        arch = gpu_architecture()
+        return self.cache.writers(self.plan.key(graph, arch).name
+                                  for graph in self.plan.bundle.specs())
+
     def expect(self) -> None:
         """Look whether every engine is there, by its description; reads none of them.
 
@@ -106,7 +114,7 @@ def find_plan(place: Place, converter: str) -> Found:
 
     Raises:
         NotReady: there is no TensorRT, or no GPU.
-        BadOption: this TensorRT does not build for the GPU.
+        BadOption: this TensorRT does not build for the GPU, or the GPU lacks the precision.
         EngineMismatch: the checkpoint was not even exported.
     """
     flavour, arch = require_flavour(), gpu_architecture()
@@ -114,6 +122,7 @@ def find_plan(place: Place, converter: str) -> Found:
         raise NotReady('compiled engines run on a GPU, and there is none',
                        remedy='set runtime to torch or onnx')
     flavour.check_architecture(arch)  # before anything is exported for nothing
+    check_precision(arch, place.precision)
     bundle = find_bundle(place, place.precision)
     if bundle is None:
         command = command_of(request_of(_kind(converter), place))
@@ -142,7 +151,7 @@ def find_engines(usual: Plan, arch: str, cache: EngineCache, place: Place) -> Fo
 def covers(plan: Plan, usual: Plan) -> bool:
     """Whether engines take all pictures that others take."""
     ours, theirs = plan.limits, usual.limits
-    return all(getattr(ours, name).high >= getattr(theirs, name).high for name in _PICTURES)
+    return all(getattr(ours, name).max >= getattr(theirs, name).max for name in _PICTURES)
 
 
 def plan_of(entry: Entry, usual: Plan, arch: str) -> Plan | None:
@@ -160,9 +169,9 @@ def plan_of(entry: Entry, usual: Plan, arch: str) -> Plan | None:
 def _described_plan(entry: Entry, usual: Plan) -> Plan:
     limits = Limits.from_dict(entry.facts['limits'])
     options = BuildOptions(**entry.facts['options'])
-    config, context = usual.bundle.config, limits.context.high
-    side = max(math.isqrt(limits.cells.high) * config.pixels_per_latent_token,
-               math.isqrt(limits.patches.high) * config.vit.patch_size)
+    config, context = usual.bundle.config, limits.context.max
+    side = max(math.isqrt(limits.cells.max) * config.pixels_per_latent_token,
+               math.isqrt(limits.patches.max) * config.vit.patch_size)
     side = 0 if Limits.of(config, context=context) == limits else side
     return replace(usual, context=context, side=side, options=options)
 

@@ -22,6 +22,7 @@ _PACKAGES = (('tensorrt', STANDARD), ('tensorrt_rtx', RTX), ('tensorrt_rtx_bindi
 ANY_GPU = 'any'  # engines of the RTX flavour fit every GPU of their architecture
 _JETSON, _SERVER = ('SM72', 'SM87', 'SM101', 'SM110'), ('SM90', 'SM100', 'SM103')
 _DESKTOP = ('SM75', 'SM80', 'SM86', 'SM89', 'SM120', 'SM121')
+_BFLOAT16_FROM = 80  # Turing and older have none
 _REMEDY = ('JetPack brings tensorrt; elsewhere: pip install -r requirements/graphs.txt '
            '-r requirements/trt.txt')
 
@@ -62,6 +63,23 @@ class Flavour:
             raise BadOption(f'{self.name} {self.version} cannot build for this architecture',
                             value=arch, limit=', '.join(self.architectures()) or 'none: no GPU',
                             remedy=_elsewhere(arch))
+
+
+def check_precision(arch: str, precision: str) -> None:
+    """Refuse engines whose every product would be done in a number type the GPU lacks.
+
+    Args:
+        arch: architecture, as ``SM89``.
+        precision: ``fp32``, ``fp16`` or ``bf16``.
+
+    Raises:
+        BadOption: bfloat16 for a GPU before Ampere.
+    """
+    found = re.fullmatch('SM([0-9]+)', arch)
+    if precision == 'bf16' and found and int(found[1]) < _BFLOAT16_FROM:
+        raise BadOption('this architecture does not compute in bfloat16', value=arch,
+                        limit=f'SM{_BFLOAT16_FROM} or newer for bf16', remedy='build with '
+                        '--precision fp16, and set dtype to float16')
 
 
 def _elsewhere(arch: str) -> str:

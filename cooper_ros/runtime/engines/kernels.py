@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cooper_ros.runtime.engines.flavour import Flavour
-from cooper_ros.runtime.files import write_whole
+from cooper_ros.runtime.files import CACHE_FLAG, write_whole
 
 DIGEST = hashlib.sha256().digest_size  # bytes; the file begins with it
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Kernels:
             content = bytes(memoryview(self._cache.serialize()))
             digest = hashlib.sha256(content).digest()
             if digest != self._kept:
-                write_whole(self._file, digest + content)
+                write_whole(self._file, digest + content, CACHE_FLAG)
                 self._kept = digest
         except Exception as error:  # a full disk, a folder of somebody else, TensorRT itself
             _log.warning('kernels are compiled again at the next start, for they cannot be kept '

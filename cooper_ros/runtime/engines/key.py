@@ -8,7 +8,7 @@ from typing import Any, Mapping
 from cooper_ros.runtime.graphs.digest import plain_digest
 from cooper_ros.runtime.graphs.spec import GraphSpec, Limits, profiles_of
 
-FORMAT = 3  # raised when the same graph of a checkpoint is built into another engine
+FORMAT = 4  # raised when the same graph of a checkpoint is built into another engine
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class EngineKey:
     def of(cls, spec: GraphSpec, *, model: str, precision: str, limits: Limits, flavour: str,
            version: str, gpu: str, arch: str, options: BuildOptions) -> EngineKey:
         """The key of a graph of a checkpoint on one GPU."""
-        spans = [{symbol: asdict(span) for symbol, span in profile.items()}
+        spans = [{symbol: span.to_dict() for symbol, span in profile.items()}
                  for profile in profiles_of(spec, limits, decode=options.decode_profile)]
         return cls(model=model, graph=spec.name, precision=precision,
                    profiles=plain_digest(spans),

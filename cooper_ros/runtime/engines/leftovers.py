@@ -11,11 +11,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator
 
-from cooper_ros.errors import BadCheckpoint
-from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE, KERNELS, LOCK, NAME
+from cooper_ros.errors import BadCheckpoint, BadOption
+from cooper_ros.runtime.engines.cache import (
+    DESCRIPTION,
+    ENGINE,
+    KERNELS,
+    LOCK,
+    NAME,
+    EngineCache,
+)
 from cooper_ros.runtime.engines.flavour import RTX, STANDARD
 from cooper_ros.runtime.engines.plan import FINGERPRINTS, GRAPHS
-from cooper_ros.runtime.files import PART, PART_END, discard, is_locked, locked, size_of, unwritten
+from cooper_ros.runtime.engines.rights import Writers, writers
+from cooper_ros.runtime.files import (
+    CACHE_FLAG,
+    PART,
+    PART_END,
+    discard,
+    discard_folder,
+    is_locked,
+    locked,
+    size_of,
+    unwritten,
+)
 from cooper_ros.runtime.graphs.bundle import Bundle
 
 TIMINGS = '.timings'
@@ -43,7 +61,12 @@ class Graphs:
 
 
 def exported_graphs(folder: Path) -> Iterator[Graphs]:
-    """All graphs beside the engines of a folder, in order of names."""
+    """All graphs beside the engines of a folder, in order of names.
+
+    Raises:
+        BadOption: their folder cannot be read.
+    """
+    require_readable(folder / GRAPHS)
     for path in sorted((folder / GRAPHS).glob('*')):
         if _GRAPHS_NAME.fullmatch(path.name) and path.is_dir():
             try:
@@ -51,6 +74,40 @@ def exported_graphs(folder: Path) -> Iterator[Graphs]:
             except BadCheckpoint:
                 bundle = None
             yield Graphs(path.name, size_of(path), bundle)
+
+
+def require_readable(folder: Path) -> None:
+    """Refuse a folder that nobody lets us look into: to ``glob`` it is empty.
+
+    Args:
+        folder: may be missing, which is as good as empty.
+
+    Raises:
+        BadOption: the system refuses.
+    """
+    try:
+        os.scandir(folder).close()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise BadOption('a folder cannot be read', value=f'{folder}: {error.strerror}',
+                        limit='folders that this user may read',
+                        remedy='change the rights, or name another folder with '
+                        f'{CACHE_FLAG}') from error
+
+
+def graphs_writers(folder: Path, name: str) -> Writers:
+    """Who may write the graphs of a checkpoint; see :func:`~.rights.writers`."""
+    path = folder / GRAPHS / name
+    return writers(folder, (folder / GRAPHS, path, *sorted(path.glob('*'))))
+
+
+def all_writers(folder: Path) -> Writers:
+    """Who may write anything of ours in a folder of engines; the worst of all."""
+    store = EngineCache(folder)
+    found = [store.writers(entry.name for entry in store.entries())]
+    found += [graphs_writers(folder, one.name) for one in exported_graphs(folder)]
+    return max(found, key=lambda one: one.who)
 
 
 def check_graphs(folder: Path, name: str, held: Callable[[], None] = lambda: None) -> str:
@@ -89,11 +146,11 @@ def remove_graphs(folder: Path, name: str, only_if: Callable[[Path], object] = l
         Unwritable: the folder cannot be written.
     """
     path = folder / GRAPHS / name
-    with locked(path.with_name(f'{name}{LOCK}'), held):
+    with locked(path.with_name(f'{name}{LOCK}'), held, CACHE_FLAG):
         if not path.is_dir() or not only_if(path):
             return None
         freed = size_of(path)
-        discard(path)
+        discard_folder(path, CACHE_FLAG)
     return freed
 
 
@@ -111,7 +168,7 @@ def remove_leftover(part: Path) -> int:
         Unwritable: the folder cannot be written.
     """
     freed = size_of(part)
-    discard(part)
+    discard(part, CACHE_FLAG)
     return freed
 
 

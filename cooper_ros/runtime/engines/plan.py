@@ -14,11 +14,11 @@ from torch import nn
 from cooper_ros.errors import BadOption, OutOfDisk
 from cooper_ros.runtime.engines.build import Told, build_engine
 from cooper_ros.runtime.engines.cache import BuiltEngine, EngineCache
-from cooper_ros.runtime.engines.flavour import ANY_GPU, Flavour, gpu_name
+from cooper_ros.runtime.engines.flavour import ANY_GPU, Flavour, check_precision, gpu_name
 from cooper_ros.runtime.engines.key import BuildOptions, EngineKey
-from cooper_ros.runtime.files import locked, room, write_whole
+from cooper_ros.runtime.files import CACHE_REMEDY, locked, room, write_whole
 from cooper_ros.runtime.graphs.bundle import Bundle
-from cooper_ros.runtime.graphs.digest import file_digest, plain_digest
+from cooper_ros.runtime.graphs.digest import check_seal, file_digest, plain_digest, sealed
 from cooper_ros.runtime.graphs.spec import CONTEXT, GraphSpec, Limits, profiles_of
 
 # Measured with TensorRT-RTX 1.7.1 on 2 cores (AMD EPYC), tiny to 7B-wide graphs, see docs.
@@ -124,9 +124,15 @@ class Plan:
                 f'{self.flavour.version} by {version()}')
 
     def jobs(self, archs: Sequence[str], graphs: Sequence[str] = ()) -> Iterator[Job]:
-        """Engines to build: every graph (or those named) for every architecture."""
+        """Engines to build: every graph (or those named) for every architecture.
+
+        Raises:
+            BadOption: there is no such graph, or the flavour or the precision does not go with
+                an architecture.
+        """
         for arch in archs:
             self.flavour.check_architecture(arch)
+            check_precision(arch, self.bundle.precision)
             for name in graphs or self.bundle.specs():
                 key, spec = self.key(name, arch), self.bundle.specs()[name]
                 profiles = profiles_of(spec, self.limits, decode=self.options.decode_profile)
@@ -134,6 +140,7 @@ class Plan:
 
     def build(self, job: Job, cache: EngineCache, *, force: bool = False,
               modules: Mapping[str, nn.Module] | None = None,
+              unchanged: Callable[[], None] | None = None,
               told: Told = lambda phase, fraction: None) -> Path:
         """Build one engine into the cache, unless a sound one is there.
 
@@ -142,21 +149,27 @@ class Plan:
             cache: where to.
             force: build although a sound one exists.
             modules: the graphs as PyTorch modules, which Torch-TensorRT starts from.
+            unchanged: called when it is built and before it is stored; raises where the files
+                that the modules lie in are no longer those of the key.
             told: see :func:`build_engine`.
 
         Raises:
             EngineBuild: TensorRT refused.
-            BadCheckpoint: the exported graph is damaged.
+            BadCheckpoint: the exported graph is damaged, or the checkpoint changed meanwhile.
             OutOfDisk: the engine does not fit the disk.
         """
         timings = cache.folder / f'{self.flavour.name}-{self.flavour.version}-{job.arch}.timings'
 
         def made() -> BuiltEngine:
-            with room(cache.folder, job.estimate.bytes, f'the engine of graph {job.spec.name}'):
-                return build_engine(
+            with room(cache.folder, job.estimate.bytes, f'the engine of graph {job.spec.name}',
+                      CACHE_REMEDY):
+                engine = build_engine(
                     self.flavour, job.spec, self._source(job.spec.name, modules),
                     arch=job.arch, precision=self.bundle.precision, limits=self.limits,
                     options=self.options, timing_cache=timings, told=told)
+            if unchanged is not None:
+                unchanged()
+            return engine
 
         return cache.store(job.key, made, force=force)
 
@@ -190,23 +203,31 @@ def model_fingerprint(folders: Sequence[Path], memory: Path,
     """
     known, found, fresh = _remembered(memory), {}, {}
     for path in _model_files(folders):
-        stat = path.stat()
-        sign = ':'.join(map(str, (path.resolve(), stat.st_size, stat.st_mtime_ns,
-                                  stat.st_ctime_ns, stat.st_ino)))
+        sign = _sign(path)
         if sign not in known:
             told(path)
-            known[sign] = fresh[sign] = file_digest(path)
+            known[sign] = file_digest(path)
+            if _sign(path) == sign:  # else nobody knows which of its contents that was
+                fresh[sign] = known[sign]
         found[path.name] = known[sign]
     if fresh:
         _remember(memory, fresh)
     return plain_digest(found)
 
 
+def _sign(path: Path) -> str:
+    """What tells that a file changed; opened, for only then does a network file system look."""
+    with path.open('rb') as stream:
+        stat = os.fstat(stream.fileno())
+    return ':'.join(map(str, (path.resolve(), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns,
+                              stat.st_ino)))
+
+
 def _remember(memory: Path, fresh: Mapping[str, str]) -> None:
     """Add digests to the file, beside what other processes have added meanwhile."""
     try:
         with locked(memory.with_suffix('.lock')):
-            write_whole(memory, json.dumps({**_remembered(memory), **fresh}).encode())
+            write_whole(memory, sealed({'files': {**_remembered(memory), **fresh}}).encode())
     except (OSError, OutOfDisk):
         pass  # a full disk or a folder of somebody else: nothing is wrong with the checkpoint
 
@@ -222,9 +243,10 @@ def _model_files(folders: Sequence[Path]) -> list[Path]:
 
 
 def _remembered(memory: Path) -> dict[str, str]:
+    """Digests by sign; none from a file that says something else than was written."""
     try:
         values = json.loads(memory.read_text())
-    except (OSError, ValueError, RecursionError):
+        check_seal(values)
+        return {str(sign): str(digest) for sign, digest in values['files'].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
-    return {sign: digest for sign, digest in values.items() if isinstance(digest, str)
-            } if isinstance(values, dict) else {}

@@ -121,7 +121,7 @@ class TensorRtRunner:
         if not torch.cuda.is_available():
             raise _no_gpu()
         self.device, self._stream = torch.device(DEVICE), torch.cuda.Stream()
-        self.most_tokens, self.record, self.steady = plan.limits.tokens.high, record, False
+        self.most_tokens, self.record, self.steady = plan.limits.tokens.max, record, False
         self._recorded: OrderedDict[tuple, Recorded] = OrderedDict()
         self._most_recorded = RECORDED * plan.bundle.parts
         self._sizes: set[tuple] = set()  # of all steps recorded so far
@@ -131,7 +131,7 @@ class TensorRtRunner:
         llm, size = plan.bundle.config.llm, dtype_of(plan.bundle.precision).itemsize
         self._cache_bytes = 2 * 1024 * llm.num_layers * llm.num_kv_heads * llm.head_dim * size
         self.engines = _loaded(plan, cache, rebuild or cache.rebuild)
-        self._share_room(plan.limits.context.high, stream_bytes)
+        self._share_room(plan.limits.context.max, stream_bytes)
         self._scratch = self._new_scratch()
         for engine in self.engines.values():
             engine.prepare(self._scratch, self._stream.cuda_stream)

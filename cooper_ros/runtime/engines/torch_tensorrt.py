@@ -16,7 +16,6 @@ import os
 import re
 import sys
 from typing import Any, Callable, Iterator, TypeVar
-from unittest import mock
 
 import torch
 from torch import nn
@@ -24,7 +23,13 @@ from torch import nn
 from cooper_ros.errors import CooperError, EngineBuild, NotReady
 from cooper_ros.runtime.engines.flavour import RTX, require_flavour
 from cooper_ros.runtime.graphs.export import example_inputs, exported_program
-from cooper_ros.runtime.graphs.spec import GraphSpec, Limits, TensorSpec, profiles_of
+from cooper_ros.runtime.graphs.spec import (
+    PROFILE_SHAPES,
+    GraphSpec,
+    Limits,
+    TensorSpec,
+    profiles_of,
+)
 
 # Torch-TensorRT -> the torch and the TensorRT it was built against, read from its wheels.
 PINS = {'2.8': ('2.8', '10.12'), '2.9': ('2.9', '10.13'), '2.10': ('2.10', '10.14'),
@@ -32,6 +37,7 @@ PINS = {'2.8': ('2.8', '10.12'), '2.9': ('2.9', '10.13'), '2.10': ('2.10', '10.1
         '2.14': ('2.14', '11.1')}
 PACKAGES = ('torch_tensorrt', 'torch_tensorrt_rtx')
 INSTALL = 'pip install --no-deps -r requirements/ttrt.txt'
+LOGGERS = ('torch_tensorrt', 'torch_tensorrt [TensorRT Conversion Context]')
 FUSED_FROM = (10, 14)  # older TensorRT has no attention layer for the converter to use
 _GIB = 1 << 30
 Made = TypeVar('Made')
@@ -96,9 +102,25 @@ def load() -> Any:
 def _layout_without_its_runtime() -> Iterator[None]:
     """Hide its C++ runtime, which needs a CUDA build of torch and which we do not use."""
     is_file = os.path.isfile
-    with mock.patch('os.path.isfile',
-                    lambda path: 'libtorchtrt' not in str(path) and is_file(path)):
+    with _standing_in(os.path, isfile=lambda path: 'libtorchtrt' not in str(path)
+                      and is_file(path)):
         yield
+
+
+@contextlib.contextmanager
+def _standing_in(owner: Any, **attributes: Any) -> Iterator[None]:
+    """Give a module or a class other attributes; afterwards it has its own ones, and no more."""
+    own = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
+    try:
+        for name, value in attributes.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name in attributes:
+            if name in own:
+                setattr(owner, name, own[name])
+            elif name in vars(owner):
+                delattr(owner, name)
 
 
 @contextlib.contextmanager
@@ -112,11 +134,9 @@ def answering_for_a_gpu(capability: tuple[int, int] = (8, 9)) -> Iterator[None]:
         return
     answers = {'get_device_capability': lambda *_: capability, 'current_device': lambda: 0,
                'empty_cache': lambda: None, 'mem_get_info': lambda *_: (8 * _GIB, 16 * _GIB)}
-    if not hasattr(torch._C, '_CudaDeviceProperties'):
-        torch._C._CudaDeviceProperties = type('Properties', (), {})  # type: ignore[misc]
-    with contextlib.ExitStack() as stack:
-        for name, answer in answers.items():
-            stack.enter_context(mock.patch.object(torch.cuda, name, answer))
+    properties = '_CudaDeviceProperties'
+    absent = {} if hasattr(torch._C, properties) else {properties: type('Properties', (), {})}
+    with _standing_in(torch.cuda, **answers), _standing_in(torch._C, **absent):
         yield
 
 
@@ -176,7 +196,7 @@ def with_network(spec: GraphSpec, module: nn.Module, precision: str, limits: Lim
             made.append(use(interpreter.builder, interpreter.ctx.net))
             raise _Finished
 
-        with mock.patch.object(TRTInterpreter, 'run', intercept):
+        with _standing_in(TRTInterpreter, run=intercept):
             try:
                 torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
                     exported_program(spec, module, precision),
@@ -212,11 +232,10 @@ def _inputs(module: Any, spec: GraphSpec, precision: str, limits: Limits) -> lis
     def described(entry: TensorSpec) -> Any:
         if -1 not in entry.pattern():
             return module.Input(shape=entry.sizes({}), dtype=examples[entry.name].dtype)
-        low, usual, high = (entry.sizes({symbol: getattr(span, which)
-                                         for symbol, span in spans.items()})
-                            for which in ('low', 'usual', 'high'))
-        return module.Input(min_shape=low, opt_shape=usual, max_shape=high,
-                            dtype=examples[entry.name].dtype)
+        shapes = {f'{which}_shape': entry.sizes({symbol: getattr(span, which)
+                                                 for symbol, span in spans.items()})
+                  for which in PROFILE_SHAPES}
+        return module.Input(**shapes, dtype=examples[entry.name].dtype)
 
     return [described(entry) for entry in spec.inputs]
 
@@ -236,9 +255,11 @@ def _rename(network: Any, spec: GraphSpec) -> None:
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """It reports every operator as a warning; errors come back as exceptions."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+    before = {name: logging.getLogger(name).level for name in LOGGERS}
     try:
+        for name in LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         yield
     finally:
-        logging.disable(before)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

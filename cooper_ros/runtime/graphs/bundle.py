@@ -8,11 +8,10 @@ graphs. The folder appears whole or not at all.
 from __future__ import annotations
 
 import json
-import os
-import shutil
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterable, Mapping
+from typing import Any, Callable, Iterable, Iterator, Mapping
 
 import torch
 from safetensors.torch import load_file
@@ -22,8 +21,15 @@ from cooper_ros.errors import BadCheckpoint
 from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens, VaeConfig, VitConfig
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
-from cooper_ros.runtime.files import PART, discard, locked, room, sync_folder, sync_tree
-from cooper_ros.runtime.graphs.digest import file_digest, plain_digest, weights_digest
+from cooper_ros.runtime.files import CACHE_FLAG, CACHE_REMEDY, drafted, locked, room
+from cooper_ros.runtime.graphs.digest import (
+    Changed,
+    check_seal,
+    file_digest,
+    plain_digest,
+    sealed,
+    weights_digest,
+)
 from cooper_ros.runtime.graphs.export import EXTERNAL_SUFFIX, OPSET, export_graph
 from cooper_ros.runtime.graphs.late_weights import Read
 from cooper_ros.runtime.graphs.modules import graph_modules
@@ -32,7 +38,6 @@ from cooper_ros.runtime.weights import save_tensors
 
 FORMAT = 4  # raised when exported graphs change for the same weights
 DESCRIPTION, WORDS = 'bundle.json', 'words.safetensors'
-_SEAL = 'sha256'
 REMEDY = 'run `cooper engine build`, which exports damaged graphs again'
 Progress = Callable[[str, int, int], None]  # graph, how many are done, how many there are
 
@@ -151,14 +156,8 @@ class Bundle:
         return made
 
 
-def sealed(values: Mapping[str, Any]) -> str:
-    """A description as it is written: JSON, with a SHA-256 of all that it says."""
-    said = {name: value for name, value in values.items() if name != _SEAL}
-    return json.dumps({**said, _SEAL: plain_digest(said)}, indent=1)
-
-
 def _unsealed(path: Path) -> dict[str, Any]:
-    """What :func:`sealed` was given.
+    """What :func:`~.digest.sealed` was given.
 
     Sizes and marker ids are in no graph, so nothing else would tell that they were changed.
 
@@ -168,10 +167,11 @@ def _unsealed(path: Path) -> dict[str, Any]:
     if not path.is_file():  # a pipe would wait for a writer
         raise FileNotFoundError(path)
     values = json.loads(path.read_text())
-    seal = values.pop(_SEAL)
-    if seal != plain_digest(values):
+    try:
+        check_seal(values)
+    except Changed as error:
         raise BadCheckpoint('the description of exported graphs was changed', value=path,
-                            limit='the SHA-256 in it', remedy=REMEDY)
+                            limit='the SHA-256 in it', remedy=REMEDY) from error
     return values
 
 
@@ -204,7 +204,8 @@ def bundle_name(model: str, precision: str, parts: int = 1) -> str:
 def export_bundle(network: Cooper, vae: AutoEncoder, folder: Path, *, specials: SpecialTokens,
                   vocabulary: int, precision: str, model: str = '', parts: int = 1,
                   read: Read | None = None, force: bool = False,
-                  progress: Progress = lambda graph, done, total: None) -> Bundle:
+                  progress: Progress = lambda graph, done, total: None,
+                  unchanged: Callable[[], None] = lambda: None) -> Bundle:
     """Export all graphs of a network.
 
     Args:
@@ -220,10 +221,13 @@ def export_bundle(network: Cooper, vae: AutoEncoder, folder: Path, *, specials: 
             :func:`~.export.export_graph`.
         force: export although the same sound graphs are there.
         progress: told before each graph, and once when all are done.
+        unchanged: called before what is written gets its name; raises if the weights changed.
 
     Raises:
         EngineBuild: a graph could not be exported.
         BadOption: more parts than layers.
+        OutOfDisk: there is no room.
+        Unwritable: the system refuses.
     """
     dtype = dtype_of(precision)
     made = Bundle(folder, network.config, specials,
@@ -231,10 +235,10 @@ def export_bundle(network: Cooper, vae: AutoEncoder, folder: Path, *, specials: 
                   model or weights_digest((network, vae)), parts)
     for module in (network.eval(), vae.eval()) if read is None else ():
         module.to(dtype)
-    with locked(folder.with_name(f'{folder.name}.lock')):
+    with locked(folder.with_name(f'{folder.name}.lock'), flag=CACHE_FLAG):
         if force or not _is_there(made):
             made.folder.parent.mkdir(parents=True, exist_ok=True)
-            _export(made, network, vae, progress, read)
+            _export(made, network, vae, progress, read, unchanged)
     progress('', len(made.specs()), len(made.specs()))
     return Bundle.load(folder)
 
@@ -250,28 +254,27 @@ def _is_there(made: Bundle) -> bool:
 
 
 def _export(made: Bundle, network: Cooper, vae: AutoEncoder, progress: Progress,
-            read: Read | None) -> None:
+            read: Read | None, unchanged: Callable[[], None]) -> None:
     """Export into a draft, which becomes the folder at the end; call under the lock."""
-    _sweep(made.folder)
-    draft = made.folder.with_name(f'{made.folder.name}{PART}{os.getpid()}')
-    draft.mkdir(parents=True)
     modules = graph_modules(network, vae, made.parts)
+    with (drafted(made.folder, CACHE_FLAG) as draft, _first(unchanged),
+          room(draft.parent, _bytes_of((network, vae)), 'exported graphs', CACHE_REMEDY)):
+        for number, (name, spec) in enumerate(made.specs().items()):
+            progress(name, number, len(modules))
+            export_graph(spec, modules[name], draft / f'{name}.onnx', made.precision, read)
+        words = network.language_model.model.embed_tokens.weight
+        _describe(made, read(words) if read else words, draft)
+
+
+@contextmanager
+def _first(unchanged: Callable[[], None]) -> Iterator[None]:
+    """Weights that changed are named before whatever else went wrong: it may have come of them."""
     try:
-        with room(draft.parent, _bytes_of((network, vae)), 'exported graphs'):
-            for number, (name, spec) in enumerate(made.specs().items()):
-                progress(name, number, len(modules))
-                export_graph(spec, modules[name], draft / f'{name}.onnx', made.precision,
-                             read)
-            words = network.language_model.model.embed_tokens.weight
-            _finish(made, read(words) if read else words, draft)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed processes left; call under the lock."""
-    for left in folder.parent.glob(f'{folder.name}{PART}*'):
-        discard(left)
+        yield
+    except Exception:
+        unchanged()
+        raise
+    unchanged()
 
 
 def _bytes_of(modules: Iterable[nn.Module]) -> int:
@@ -280,17 +283,11 @@ def _bytes_of(modules: Iterable[nn.Module]) -> int:
                for module in modules for value in module.state_dict().values())
 
 
-def _finish(made: Bundle, words: Tensor, draft: Path) -> None:
-    """Write what stands beside the graphs, then show the folder under its name."""
+def _describe(made: Bundle, words: Tensor, draft: Path) -> None:
+    """Write what stands beside the graphs."""
     save_tensors({'words': words.detach().contiguous()}, draft / WORDS)
     (draft / DESCRIPTION).write_text(sealed({
         'format': FORMAT, 'opset': OPSET, 'precision': made.precision, 'model': made.model,
         'vocabulary': made.vocabulary, 'parts': made.parts, 'specials': asdict(made.specials),
         'torch': torch.__version__, 'config': made.config.to_dict(),
         'files': {file.name: _state(file) for file in sorted(draft.iterdir())}}))
-    sync_tree(draft)  # a name that outlives a power cut must not outlive its content
-    if os.path.lexists(made.folder):  # a file or a dangling link may lie there as well
-        made.folder.rename(made.folder.with_name(f'{made.folder.name}{PART}old'))
-    draft.rename(made.folder)
-    sync_folder(made.folder.parent)
-    _sweep(made.folder)

@@ -11,6 +11,11 @@ import torch
 from torch import Tensor, nn
 
 CHUNK = 1 << 22
+SEAL = 'sha256'  # in a description, unless something else has this name there
+
+
+class Changed(ValueError):
+    """A description does not say what was written."""
 
 
 def file_digest(path: Path) -> str:
@@ -25,6 +30,28 @@ def file_digest(path: Path) -> str:
 def plain_digest(values: Any) -> str:
     """SHA-256 of plain values (what JSON can hold), independent of key order."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def sealed(values: Mapping[str, Any], seal: str = SEAL) -> str:
+    """A description as it is written: JSON, with a SHA-256 of all that it says.
+
+    Args:
+        values: what it says.
+        seal: name of the SHA-256 in it.
+    """
+    said = {name: value for name, value in values.items() if name != seal}
+    return json.dumps({**said, seal: plain_digest(said)}, indent=1)
+
+
+def check_seal(values: Mapping[str, Any], seal: str = SEAL) -> None:
+    """Prove that a description says what :func:`sealed` was given.
+
+    Raises:
+        Changed: it was changed since, or has no seal.
+    """
+    said = {name: value for name, value in values.items() if name != seal}
+    if values.get(seal) != plain_digest(said):
+        raise Changed('what it says was changed')
 
 
 def weights_digest(modules: Iterable[nn.Module]) -> str:

@@ -52,9 +52,9 @@ def example_inputs(spec: GraphSpec, precision: str, *, seed: int = 0,
     generator = torch.Generator().manual_seed(seed)
     values, rows = {**_EXAMPLE, **sizes}, _ROWS
     if limits is not None:
-        values = {symbol: min(value, getattr(limits, symbol).high)
+        values = {symbol: min(value, getattr(limits, symbol).max)
                   for symbol, value in values.items()}
-        rows = min(rows, limits.patches.high, limits.cells.high)
+        rows = min(rows, limits.patches.max, limits.cells.max)
     found = {entry.name: _example(entry, values, rows, precision, generator)
              for entry in spec.inputs}
     if used is not None and 'used' in found:

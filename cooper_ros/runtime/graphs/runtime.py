@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cooper_ros.errors import BadOption
 from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens
+from cooper_ros.model.layout import MARKERS
 from cooper_ros.model.patches import patchify, position_ids, unpatchify
 from cooper_ros.model.tables import rope_angles
 from cooper_ros.runtime.base import Cursor, LoadStep, Session
@@ -28,7 +29,7 @@ from cooper_ros.runtime.graphs.spec import (
     layer_names,
     padded,
 )
-from cooper_ros.runtime.torch_runtime import MARKERS, grid_of, inference
+from cooper_ros.runtime.torch_runtime import grid_of, inference
 
 Made = TypeVar('Made')
 Tensors = Mapping[str, Tensor]

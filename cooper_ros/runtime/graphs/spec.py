@@ -6,13 +6,14 @@ compiled engine are all derived from these descriptions, so that they cannot dis
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Mapping, Sequence
 
 import torch
 
 from cooper_ros.errors import BadOption
 from cooper_ros.model.config import ModelConfig
+from cooper_ros.model.layout import MARKERS
 
 NETWORK = 'network'  # number type: that of the weights
 FLOAT32, INT64, BOOL = 'float32', 'int64', 'bool'
@@ -21,6 +22,8 @@ PRECISIONS = {FP32: torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16
 UNDERSTAND, FLOW = 'understand', 'flow'  # families of graphs that run the decoder
 CONTEXT = 16384  # tokens of the longest context that engines serve unless told otherwise
 BUCKET = 256  # slots; engines get contexts in multiples of it, so that steps come again alike
+PROFILE_SHAPES = ('min', 'opt', 'max')  # attributes of a span, in the order of TensorRT
+_STORED = ('low', 'usual', 'high')  # their names in keys and descriptions of engines, which last
 KINDS = {FLOAT32: torch.float32, INT64: torch.int64, BOOL: torch.bool}
 
 
@@ -111,25 +114,39 @@ class GraphSpec:
 
 @dataclass(frozen=True)
 class Span:
-    """Least, usual and greatest value of one symbol.
+    """Values of one symbol, named as in TensorRT's profiles.
+
+    Attributes:
+        min: the least.
+        opt: the usual one, for which kernels are chosen.
+        max: the greatest.
 
     Raises:
         BadOption: the three are not in order.
     """
 
-    low: int
-    usual: int
-    high: int
+    min: int
+    opt: int
+    max: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.low <= self.usual <= self.high:
-            raise BadOption('a span of sizes must grow', value=(self.low, self.usual, self.high),
-                            limit='1 <= low <= usual <= high')
+        if not 1 <= self.min <= self.opt <= self.max:
+            raise BadOption('a span of sizes must grow', value=(self.min, self.opt, self.max),
+                            limit='1 <= min <= opt <= max')
 
     @classmethod
-    def up_to(cls, high: int, usual: int | None = None) -> Span:
+    def up_to(cls, most: int, opt: int | None = None) -> Span:
         """From one, with half the greatest as usual unless said otherwise."""
-        return cls(1, min(usual or max(high // 2, 1), high), high)
+        return cls(1, min(opt or max(most // 2, 1), most), most)
+
+    def to_dict(self) -> dict[str, int]:
+        """Plain values, for keys and metadata."""
+        return dict(zip(_STORED, (self.min, self.opt, self.max)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, int]) -> Span:
+        """The inverse of :meth:`to_dict`; raises KeyError or TypeError where a part is missing."""
+        return cls(*(values[name] for name in _STORED))
 
 
 @dataclass(frozen=True)
@@ -167,19 +184,19 @@ class Limits:
         unit, patch = config.pixels_per_latent_token, config.vit.patch_size
         cells = min(config.max_latent_size, (side or 10**6) // unit)
         patches = min(config.vit_max_num_patch_per_side, (side or 10**6) // patch)
-        most = max(patches**2, cells**2) + 2
+        most = max(patches**2, cells**2) + MARKERS
         return cls(context=Span.up_to(padded(context), 1024), tokens=Span.up_to(most, 256),
                    patches=Span.up_to(patches**2), cells=Span.up_to(cells**2),
                    branches=Span.up_to(3, 3), rows=Span.up_to(cells), columns=Span.up_to(cells))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for keys and metadata."""
-        return asdict(self)
+        return {entry.name: getattr(self, entry.name).to_dict() for entry in fields(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Mapping[str, int]]) -> Limits:
         """The inverse of :meth:`to_dict`."""
-        return cls(**{name: Span(**span) for name, span in values.items()})
+        return cls(**{name: Span.from_dict(span) for name, span in values.items()})
 
 
 def profiles_of(spec: GraphSpec, limits: Limits, *, decode: bool = False
@@ -289,14 +306,14 @@ def _latents(config: ModelConfig) -> GraphSpec:
 
 def _flow(config: ModelConfig, name: str, layers: range) -> GraphSpec:
     cells, branches, context, llm = Axis('cells'), Axis('branches'), Axis('context'), config.llm
-    block = Axis('cells', offset=2)
+    block = Axis('cells', offset=MARKERS)
     rows = 1 if layers.start == 0 else branches  # contexts differ from the first layer on
     result = ((TensorSpec('velocity', (branches, cells, config.latent_features)),)
               if layers.stop == llm.num_layers else
-              (TensorSpec('next_markers', (branches, 2, llm.hidden_size)),
+              (TensorSpec('next_markers', (branches, MARKERS, llm.hidden_size)),
                TensorSpec('next_tokens', (branches, cells, llm.hidden_size))))
     return GraphSpec(name, (
-        TensorSpec('markers', (rows, 2, llm.hidden_size)),
+        TensorSpec('markers', (rows, MARKERS, llm.hidden_size)),
         TensorSpec('tokens', (rows, cells, llm.hidden_size)),
         TensorSpec('cos', (branches, 1, llm.head_dim)),
         TensorSpec('sin', (branches, 1, llm.head_dim)),
