@@ -133,7 +133,7 @@ class CooperConfig:
 
     # camera: what the node listens to
     image_transport: str = option('both', 'camera', 'subscribe to raw images, compressed ones or '
-                                  'both: compressed while nobody publishes raw',
+                                  'both: compressed while no raw ones arrive',
                                   choices=TRANSPORTS, read_only=True)
     image_reliable: bool = option(False, 'camera', 'ask for reliable delivery instead of best '
                                   'effort', read_only=True)

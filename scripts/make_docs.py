@@ -20,14 +20,30 @@ fails when it is out of date. Names are those of a node called `cooper` with one
 several cameras (`cameras: ["front", "rear"]`) each has its own image topics (`front/image`) and
 map topics (`/cooper/front/relative_depth`).
 """
+CODES = """## Error codes
+
+The numbers of every `error_code` (`cooper_interfaces/msg/ErrorCode`, and `ErrorCode` of
+`cooper_ros.errors`). An `error_msg` begins with the name of its code, then says what went wrong,
+the offending value, the limit and the remedy. A number never changes its meaning.
+
+A goal of `/cooper/reason` is rejected without a code while the node is not active, has no engine
+or its queue is full: ROS carries none with a rejection, and the log says why. Services and
+`/cooper/question` are answered with it. `BAD_CAMERA_INFO` comes with `require_metres` alone, where
+camera info came that cannot be used (`NO_SCALE` where none came); all else is answered without
+metres, and the log and `/diagnostics` say why.
+"""
 MEANING = {
-    '/image': 'the camera; best effort unless `image_reliable`',
+    '/image': 'the camera; best effort unless `image_reliable`. 16UC1 and float images are depth '
+              'and are refused',
     '/image/compressed': 'the same as JPEG or PNG; follows a remap of `image`',
     '/camera_info': 'intrinsics: they scale metres, and are republished scaled to the maps; '
                     'those of other pictures are not believed',
-    '/cooper/question': 'plain text question about the newest image',
-    '/cooper/answer_text': 'the answer as it is said, or an error text that starts with its code',
-    '/cooper/answer': 'every answer, stamped like the image it is about',
+    '/cooper/question': 'plain text question about the newest image; answered in any state of '
+                        'the node, by a refusal while it is not active',
+    '/cooper/answer_text': 'the answer to a question on `/cooper/question` as it is said, or an '
+                           'error text that starts with the name of its code',
+    '/cooper/answer': 'the end of every question that was taken in, stamped like the image it is '
+                      'about, and every refusal of one on `/cooper/question`',
     '/cooper/relative_depth': '32FC1 in 0..1, 0 near, 1 far, linear along optical Z; never metres',
     '/cooper/relative_depth/colored': 'rgb8 view: red near, violet far',
     '/cooper/depth/image': '32FC1 metres along optical Z (REP-118); silent while scale or '
@@ -95,11 +111,19 @@ def node_tables() -> str:
     return '\n\n'.join(tables) + '\n\n## Interface files\n\n' + files
 
 
+def error_codes() -> str:
+    """Every code with its number and meaning, as the message file has it."""
+    text = interface_fields('cooper_interfaces/msg/ErrorCode')
+    found = re.findall(r'^uint16 (\w+)=(\d+) *#? *(.*)$', text, re.MULTILINE)
+    return CODES + '\n' + rows(('code', 'name', 'meaning'), (
+        (number, f'`{name}`', meaning or 'all is well') for name, number, meaning in found))
+
+
 def page() -> str:
     """The whole page."""
     from cooper_ros.cli.settings import settings_markdown
-    return (f'{HEAD}\n{node_tables()}\n\n## Parameters\n\nThe same names are flags of `cooper` '
-            f'and keys of YAML files.\n\n{settings_markdown().strip()}\n')
+    return (f'{HEAD}\n{node_tables()}\n\n{error_codes()}\n\n## Parameters\n\nThe same names are '
+            f'flags of `cooper` and keys of YAML files.\n\n{settings_markdown().strip()}\n')
 
 
 def main() -> int:

@@ -117,13 +117,16 @@ def test_debug_shows_where_an_error_came_from(tmp_path: Path) -> None:
     (['ask', 'room.png', 'notes.txt'], 'the last word is a file, not a question; got notes.txt'),
     (['scenes', 'preview', 'noext'], 'does not say its format; got noext; allowed: .png'),
     (['replay', 'x', '--rate', '-1'], '--rate is out of range'),
+    (['replay', 'x', '--live', '--out', 'y', '--mode', 'text'],
+     'options that do nothing with --live; got --mode, --out; remedy: leave them out, or set th'),
+    (['replay', 'x', '--loop'], 'options that do nothing without --live; got --loop'),
     (['replay', 'x', '--questions', 'none.txt'], 'the question file cannot be read'),
     (['replay', 'x', '--mode', 'loud'], "mode is not a choice; got 'loud'"),
     (['replay', 'x', '--set', 'speed=3'], '--set needs name=value of a known setting'),
     (['replay', 'x', '--set', 'max_turns=many'], 'max_turns has the wrong type'),
     (['replay', 'x', '--set', 'max_turns=99'], 'max_turns is out of range; got 99'),
     (['replay', 'x', '--config', 'none.yaml'], 'the settings file cannot be read'),
-    (['import-prompts', 'none.py', '--model', '.'], 'the file cannot be parsed as Python'),
+    (['import-prompts', 'none.py', '--model', '.'], 'the file cannot be read; got none.py: No'),
     (['replay', 'x', '--model', 'none'], 'BAD_BAG: no such recording'),
     (['ask', 'notes.txt', 'What?'], 'damaged header; got notes.txt; allowed: whole JPEG, PNG'),
     (['ask', 'room.png', 'What?', '--model', 'none'], 'BAD_CHECKPOINT: there is no such model'),
@@ -199,12 +202,23 @@ def test_replay_writes_bag_summary_and_sheets(model: Path, tmp_path: Path) -> No
     assert isinstance(again.exception, BadOption) and 'the output exists' in str(again.exception)
 
 
-def test_topics_are_listed(tmp_path: Path) -> None:
+@pytest.mark.parametrize('columns', ['160', '60'])
+def test_topics_are_listed(tmp_path: Path, columns: str) -> None:
+    """With names that can be copied, however narrow the terminal is."""
     bag = write_ros2(tmp_path / 'drive', camera(3))
-    result = runner.invoke(app, ['replay', str(bag), '--topics'], env={'COLUMNS': '160'})
-    assert result.exit_code == 0
-    row = next(line for line in result.output.splitlines() if '/camera/image_raw' in line)
-    assert 'sensor_msgs/msg/Image' in row and ' 3 ' in row and 'pictures' in row
+    result = runner.invoke(app, ['replay', str(bag), '--topics'], env={'COLUMNS': columns})
+    assert result.exit_code == 0 and '…' not in result.output
+    row = next(line for line in result.output.splitlines() if '/camera/' in line)
+    assert ' 3 ' in row and 'pictures' in row
+
+
+@pytest.mark.parametrize('words', [['build', '--arch', 'SM86'], ['export']])
+def test_quantised_weights_are_not_compiled(words: list[str], tmp_path: Path,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    card = {'quantization': {'format': 'int8', 'group': 0}}
+    (tmp_path / 'cooper.json').write_text(json.dumps(card))
+    status, said = failing(['engine', words[0], str(tmp_path), *words[1:]], capsys)
+    assert status == 2 and 'quantised weights run in torch only' in said and 'made from' in said
 
 
 def test_photos_are_turned_upright(tmp_path: Path) -> None:

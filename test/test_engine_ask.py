@@ -233,6 +233,7 @@ def test_segments_have_a_legend_that_counts_every_pixel(engine: CooperEngine) ->
     (np.zeros((5, 5), np.uint8), 'q', {}, ErrorCode.BAD_IMAGE),
     ([], 'q', {}, ErrorCode.BAD_IMAGE),
     (picture(), '  ', {}, ErrorCode.BAD_QUESTION),
+    (picture(), '\ufeff \u200b', {}, ErrorCode.BAD_QUESTION),
     (picture(), 'q', {'mode': 'loud'}, ErrorCode.BAD_OPTION),
     (picture(), 'q', {'flow_points': 1, 'mode': 'maps'}, ErrorCode.BAD_OPTION),
     (picture(), 'q' * 500, {'context_tokens': 100}, ErrorCode.CONTEXT_FULL)])

@@ -14,6 +14,7 @@ from cooper_ros.imaging.resize import (
     VAE_TRANSFORM,
     VIT_TRANSFORM,
     ImageTransform,
+    denormalise,
     encoder_inputs,
     normalise,
     to_rgb,
@@ -104,3 +105,9 @@ def test_other_arrays_are_refused(array: np.ndarray) -> None:
 def test_empty_pictures_are_refused() -> None:
     with pytest.raises(BadImage, match='the picture is empty'):
         to_rgb(Image.new('RGB', (0, 4)))
+
+
+def test_normalised_pictures_come_back() -> None:
+    pixels = np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    np.testing.assert_array_equal(denormalise(normalise(pixels)), pixels)
+    assert denormalise(np.array([[[-1.4, 1.4]]] * 3)).tolist() == [[[0] * 3, [255] * 3]]

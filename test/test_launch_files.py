@@ -9,7 +9,8 @@ from rclpy.context import Context
 from rclpy.node import Node
 from support.stand_in_launch import ROOT, LaunchError, execute
 
-from cooper_ros.config import CooperConfig
+from cooper_ros.config import CooperConfig, options
+from cooper_ros.errors import BadOption
 
 FILES = sorted(path.name for path in (ROOT / 'launch').glob('*.launch.py'))
 CONFIGS = sorted((ROOT / 'config').glob('*.yaml'))
@@ -62,9 +63,18 @@ def test_wrong_arguments_are_refused(wrong: dict[str, str]) -> None:
         execute('cooper.launch.py', **wrong)
 
 
-def test_autostart_is_true_or_false() -> None:
-    with pytest.raises(ValueError, match='autostart is .yes.; allowed: true, false'):
-        execute('cooper.launch.py', autostart='yes')
+@pytest.mark.parametrize('name', ['model_path', 'device', 'dtype', 'autostart'])
+def test_arguments_of_settings_say_and_allow_what_the_settings_do(name: str) -> None:
+    entry = next(entry for entry in options() if entry.name == name)
+    shown = execute('cooper.launch.py').arguments[name]
+    assert shown.description.startswith(entry.metadata['help'])
+    choices = ('true', 'false') if name == 'autostart' else entry.metadata['choices']
+    assert shown.choices == (('', *choices) if choices else None)
+    for choice in choices:
+        assert execute('cooper.launch.py', **{name: choice}).processes
+    if choices:
+        with pytest.raises(LaunchError, match='allowed'):
+            execute('cooper.launch.py', **{name: 'yes'})
 
 
 def test_several_cameras_share_one_node() -> None:
@@ -76,9 +86,12 @@ def test_several_cameras_share_one_node() -> None:
             'right/camera_info:=/right/camera_info'} <= remaps(node)
 
 
-@pytest.mark.parametrize('cameras', ['', 'a,a', 'front door/', '1st', 'a,,b;c'])
-def test_bad_camera_names_are_refused(cameras: str) -> None:
-    with pytest.raises(ValueError, match='cameras is .* allowed: different names of letters'):
+@pytest.mark.parametrize(('cameras', 'said'), [
+    ('', 'no camera is named; got .*allowed: at least one name'),
+    *((wrong, 'cannot be called that; got .*different names of letters')
+      for wrong in ('a,a', 'front door/', '1st', 'a,,b;c'))])
+def test_bad_camera_names_are_refused_as_the_node_would(cameras: str, said: str) -> None:
+    with pytest.raises(BadOption, match=said):
         execute('multi_camera.launch.py', cameras=cameras)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import time
-from typing import Iterator
+from typing import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -12,13 +11,14 @@ import rclpy
 from PIL import Image as Picture
 from rclpy.context import Context
 from rclpy.node import Node
+from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from support.ros import stamped
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadOption, StaleImage
 from cooper_ros.node.camera_names import check_camera_names
-from cooper_ros.node.cameras import Camera
+from cooper_ros.node.cameras import AHEAD_S, RAW_S, Camera
 
 GREY = np.full((96, 128, 3), 50, np.uint8)
 
@@ -33,9 +33,10 @@ def node() -> Iterator[Node]:
     context.try_shutdown()
 
 
-def camera(node: Node, **settings: object) -> Camera:
-    config = CooperConfig(**settings)
-    return Camera(node, '', lambda: config)
+def camera(node: Node, clock: Callable[[], float] = lambda: 0.0, **settings: object) -> Camera:
+    """A camera whose pictures are never too old, unless the settings say so."""
+    config = CooperConfig(**{'max_image_age_s': 0.0, **settings})
+    return Camera(node, '', lambda: config, clock)
 
 
 def now_s(node: Node) -> float:
@@ -50,11 +51,13 @@ def jpeg(raw: Image) -> CompressedImage:
 
 
 def test_a_stamp_in_the_future_does_not_stay_fresh(node: Node) -> None:
-    eyes = camera(node, max_image_age_s=5.0)
+    now = [100.0]
+    eyes = camera(node, lambda: now[0], max_image_age_s=5.0)
     eyes._on_image(stamped(GREY, seconds=now_s(node) + 3600))
-    assert eyes.newest() and eyes.ahead_s() > 3599
-    eyes.last_arrival = time.monotonic() - 8
-    with pytest.raises(StaleImage, match='too old; got 8'):
+    assert eyes.newest() and eyes.ahead_s() > AHEAD_S and eyes.age_s() == 0
+    now[0] = 108.0
+    assert eyes.quiet_s() == 8
+    with pytest.raises(StaleImage, match='too old; got 8.00 s; allowed: max_image_age_s 5;'):
         eyes.newest()
 
 
@@ -80,15 +83,25 @@ def test_a_camera_that_always_gives_one_stamp_does_not_freeze(node: Node, kind: 
     assert eyes.held() == 1 and eyes.newest().message is shown[1]
 
 
-def test_jpeg_is_heard_only_while_nobody_publishes_raw(node: Node) -> None:
+def test_jpeg_is_heard_while_no_raw_pictures_arrive(node: Node) -> None:
+    """An idle publisher of raw ones, or one of another quality, must not make the node deaf."""
+    def look(seconds: float) -> int:
+        node.get_clock().set_ros_time_override(Time(seconds=seconds))
+        eyes._look()
+        return node.count_subscribers('/image/compressed')
+
+    node.get_clock()._set_ros_time_is_active(True)
     eyes = camera(node)
-    assert node.count_subscribers('/image/compressed') == 1
-    raw = node.create_publisher(Image, '/image', 1)
-    eyes._look()
-    assert node.count_subscribers('/image/compressed') == 0
-    node.destroy_publisher(raw)
-    eyes._look()
-    assert node.count_subscribers('/image/compressed') == 1
+    node.create_publisher(Image, '/image', 1)
+    assert eyes.heard == '' and look(100) == 1
+    eyes._on_image(stamped(GREY))
+    assert eyes.heard == 'raw' and look(100 + RAW_S) == 0
+    assert look(100.1 + RAW_S) == 1
+    eyes._on_image(jpeg(stamped(GREY)))
+    assert eyes.heard == 'compressed' and look(103) == 1
+    eyes._on_image(stamped(GREY))
+    assert look(103) == 0
+    assert look(1) == 1  # the clock jumped back
     eyes.destroy()
     assert not node.count_subscribers('/image') and not node.count_subscribers('/camera_info')
 
@@ -120,6 +133,37 @@ def test_an_older_picture_keeps_the_lens_of_its_time(node: Node) -> None:
     assert [eyes.calibration(frame).focal for frame in eyes._frames] == [100 / 128, 200 / 128]
     eyes._on_image(stamped(GREY, seconds=now))  # nothing was said with it yet
     assert eyes.calibration(eyes.newest()).focal == 200 / 128
+    eyes._on_info(CameraInfo(header=eyes.newest().header, width=128, height=96))  # K is zero
+    assert [eyes.calibration(frame).focal for frame in eyes._frames] == [100 / 128, 200 / 128, 0]
+    assert 'focal lengths' in eyes.calibration(eyes.newest()).error
+
+
+def test_a_lens_outlives_a_jump_of_the_clock(node: Node) -> None:
+    """Some drivers say it once."""
+    eyes, now = camera(node), now_s(node)
+    message = stamped(GREY, seconds=now)
+    eyes._on_info(CameraInfo(header=message.header, width=128, height=96,
+                             k=[100., 0., 64., 0., 100., 48., 0., 0., 1.]))
+    eyes.clear()
+    eyes._on_image(stamped(GREY, seconds=now - 3600))
+    assert eyes.calibration(eyes.newest()).focal == 100 / 128
+
+
+@pytest.mark.parametrize('fields', [
+    {'p': [-200., 0., 64., 0., 0., 100., 48., 0., 0., 0., 1., 0.]}, {'k': [1e-6] * 9}])
+def test_a_rectified_topic_with_a_bad_projection_has_no_lens(
+        node: Node, fields: dict[str, object]) -> None:
+    """Every request would be refused for its focal length otherwise."""
+    rectified = rclpy.create_node('rectified', context=node.context,
+                                  cli_args=['--ros-args', '-r', 'image:=cam/image_rect'])
+    eyes = camera(rectified)
+    eyes._on_info(CameraInfo(width=128, height=96, **{
+        'k': [100., 0., 64., 0., 100., 48., 0., 0., 1.], **fields}))
+    eyes._on_image(stamped(GREY))
+    known = eyes.calibration(eyes.newest())
+    assert 'focal length' in eyes.info_error and known.error == eyes.info_error
+    assert known.focal == 0 and not known.has_scale
+    rectified.destroy_node()
 
 
 @pytest.mark.parametrize('names', [['front/left'], ['1'], ['a', 'a'], ['a', ''], ['f r']])

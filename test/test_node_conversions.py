@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from std_msgs.msg import Header
 from cooper_ros.engine.events import Label, SegmentationMap, Timings
 from cooper_ros.errors import BadCameraInfo, BadImage
 from cooper_ros.imaging.lens import check_camera_info
+from cooper_ros.node import conversions
 from cooper_ros.node.conversions import (
     colour_message,
     depth_message,
@@ -73,6 +75,23 @@ def test_lying_messages_end_as_bad_image(height: int, width: int, step: int, enc
         assert 'BAD_IMAGE' in str(error)
 
 
+def test_what_cv_bridge_refuses_is_decoded_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusal(TypeError):
+        pass
+
+    def refuse(message: Image, encoding: str) -> None:
+        raise Refusal('no such conversion')
+
+    said: list[str] = []
+    monkeypatch.setattr(conversions, '_BRIDGE', SimpleNamespace(imgmsg_to_cv2=refuse))
+    monkeypatch.setattr(conversions, 'CvBridgeError', Refusal, raising=False)
+    monkeypatch.setattr(conversions, 'get_logger', lambda name: SimpleNamespace(
+        debug=lambda text, once: said.append(text)))
+    rgb = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    np.testing.assert_array_equal(picture_of(colour_message(HEADER, rgb), LIMIT), rgb)
+    assert said == ['cv_bridge refuses rgb8: no such conversion; decoded without it']
+
+
 def test_compressed_images_are_recognised_by_their_type() -> None:
     with pytest.raises(BadImage):
         picture_of(CompressedImage(format='jpeg', data=b'no'), LIMIT)
@@ -84,6 +103,8 @@ def test_camera_info_is_scaled_like_the_picture() -> None:
     np.testing.assert_allclose(scaled.k, [250, 0, 160, 0, 127.5, 60, 0, 0, 1])
     np.testing.assert_allclose(scaled.p, [245, 0, 159, -24.5, 0, 126.25, 59.5, 0, 0, 0, 1, 0])
     assert list(scaled.d) == [0.1, 0, 0, 0, 0] and scaled.distortion_model == 'plumb_bob'
+    blank = scaled_camera_info(camera_info(p=[0.0] * 10 + [1.0, 0.0]), HEADER, (120, 320))
+    np.testing.assert_allclose(blank.p, [250, 0, 160, 0, 0, 127.5, 60, 0, 0, 0, 1, 0])
 
 
 def test_a_region_of_interest_is_cut_off_before_scaling() -> None:
@@ -95,16 +116,32 @@ def test_a_region_of_interest_is_cut_off_before_scaling() -> None:
 
 @pytest.mark.parametrize('fields', [
     {'width': 0}, {'k': [0.0] * 9}, {'k': [float('nan')] * 9}, {'p': [float('inf')] * 12},
-    {'k': [-500., 0., 320., 0., 510., 240., 0., 0., 1.]}])
+    {'k': [-500., 0., 320., 0., 510., 240., 0., 0., 1.]}, {'p': [-490.] + [505.] * 11},
+    {'p': [490.] * 5 + [-505.] + [0.] * 6}, {'p': [490.] + [0.] * 11}, {'k': [1e-6] * 9}])
 def test_unusable_camera_info_is_refused(fields: dict[str, object]) -> None:
     check_camera_info(camera_info())
     with pytest.raises(BadCameraInfo, match='calibrate'):
         check_camera_info(camera_info(**fields))
 
 
-def test_a_lens_that_cannot_be_is_refused() -> None:
-    with pytest.raises(BadCameraInfo, match='no lens has; got 156.25 times .*allowed: 100 times'):
-        check_camera_info(camera_info(p=[100_000.0] + [0.0] * 11))
+@pytest.mark.parametrize(('fields', 'times'), [
+    ({'p': [100_000.] * 12}, '156.25'), ({'k': [6.] * 9}, '0.009375'),
+    ({'k': [500., 0., 320., 0., 1e-6, 240., 0., 0., 1.]}, '1.5625e-09')])
+def test_a_lens_that_cannot_be_is_refused(fields: dict[str, object], times: str) -> None:
+    with pytest.raises(BadCameraInfo, match=f'no lens has; got {times} times .*: 0.01 .. 100 t'):
+        check_camera_info(camera_info(**fields))
+
+
+def test_depth_is_no_picture_and_grey_of_16_bits_is_one() -> None:
+    def grey(encoding: str) -> Image:
+        data = array('B', [0, 0, 255, 255])
+        return Image(encoding=encoding, height=1, width=2, step=4, data=data)
+
+    np.testing.assert_array_equal(picture_of(grey('mono16'), LIMIT)[0, :, 0], [0, 255])
+    for message in (grey('16UC1'), Image(encoding='32FC1'),
+                    CompressedImage(format='16UC1; png compressed ')):
+        with pytest.raises(BadImage, match='depth image.*16 bits are mono16.*colour topic'):
+            picture_of(message, LIMIT)
 
 
 def test_legends_and_timings_keep_their_numbers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import time
@@ -14,18 +15,22 @@ import pytest
 from builtin_interfaces.msg import Time as Stamp
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from PIL import Image as Picture
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
 from support.ros import ABORTED, CANCELED, SCRIPTED, SUCCEEDED, Client, NodeProcess, stamped
 
 from cooper_interfaces.action import SpatialReason
+from cooper_interfaces.msg import SpatialAnswer
 from cooper_interfaces.srv import EstimateDepth, SpatialQuery
 from cooper_ros.errors import ErrorCode
 from cooper_ros.node import cooper_node
 
 GREY = np.full((6, 8, 3), 50, np.uint8)
 Start = Callable[..., NodeProcess]
+LOOKS = 10  # reports of diagnostics in the time a camera takes to look around
 
 
 @pytest.fixture
@@ -57,6 +62,16 @@ def see(client: Client, message: Image | None = None) -> Image:
     client.until(lambda: client.call(SpatialQuery, '/cooper/query', question='seen?').header
                  == message.header, again=lambda: client.camera.publish(message))
     return message
+
+
+def by_topic(client: Client) -> tuple[Any, list[str]]:
+    """A publisher of questions and the replies to them, once both ends have met."""
+    replies: list[str] = []
+    client.node.create_subscription(String, '/cooper/answer_text',
+                                    lambda message: replies.append(message.data), 10)
+    publisher = client.node.create_publisher(String, '/cooper/question', 10)
+    client.until(lambda: replies, again=lambda: publisher.publish(String(data='')))
+    return publisher, replies
 
 
 def at_work(client: Client) -> Any:
@@ -126,19 +141,86 @@ def test_node_killed_and_started_again(start: Start, client: Client) -> None:
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_leaving_on_a_signal_is_clean(start: Start, client: Client, number: int) -> None:
+    """The signal reaches the whole group (Ctrl-C, `timeout`, systemd), here the worker first."""
     node = start()
     see(client)
+    questions, replies = by_topic(client)
     goal = at_work(client)
     query = client.call_async(SpatialQuery, '/cooper/query', question='and now?')  # waits
-    worker = int(client.engine_values(lambda v: v.get('waiting') == '1')['worker_pid'])
-    node.process.send_signal(number)
+    client.engine_values(lambda v: v.get('waiting') == '1')
+    questions.publish(String(data='and now?'))
+    worker = int(client.engine_values(lambda v: v.get('waiting') == '2')['worker_pid'])
+    for process in (worker, node.process.pid):
+        os.kill(process, number)
     status, result = client.result(goal)  # whoever waits hears of it
     assert (status, result.error_code) == (ABORTED, ErrorCode.NOT_READY)
     assert 'shut down' in result.error_msg
     assert client.done(query).error_code == ErrorCode.NOT_READY
+    client.until(lambda: replies[-1].startswith('NOT_READY: the node was shut down'))
     assert node.process.wait(timeout=60) == 0
     assert not Path(f'/proc/{worker}').exists()
-    assert 'Traceback' not in node.log.read_text()
+    log = node.log.read_text()
+    assert 'Traceback' not in log and '[ERROR]' not in log
+
+
+def test_a_question_by_topic_is_answered_in_every_state(start: Start, client: Client) -> None:
+    node = start(autostart=False)
+    full = client.listen(SpatialAnswer, '/cooper/answer')
+    questions, replies = by_topic(client)
+
+    def refused(question: str) -> None:
+        questions.publish(String(data=question))
+        client.until(lambda: any(said.question == question for said in full))
+        assert full[-1].error_code == ErrorCode.NOT_READY
+        client.until(lambda: full[-1].error_msg in replies)
+        assert full[-1].error_msg.startswith('NOT_READY: the node is not active')
+
+    def taken_back(transition: int, reason: str) -> None:
+        """Both the one that runs and the one that waits."""
+        client.engine_values(lambda v: v.get('running') == '0' and v.get('waiting') == '0')
+        replies.clear()
+        for _ in range(2):
+            questions.publish(String(data='slow'))
+        client.engine_values(lambda v: v.get('running') == '1' and v.get('waiting') == '1')
+        assert client.change_state(transition)
+        client.until(lambda: replies.count(f'NOT_READY: the node was {reason}') == 2)
+
+    client.until(lambda: full, again=lambda: questions.publish(String(data='')))
+    refused('before it is configured')
+    assert client.change_state(Transition.TRANSITION_CONFIGURE)
+    refused('while it is inactive')
+    assert client.change_state(Transition.TRANSITION_ACTIVATE)
+    see(client)
+    taken_back(Transition.TRANSITION_DEACTIVATE, 'deactivated')
+    refused('after it was deactivated')
+    assert client.change_state(Transition.TRANSITION_ACTIVATE)
+    taken_back(Transition.TRANSITION_ACTIVE_SHUTDOWN, 'shut down')
+    refused('after it was shut down')
+    assert 'InvalidHandle' not in node.log.read_text()
+
+
+def test_an_idle_raw_publisher_does_not_hide_the_jpegs(start: Start, client: Client) -> None:
+    start()
+    reports = client.listen(DiagnosticArray, '/diagnostics')
+    data = io.BytesIO()
+    Picture.fromarray(GREY).save(data, 'PNG')
+    message = CompressedImage(format='png', data=data.getvalue())
+    message.header.frame_id = 'by JPEG'
+    camera = client.node.create_publisher(CompressedImage, '/image/compressed',
+                                          qos_profile_sensor_data)
+    client.until(lambda: client.camera.get_subscription_count())  # raw, and says nothing
+
+    def transport() -> str:
+        values = reports[-1].status[1].values if reports else ()
+        return next((item.value for item in values if item.key == 'transport'), '')
+
+    def heard() -> Any:
+        return client.call(SpatialQuery, '/cooper/query', question='seen?').header.frame_id
+    client.until(lambda: transport() == 'none')
+    looks = len(reports) + 2 * LOOKS  # diagnostics come ten times a second, and looks once
+    client.until(lambda: len(reports) > looks)
+    client.until(lambda: heard() == 'by JPEG', again=lambda: camera.publish(message))
+    client.until(lambda: transport() == 'compressed')
 
 
 def test_an_impatient_ctrl_c_does_not_spoil_the_leaving(start: Start, client: Client) -> None:
@@ -275,6 +357,12 @@ def test_a_clock_that_jumps_back_clears_the_images(start: Start, client: Client)
     see(client, stamped(GREY, seconds=99.5))
 
 
+def test_an_empty_list_of_cameras_is_one_without_a_name(start: Start, client: Client) -> None:
+    node = start(cameras=[])
+    see(client)
+    assert 'Traceback' not in node.log.read_text()
+
+
 def test_several_cameras_share_one_engine(start: Start, client: Client) -> None:
     start(cameras=['left', 'right'])
     for level, name in ((60, 'left'), (90, 'right')):
@@ -301,6 +389,7 @@ def test_a_publisher_that_does_not_fit_is_reported(start: Start, client: Client)
     client.node.create_publisher(Image, '/image', QoSProfile(
         depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
     reports = client.listen(DiagnosticArray, '/diagnostics')
-    client.until(lambda: 'quality of service that does not fit' in node.log.read_text())
+    client.until(lambda: 'quality of service that does not fit ours: reliability best effort, '
+                 'where reliable is asked for' in node.log.read_text())
     client.until(lambda: reports and 'unfitting' in reports[-1].status[1].message)
     assert reports[-1].status[1].message.startswith('no image yet: a publisher')

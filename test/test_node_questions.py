@@ -258,7 +258,7 @@ def test_metres_are_withheld_when_the_camera_info_is_broken(robot: Client) -> No
 
     def depth() -> EstimateDepth.Response:
         return robot.call(EstimateDepth, '/cooper/estimate_depth', require_metres=True)
-    robot.until(lambda: depth().error_code == ErrorCode.NO_SCALE,
+    robot.until(lambda: depth().error_code == ErrorCode.BAD_CAMERA_INFO,
                 again=lambda: publisher.publish(broken))
     robot.until(lambda: depth().camera_info.width, again=lambda: publisher.publish(good))
     answer = depth()

@@ -7,6 +7,9 @@ import multiprocessing
 import os
 import queue
 import signal
+import subprocess
+import sys
+import threading
 import time
 import weakref
 from pathlib import Path
@@ -28,7 +31,7 @@ from cooper_ros.errors import (
     NotReady,
 )
 from cooper_ros.node import process, supervisor
-from cooper_ros.node.messages import Job
+from cooper_ros.node.messages import Job, Loaded
 from cooper_ros.node.requests import Request
 from cooper_ros.node.supervisor import FAILED, READY, Supervisor
 from cooper_ros.node.worker import merge_text
@@ -122,6 +125,42 @@ def test_an_idle_worker_that_dies_is_replaced(caller: Caller) -> None:
     eventually(lambda: caller.supervisor.status().restarts == 1)
     caller.ask('still there?')
     assert caller.end().error_code == 0 and caller.supervisor.status().pid != first
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_signals_to_the_whole_group_are_left_to_the_node(tmp_path: Path, number: int) -> None:
+    """From its first moment on, when Python has not even begun there."""
+    _, wake = multiprocessing.Pipe()
+    with process.EngineProcess(FACTORY, CooperConfig(model_path=str(tmp_path)), wake) as worker:
+        os.kill(worker.pid, number)
+        while not isinstance(worker.receive(PATIENCE_S), Loaded):
+            pass
+        os.kill(worker.pid, number)
+        worker.send(Job('one', 'ask', PICTURE, 'what colour?', {'seed': 7}))
+        while not isinstance(worker.receive(PATIENCE_S), Answer):
+            pass
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()  # ours is as it was
+
+
+def test_a_program_that_ends_takes_its_worker_along(tmp_path: Path) -> None:
+    """multiprocessing would ask it by SIGTERM, and wait for ever."""
+    words = f"""
+import multiprocessing, sys
+from cooper_ros.config import CooperConfig
+from cooper_ros.node.process import EngineProcess
+if __name__ == '__main__':
+    rope, wake = multiprocessing.Pipe()
+    worker = EngineProcess({FACTORY!r}, CooperConfig(model_path=sys.argv[1]), wake)
+    while worker.receive(60) is None:
+        pass
+    print(worker.pid)
+"""
+    (tmp_path / 'ends.py').write_text(words)
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run([sys.executable, tmp_path / 'ends.py', tmp_path], check=True,
+                          stdout=subprocess.PIPE, timeout=PATIENCE_S,
+                          env={**os.environ, 'PYTHONPATH': path})
+    assert gone(int(done.stdout))
 
 
 def test_gives_up_after_too_many_deaths(caller: Caller) -> None:
@@ -218,16 +257,31 @@ def test_time_runs_out_in_the_queue_too(caller: Caller) -> None:
     caller.supervisor.cancel(blocker, Canceled('test is over'))
 
 
+def unserved(supervisor: Supervisor) -> str:
+    """What somebody hears who asks one that will not be ready before it is told to."""
+    caller = Caller(supervisor)
+    caller.ask('what colour?', budget_s=0.02)
+    end = caller.end()
+    assert end.error_code == ErrorCode.NOT_READY
+    return end.error_msg
+
+
 def test_a_request_does_not_wait_for_ever_for_a_model(tmp_path: Path) -> None:
-    former = Supervisor(FACTORY, CooperConfig(model_path=str(tmp_path)), lambda *said: None)
+    config = CooperConfig(model_path=str(tmp_path))
+    loading = Supervisor('support.preparing:PreparingEngine', config, lambda *said: None)
+    assert 'still loading' in unserved(loading)
+    loading.stop()
+    loading.join(PATIENCE_S)
+
+
+def test_a_request_does_not_wait_for_ever_for_the_device(tmp_path: Path) -> None:
+    let_go = threading.Event()
+    former = SimpleNamespace(join=lambda seconds: let_go.wait(0.01))
     later = Supervisor(FACTORY, CooperConfig(model_path=str(tmp_path)), lambda *said: None,
                        after=former)
-    late = Caller(later)
-    former.stop()
-    late.ask('what colour?', budget_s=0.02)  # a process cannot be born that fast
-    end = late.end()
-    assert end.error_code == ErrorCode.NOT_READY and 'still loading' in end.error_msg
+    assert 'still loading' in unserved(later) and not later.status().pid
     later.stop()
+    let_go.set()
     later.join(PATIENCE_S)
 
 

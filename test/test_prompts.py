@@ -117,7 +117,7 @@ def test_a_file_that_is_not_python_is_refused(tmp_path: Path, content: bytes) ->
 
 
 def test_missing_places_are_named(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadPrompts, match='cannot be parsed.*nowhere.py'):
+    with pytest.raises(BadPrompts, match='cannot be read.*nowhere.py'):
         import_prompts(tmp_path / 'nowhere.py', tmp_path)
     with pytest.raises(BadCheckpoint, match='does not exist'):
         import_prompts(source, tmp_path / 'nowhere', TABLE)

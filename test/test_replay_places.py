@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from cooper_ros.errors import BadOption
-from cooper_ros.replay.places import check_beside, check_output, clear_beside, mark
+from cooper_ros.replay.places import (
+    check_beside,
+    check_output,
+    clear_beside,
+    make_folder,
+    mark,
+)
 
 
 @pytest.mark.parametrize('name', ['summary.json', 'summary.md', 'sheets/0000.png'])
@@ -42,3 +48,18 @@ def test_a_marked_folder_is_ours_whatever_it_lacks(tmp_path: Path) -> None:
     check_output(tmp_path, overwrite=True)
     with pytest.raises(BadOption, match='the output exists'):
         check_output(tmp_path, overwrite=False)
+
+
+def test_a_folder_is_made_and_left_empty(tmp_path: Path) -> None:
+    for _ in range(2):
+        make_folder(tmp_path / 'deep' / 'out')
+    assert not list((tmp_path / 'deep' / 'out').iterdir())
+
+
+@pytest.mark.parametrize(('out', 'fault'), [
+    ('/proc/x', 'No such file or directory'), ('file', 'File exists'), ('file/out', 'Not a dir'),
+    ('/proc', 'No such file or directory')])
+def test_where_nothing_can_be_written_is_said(tmp_path: Path, out: str, fault: str) -> None:
+    (tmp_path / 'file').touch()
+    with pytest.raises(BadOption, match=f'cannot be used; got .*{out}: {fault}.*another --out'):
+        make_folder(tmp_path / out)

@@ -6,6 +6,7 @@ import errno
 import shutil
 import sqlite3
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable
 
@@ -14,6 +15,7 @@ import pytest
 from bag_maker import (
     COMPRESSED,
     IMAGE,
+    INFO,
     PERIOD_NS,
     START_NS,
     STRING,
@@ -192,8 +194,27 @@ def test_a_recording_without_pictures_says_what_it_has(tmp_path: Path) -> None:
         bag.choose_topic()
     depth = ('/depth', IMAGE, START_NS, image(START_NS, np.ones((24, 32), np.float32), '32FC1'))
     with Bag(write_ros2(tmp_path / 'deep', [depth])) as bag, pytest.raises(
-            BadBag, match='topics count as depth: ask about one with --topic'):
+            BadBag, match='16UC1 and float topics are depth: record a camera topic'):
         bag.choose_topic()
+
+
+def test_depth_is_no_picture_and_grey_of_16_bits_is_one(tmp_path: Path) -> None:
+    """As in the node."""
+    deep = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32)
+    stored = compressed(START_NS, picture(0))
+    stored.format = '16UC1; png compressed '
+    messages = [('/grey', IMAGE, START_NS, image(START_NS, deep, 'mono16')),
+                ('/depth', IMAGE, START_NS, image(START_NS, deep, '16UC1')),
+                ('/depth/compressed', COMPRESSED, START_NS, stored)]
+    folder = write_ros2(tmp_path / 'bag', messages)
+    assert [frame.topic for frame in pictures_of(folder)] == ['/grey']
+    with Bag(folder) as bag:
+        assert [one.name for one in bag.depth_topics()] == ['/depth', '/depth/compressed']
+        for name in ('/depth', 'depth/compressed'):
+            with pytest.raises(BadBag, match='carries depth.*allowed: /grey .*mono16'):
+                bag.choose_topic(name)
+        bad, = bag.frames(bag.recording.topics['/depth'])  # as where the encoding changes later
+        assert isinstance(bad, Skipped) and 'this is a depth image' in bad.reason
 
 
 def test_a_bad_picture_is_reported_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -384,6 +405,43 @@ def test_recordings_of_other_people(name: str, topic: str, count: int,
         assert (chosen.name, bag.warnings) == (topic, [])
     assert [frame.rgb.shape for frame in frames] == [shape] * count
     assert all(frame.stamp_ns > 10**18 and frame.frame_id for frame in frames) or count == 3
+
+
+def infos(recorded: list[tuple[int, int]], focals: list[float]) -> list[tuple[str, str, int, Any]]:
+    """CameraInfo by (bag stamp, header stamp)."""
+    return [('/camera/camera_info', INFO, bag_ns, replace(camera_info(stamp), k=np.full(9, focal)))
+            for (bag_ns, stamp), focal in zip(recorded, focals)]
+
+
+def lenses_of(folder: Path) -> list[float | None]:
+    return [frame.info and float(frame.info.k[0]) for frame in pictures_of(folder)]
+
+
+def test_a_picture_has_the_camera_info_of_its_stamp_whichever_was_recorded_first(
+        tmp_path: Path) -> None:
+    """Pictures are stamped 1 ms before they are recorded; the first comes before all infos."""
+    stamps = [START_NS + n * PERIOD_NS for n in range(1, 4)]
+    for name, delay in (('before', -40_000_000), ('after', 40_000_000)):
+        said = infos([(stamp + delay, stamp - 1_000_000) for stamp in stamps], [1.0, 2.0, 3.0])
+        bag = write_ros2(tmp_path / name, [*camera(4), *said])
+        assert lenses_of(bag) == [1.0, 1.0, 2.0, 3.0], name
+    assert lenses_of(write_ros2(tmp_path / 'none', camera(2))) == [None, None]
+
+
+def test_camera_info_without_stamps_holds_from_when_it_was_recorded(tmp_path: Path) -> None:
+    stamps = [START_NS - 1, START_NS + 2 * PERIOD_NS - 1]
+    said = infos([(stamp, 0) for stamp in stamps], [1.0, 2.0])
+    assert lenses_of(write_ros2(tmp_path / 'bag', [*camera(4), *said])) == [1.0, 1.0, 2.0, 2.0]
+
+
+def test_camera_info_that_cannot_be_decoded_is_said_once(tmp_path: Path) -> None:
+    wrong = [('/camera/camera_info', STRING, START_NS + n, text('no lens')) for n in range(3)]
+    bag = write_ros2(tmp_path / 'bag', [*camera(2), *wrong])
+    with Bag(bag) as opened:
+        topics = opened.recording.topics
+        topics['/camera/camera_info'] = replace(topics['/camera/camera_info'], type=INFO)
+        assert [frame.info for frame in opened.frames(opened.choose_topic())] == [None, None]
+        assert ['camera_info cannot be decoded' in said for said in opened.warnings] == [True]
 
 
 def test_the_intrinsics_of_a_real_camera_are_found() -> None:

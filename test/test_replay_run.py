@@ -30,6 +30,7 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer, Event, Failure
 from cooper_ros.errors import BadBag, BadData, BadOption, BadQuestion
+from cooper_ros.imaging.colours import SPECTRAL_U8
 from cooper_ros.imaging.lens import calibration_of
 from cooper_ros.replay.pictures import write_pictures, write_sheet
 from cooper_ros.replay.places import sheet_name
@@ -139,6 +140,45 @@ def test_the_engine_is_told_the_lens_of_the_recording(
     replay(Request(write_ros2(tmp_path / 'in', recorded), tmp_path / 'out', (), ALL,
                    mode='direct', focal=told), lenses)
     assert lenses.seen == [used]
+
+
+def zoomed(focals: list[float]) -> list[tuple[str, str, int, Any]]:
+    """Pictures with the lens of their time, recorded a little later; 0: not calibrated."""
+    said = []
+    for number, focal in enumerate(focals):
+        stamp = START_NS + number * PERIOD_NS
+        info = camera_info(stamp - 1_000_000)
+        k = np.array([focal, 0, 16, 0, focal, 12, 0, 0, 1])
+        said.append(('/camera/camera_info', 'sensor_msgs/msg/CameraInfo', stamp + 5_000_000,
+                     replace(info, k=k, p=np.zeros(12))))
+    return camera(len(focals)) + said
+
+
+def test_every_picture_is_seen_through_the_lens_of_its_time(tmp_path: Path, engine: CooperEngine
+                                                            ) -> None:
+    lenses = Lenses(engine)
+    replay(Request(write_ros2(tmp_path / 'in', zoomed([40.0, 40.0, 80.0])), tmp_path / 'out', (),
+                   ALL, mode='maps'), lenses)
+    assert lenses.seen == [40 / 32, 40 / 32, 80 / 32]
+    found = read(tmp_path / 'out' / 'answers')
+    assert [message.k[0] for _, message in found['/camera/camera_info']] == [40, 40, 80]
+    assert not any(message.p.any() for _, message in found['/camera/camera_info'])  # as recorded
+    for _, message in found['/cooper/depth/camera_info']:
+        assert list(message.p[[0, 2, 5, 6, 10]]) == list(message.k[[0, 2, 4, 5, 8]])
+    near, _, far = (message.k[0] for _, message in found['/cooper/depth/camera_info'])
+    assert far == 2 * near
+
+
+def test_a_first_message_without_a_calibration_costs_its_own_picture_only(
+        tmp_path: Path, engine: CooperEngine) -> None:
+    """As in the node: later pictures have the lens that is known by then."""
+    lenses = Lenses(engine)
+    result = replay(Request(write_ros2(tmp_path / 'in', zoomed([0.0, 40.0, 40.0])),
+                            tmp_path / 'out', (), ALL, mode='maps'), lenses)
+    assert lenses.seen == [0.0, 40 / 32, 40 / 32]
+    metres = read(tmp_path / 'out' / 'answers')['/cooper/depth/image']
+    assert [stamp for stamp, _ in metres] == [START_NS + PERIOD_NS, START_NS + 2 * PERIOD_NS]
+    assert sum('without usable focal lengths' in text for text in result.warnings) == 1
 
 
 def test_recorded_camera_info_of_other_pictures_is_not_believed(tmp_path: Path,
@@ -319,6 +359,9 @@ def test_questions_recorded_in_the_bag_are_asked_about_the_latest_picture(
         (1, 'Where?'), (1, 'And what?')]
     assert [len(read(tmp_path / 'out/answers')[topic]) for topic in (
         '/camera/image_raw', '/cooper/answer')] == [1, 2]
+    lost = 'questions before the first picture, which were not asked: 1'
+    assert result.warnings.count(lost) == 1
+    assert lost in write_summary(result, FACTS)[1].read_text()
     with pytest.raises(BadOption, match='no such text topic; got /chat; allowed: /ask'):
         replay(replace(request, out=tmp_path / 'x', question_topic='/chat'), engine)
 
@@ -355,6 +398,24 @@ def test_an_older_output_is_kept_unless_told(tmp_path: Path, engine: CooperEngin
     assert not any(file.exists() for file in made)
 
 
+@pytest.mark.parametrize('out', ['/proc/x', 'file', 'file/out', 'n' * 300])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path, out: str
+                                                                   ) -> None:
+    (tmp_path / 'file').touch()
+    request = Request(write_ros2(tmp_path / 'in', camera(1)), tmp_path / out, mode='direct')
+    for work in (lambda request: replay(request, Stumbles), check):
+        with pytest.raises(BadOption, match='the output folder cannot be used.*another --out'):
+            work(request)
+
+
+def test_the_folder_is_made_where_all_else_is_well(tmp_path: Path) -> None:
+    request = Request(write_ros2(tmp_path / 'in', camera(1)), tmp_path / 'out')
+    with pytest.raises(BadBag):
+        check(replace(request, topic='/none'))
+    assert not request.out.exists()
+    assert check(request).name == '/camera/image_raw' and request.out.is_dir()
+
+
 def test_a_topic_of_nothing_but_bad_pictures_is_an_error(tmp_path: Path,
                                                          engine: CooperEngine) -> None:
     bad = [('/camera/image_raw', IMAGE, START_NS, image(START_NS, picture(0), 'klingon8'))]
@@ -370,8 +431,10 @@ def test_sheets_show_answers_and_failures(tmp_path: Path, engine: CooperEngine) 
         file = write_sheet(tmp_path / sheet_name(len(sheets)), picture(0), 'Way?', one, 'foot')
         sheets[name] = np.asarray(Image.open(file))
     assert sheets['answer'].shape[1] == sheets['failure'].shape[1] == 1440
-    colours = {tuple(colour) for colour in picture(0).reshape(-1, 3)[:1]}
-    assert colours and sheets['answer'].std() > 10
+    for drawn in sheets.values():  # the bar of the picture, which nothing else of a sheet has
+        assert (np.abs(drawn.astype(int) - (255, 0, 0)).max(axis=2) < 10).sum() > 100
+    has_depth_bar = [(drawn == SPECTRAL_U8[0]).all(axis=2).any() for drawn in sheets.values()]
+    assert has_depth_bar == [True, False]
     names = {file.name for file in write_pictures(tmp_path / 'o', picture(0), 'Way free?', end)}
     assert names == {'sheet.png', 'depth_colored.png', 'relative_depth.npy', 'depth_m.npy',
                      'segmentation.png', 'labels.png', 'overlay.png', 'answer.json'}
@@ -387,16 +450,16 @@ def test_sheets_show_answers_and_failures(tmp_path: Path, engine: CooperEngine) 
     assert (tmp_path / 'data' / 'labels.png').exists()
 
 
-@pytest.mark.parametrize('name, content', [
-    ('q.txt', '# a comment\n  Where?\n\nHow far?  \n'),
-    ('q.yaml', '- Where?\n- {question: "How far?", mode: maps}\n'),
-    ('q.json', '["Where?", {"question": "How far?"}]'),
-    ('q.jsonl', '"Where?"\n{"question": "How far?", "mode": "text"}\n')])
-def test_question_files(tmp_path: Path, name: str, content: str) -> None:
+@pytest.mark.parametrize('name, content, mode', [
+    ('q.txt', '# a comment\n  Where?\n\nHow far?  \n', None),
+    ('q.yaml', '- Where?\n- {question: "How far?", mode: maps}\n', 'maps'),
+    ('q.json', '["Where?", {"question": "How far?"}]', None),
+    ('q.jsonl', '"Where?"\n{"question": "How far?", "mode": "text"}\n', 'text')])
+def test_question_files(tmp_path: Path, name: str, content: str, mode: str | None) -> None:
     (tmp_path / name).write_text(content)
     asked = collect(['First?'], tmp_path / name)
     assert [question.text for question in asked] == ['First?', 'Where?', 'How far?']
-    assert asked[2].mode in (None, 'maps', 'text')
+    assert [question.mode for question in asked] == [None, None, mode]
 
 
 @pytest.mark.parametrize('name, content, kind, reason', [

@@ -38,8 +38,11 @@ def ask(images: Annotated[list[str], typer.Argument(
 
     from cooper_ros.cli.files import read_picture
     from cooper_ros.cli.show import Printer, fact_line, facts, load_engine
+    from cooper_ros.replay.places import make_folder
     files, question = _split(images)
     pictures = [read_picture(file, config.max_image_pixels) for file in files]
+    if out is not None:
+        make_folder(out)
     console = Console(stderr=quiet)
     engine = load_engine(config, console)
     answer = _answered(engine.ask(pictures, question), Printer(console), quiet)
@@ -50,8 +53,18 @@ def ask(images: Annotated[list[str], typer.Argument(
         console.print(footer, style='dim', highlight=False, markup=False)
     if out is not None:
         from cooper_ros.replay.pictures import write_pictures
-        for file in write_pictures(out, pictures[-1], question, answer, footer):
-            console.print(f'wrote {file}', highlight=False, markup=False, soft_wrap=True)
+        said = [f'wrote {file}' for file in write_pictures(out, pictures[-1], question, answer,
+                                                           footer)]
+        for line in said + _lens_wanted(answer):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _lens_wanted(answer: Answer) -> list[str]:
+    """Why there is no file of metres where the sheet shows some."""
+    guessed = [drawn for drawn in answer.maps if drawn.kind == 'depth'
+               and drawn.metres is not None and drawn.vouched_metres is None]
+    return ['no metres are written: they depend on the lens, which --focal names'
+            ] if guessed else []
 
 
 def _answered(events: Iterable[Event], show: Callable[[Event], None], quiet: bool) -> Answer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from cooper_ros.evaluation.parity import ParityRow
 
 DEFAULTS = CooperConfig()
-JsonFlag = Annotated[Optional[Path], typer.Option(help='write the rows as JSON')]
+JsonFlag = Annotated[Optional[Path], typer.Option('--json', help='write the rows as JSON')]
 
 
 def compare(
@@ -22,7 +24,7 @@ def compare(
         seed: Annotated[int, typer.Option(help='first scene of the test split')] = 0,
         count: Annotated[int, typer.Option(min=1, help='scenes')] = 5,
         mode: Annotated[str, typer.Option(help='auto, direct, text or maps')] = DEFAULTS.mode,
-        json: JsonFlag = None) -> None:
+        json_file: JsonFlag = None) -> None:
     """Ask two checkpoints the same questions and show every difference.
 
     Both stay in memory. Columns: both answers, whether they agree, the largest difference of the
@@ -32,7 +34,6 @@ def compare(
     Example: `cooper compare models/cooper-nano models/cooper-nano-int8 --mode direct`
     """
     from dataclasses import asdict
-    from json import dumps
 
     from rich.console import Console
     from rich.table import Table
@@ -53,9 +54,10 @@ def compare(
     about = {**facts(engines[0]), 'mode': mode, 'seed': seed, 'scenes': count}
     console.print(table)
     console.print(f'{sum(row.agree for row in rows)} of {len(rows)} answers agree; {about}')
-    if json is not None:
-        json.write_text(dumps({**about, 'rows': [asdict(row) for row in rows]}, indent=2) + '\n',
-                        encoding='utf-8')
+    if json_file is not None:
+        kept = [asdict(row) | {'logits': row.logits if math.isfinite(row.logits) else None}
+                for row in rows]
+        json_file.write_text(json.dumps({**about, 'rows': kept}, indent=2) + '\n', 'utf-8')
 
 
 def _cells(row: ParityRow) -> tuple[str, ...]:

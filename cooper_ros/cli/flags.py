@@ -47,6 +47,12 @@ def with_settings(*names: str, **defaults: Any) -> Callable[[Callable], Callable
     return decorate
 
 
+def typed(context: typer.Context) -> set[str]:
+    """Names of the parameters that were given on the command line."""
+    return {name for name in context.params  # by name: typer may carry a click of its own
+            if context.get_parameter_source(name).name == 'COMMANDLINE'}
+
+
 def settings_from_file(path: Path) -> dict[str, Any]:
     """Read settings from YAML: a plain table, or the parameter file of a node.
 

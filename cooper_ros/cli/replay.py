@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from cooper_ros.cli.flags import with_settings
+from cooper_ros.cli.flags import typed, with_settings
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadOption
 from cooper_ros.replay.live import Live
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _HELP = {name: entry.metadata['help'] for name, entry in Plan.__dataclass_fields__.items()}
 DEFAULT_OUT = Path('replay_out')
+LIVE = {'speed', 'loop', 'wait'}  # say something with --live alone
+EITHER = {'bag', 'live', 'question', 'questions', 'question_topic', 'topic', 'rate', 'every',
+          'limit'}
 
 
 BagArg = Annotated[Path, typer.Argument(help='mcap, sqlite3 (db3) or ROS 1 bag; file or folder')]
@@ -54,9 +57,9 @@ WaitFlag = Annotated[float, typer.Option(
 
 @with_settings('mode', 'max_turns', 'flow_points', 'time_budget_s', 'focal',
                time_budget_s=0.0)
-def replay(bag: BagArg, question: QuestionFlag = None, questions: QuestionsFlag = None,
-           question_topic: QuestionTopicFlag = None, topic: TopicFlag = None,
-           rate: RateFlag = Plan.rate, every: EveryFlag = Plan.every,
+def replay(context: typer.Context, bag: BagArg, question: QuestionFlag = None,
+           questions: QuestionsFlag = None, question_topic: QuestionTopicFlag = None,
+           topic: TopicFlag = None, rate: RateFlag = Plan.rate, every: EveryFlag = Plan.every,
            limit: LimitFlag = Plan.limit, out: OutFlag = DEFAULT_OUT,
            overwrite: OverwriteFlag = False, timings: TimingsFlag = False,
            topics: TopicsFlag = False, live: LiveFlag = False, speed: SpeedFlag = Live.speed,
@@ -82,12 +85,24 @@ def replay(bag: BagArg, question: QuestionFlag = None, questions: QuestionsFlag 
         return _list_topics(bag, console)
     asked = collect(question or [], questions)
     plan = Plan(rate, every, limit)
+    _check_typed(typed(context), live)
     if live:
         return _go_live(Live(bag, topic, asked, plan, question_topic, speed, loop, wait))
     from cooper_ros.replay.run import Request
     _through_engine(Request(bag, out, asked, plan, topic, question_topic, config.mode,
                             config.seed, overwrite, timings, config.focal,
                             config.max_image_pixels), config, console)
+
+
+def _check_typed(names: set[str], live: bool) -> None:
+    """Refuse what would be passed over in silence."""
+    idle = names - (LIVE | EITHER) if live else names & LIVE
+    if idle:
+        words = 'with' if live else 'without'
+        shown = ', '.join('--' + name.strip('_').replace('_', '-') for name in sorted(idle))
+        raise BadOption(f'options that do nothing {words} --live', value=shown,
+                        remedy='leave them out' + (
+                            ', or set them on the node that is asked' if live else ''))
 
 
 def _through_engine(request: Request, config: CooperConfig, console: Console) -> None:
@@ -165,13 +180,14 @@ def _warn(warnings: list[str], console: Console) -> None:
 
 def _list_topics(bag: Path, console: Console) -> None:
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from cooper_ros.replay.bag import Bag
     with Bag(bag) as opened:
         pictures = {topic.name for topic in opened.picture_topics()}
         depth = {topic.name for topic in opened.depth_topics()}
-        table = Table('topic', 'type', 'messages', 'use', title=escape(str(bag)))
+        whole = [Column(name, overflow='fold') for name in ('topic', 'type')]  # to be copied
+        table = Table(*whole, 'messages', 'use', title=escape(str(bag)))
         for topic in opened.recording.topics.values():
             use = 'pictures' if topic.name in pictures else 'depth' if topic.name in depth else ''
             table.add_row(escape(topic.name), escape(topic.type), str(topic.count), use)

@@ -14,6 +14,7 @@ from typing import Callable, Sequence
 
 from torch import Tensor
 
+from cooper_ros.model.layout import MARKERS
 from cooper_ros.runtime.base import Cursor, Runtime, Session
 
 FULL, NO_TEXT, NO_IMAGE = 0, 1, 2
@@ -28,7 +29,7 @@ class TextPiece:
 
     def tokens(self) -> int:
         """Cache slots it takes."""
-        return len(self.ids) + 2
+        return len(self.ids) + MARKERS
 
     def append(self, session: Session, row: int) -> None:
         """Read it into a row."""
@@ -53,7 +54,7 @@ class ImagePiece:
 
     def tokens(self) -> int:
         """Cache slots it takes."""
-        return self.count + 2
+        return self.count + MARKERS
 
     def append(self, session: Session, row: int) -> None:
         """Read it into a row."""

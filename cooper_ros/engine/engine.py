@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from cooper_ros.engine.events import (
     SegmentationMap,
 )
 from cooper_ros.engine.limits import CancelToken, Limits
+from cooper_ros.engine.one_request import OneRequest
 from cooper_ros.engine.pictures import Picture, PictureLike, PictureReader
 from cooper_ros.engine.prompts import Prompts, load_prompts
 from cooper_ros.engine.question import clean_question
@@ -70,14 +70,16 @@ class Parts:
 class CooperEngine:
     """Answers spatial questions about pictures, with the maps it reasoned from.
 
-    One request runs at a time; calls from other threads wait. What was read for the last request
-    stays in the cache, so a follow-up question on the same frame reads only its own words.
+    One request runs at a time; calls from other threads wait. A thread that calls again before
+    its own iterator of :meth:`ask` or :meth:`draw` is exhausted or closed gets ``Busy``. What was
+    read for the last request stays in the cache, so a follow-up question on the same frame reads
+    only its own words.
     """
 
     def __init__(self, parts: Parts, config: CooperConfig = CooperConfig()) -> None:
         self.parts, self.config = parts, config
         self._reader: Reader | None = None
-        self._lock = threading.Lock()
+        self._turn = OneRequest()
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, config: CooperConfig = CooperConfig(),
@@ -110,8 +112,11 @@ class CooperEngine:
         Args:
             make: makes the other runtime; called between two requests. When it raises, the
                 runtime stays.
+
+        Raises:
+            Busy: an iterator of this thread is unfinished.
         """
-        with self._lock:
+        with self._turn.taken('swap'):
             self._reader = None  # its cache belongs to the old one, and its memory is needed
             self.parts = replace(self.parts, runtime=make())
 
@@ -143,10 +148,14 @@ class CooperEngine:
         Yields:
             Text and map events, then exactly one :class:`Answer` or :class:`Failure`. Errors of
             the request never raise.
+
+        Raises:
+            Busy: with the first event, while another iterator of this thread is unfinished.
+                Exhaust or close every iterator: until then other threads wait for it.
         """
         request_id = request_id or uuid.uuid4().hex
         limits = Limits(cancel=cancel)
-        with self._lock:
+        with self._turn.taken(request_id):
             talk = None
             try:
                 config = self.config.replaced(**changes)
@@ -185,9 +194,10 @@ class CooperEngine:
         no words.
 
         Raises:
+            Busy: as :meth:`ask`; exhaust or close the iterator.
             CooperError: as :meth:`ask` would report it.
         """
-        with self._lock:
+        with self._turn.taken(request_id):
             config = self.config.replaced(**changes)
             limits = Limits(config.time_budget_s, cancel)
             try:
@@ -226,7 +236,7 @@ class CooperEngine:
         """Cache slots for the longest course a request can take."""
         prompts = self.parts.prompts
         systems = prompts.interleave_system, prompts.image_system, prompts.think_system
-        fixed = self._tokens(max(systems, key=len), question) + sum(
+        fixed = self._tokens(max(systems, key=self._tokens), question) + sum(
             picture.latents.tokens() + picture.vision.tokens() for picture in pictures)
         turns = config.max_turns * (settings.text_options(config, self.parts.card).max_tokens
                                     + _SPARE_TOKENS)

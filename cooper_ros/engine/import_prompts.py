@@ -85,7 +85,10 @@ def read_constants(file: Path | str) -> dict[str, str]:
             raise BadPrompts('the file is too large to be the official source', value=str(path),
                              limit=f'{MAX_FILE_BYTES} bytes')
         tree = ast.parse(path.read_bytes(), filename=str(path))
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+    except OSError as error:
+        raise BadPrompts('the file cannot be read', value=f'{path}: {error.strerror}',
+                         remedy='give the inferencer.py of your clone') from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise BadPrompts('the file cannot be parsed as Python', value=f'{path}: {error}',
                          remedy='give the inferencer.py of your clone') from error
     return {name: text for node in tree.body for name, text in _texts(node)}

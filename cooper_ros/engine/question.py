@@ -25,7 +25,7 @@ def clean_question(question: str, max_chars: int) -> str:
     while _SPECIAL.search(cleaned):  # removing one may put another together
         cleaned = _SPECIAL.sub('', cleaned)
     cleaned = _CONTROL.sub(' ', cleaned).strip()
-    if not cleaned:
+    if not any(letter.isprintable() and not letter.isspace() for letter in cleaned):
         raise BadQuestion('the question is empty', value=repr(question[:80]),
                           limit='at least one printable character')
     return cleaned

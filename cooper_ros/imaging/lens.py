@@ -15,6 +15,7 @@ from cooper_ros.config import LONGEST_LENS
 from cooper_ros.errors import BadCameraInfo
 
 ASPECT_TOLERANCE = 0.02  # sides are whole pixels, and drivers round
+SHORTEST_LENS = 1 / LONGEST_LENS  # as a model's own lens; no fisheye comes near it
 Region = tuple[int, int, int, int]  # left, top, width, height
 
 
@@ -34,8 +35,36 @@ class Calibration:
 
     @property
     def has_scale(self) -> bool:
-        """Whether metres mean something: not behind a lens of which only nonsense is known."""
+        """False if the camera info is invalid and no fallback focal length is set."""
         return not self.error or self.focal > 0
+
+
+class Lenses:
+    """What a camera said of its lens, by stamp: a zoom changes it, and drivers begin without.
+
+    What cannot be used is kept too: of that time it says that nothing is known.
+    """
+
+    def __init__(self) -> None:
+        self._said: dict[int, Any] = {}  # what was heard last stands last
+
+    def hear(self, stamp_ns: int, info: Any, most: int) -> None:
+        """Take in a CameraInfo; of more than ``most`` the one heard first is forgotten."""
+        self._said.pop(stamp_ns, None)
+        self._said[stamp_ns] = info
+        while len(self._said) > most:
+            del self._said[next(iter(self._said))]
+
+    def at(self, stamp_ns: int) -> Any | None:
+        """The CameraInfo of a time: the nearest before it, else the first after; None if there is
+        none at all."""
+        earlier = [stamp for stamp in self._said if stamp <= stamp_ns]
+        stamp = max(earlier) if earlier else min(self._said, default=0)
+        return self._said.get(stamp)
+
+    def forget(self) -> None:
+        """Keep only what was heard last, as after a jump of the clock."""
+        self._said = dict(list(self._said.items())[-1:])
 
 
 def matrix_of(info: Any, name: str) -> np.ndarray:
@@ -58,12 +87,25 @@ def binned_size_of(info: Any) -> tuple[float, float]:
     return width / max(1, info.binning_x), height / max(1, info.binning_y)
 
 
+def projection_of(info: Any) -> np.ndarray:
+    """P, float64 ``[12]``; made of K where it names no focal lengths.
+
+    Drivers of raw cameras leave it at zero, and points projected by that fall into one.
+    """
+    p = matrix_of(info, 'p')
+    if p[0] or p[5]:
+        return p
+    k = matrix_of(info, 'k').reshape(3, 3)
+    return np.hstack([k, np.zeros((3, 1))]).ravel()
+
+
 def scaled_matrices(info: Any, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """K ``[9]`` and P ``[12]`` for a map of shape ``(rows, columns)``, as image_proc's resize
     makes them: a region of interest is cut off first. The picture must have a size."""
     left, top, width, height = region_of(info)
     x, y = shape[1] / width, shape[0] / height
-    k, p = matrix_of(info, 'k').reshape(3, 3).copy(), matrix_of(info, 'p').reshape(3, 4).copy()
+    k = matrix_of(info, 'k').reshape(3, 3).copy()
+    p = projection_of(info).reshape(3, 4).copy()
     for matrix in (k, p):
         matrix[0, 2] -= left
         matrix[1, 2] -= top
@@ -76,21 +118,31 @@ def check_camera_info(info: Any) -> None:
     """Refuse intrinsics that would put points anywhere.
 
     Raises:
-        BadCameraInfo: no size, or focal lengths that are zero, negative, not finite or no lens's.
+        BadCameraInfo: no size, or focal lengths of K or P that are zero, negative, not finite,
+            or outside of ``SHORTEST_LENS`` .. ``LONGEST_LENS``.
     """
     if info.width < 1 or info.height < 1:
         raise BadCameraInfo('camera info without a size', value=f'{info.width}x{info.height}',
                             limit='at least 1x1', remedy='calibrate the camera')
-    k, p = matrix_of(info, 'k'), matrix_of(info, 'p')
-    if not np.all(np.isfinite([*k, *p])) or k[0] <= 0 or k[4] <= 0:
+    k, p = matrix_of(info, 'k'), projection_of(info)
+    if not np.all(np.isfinite([*k, *p])) or min(k[0], k[4], p[0], p[5]) <= 0:
         raise BadCameraInfo('camera info without usable focal lengths',
-                            value=f'fx {k[0]}, fy {k[4]}', limit='finite and > 0',
-                            remedy='calibrate the camera')
-    focal = max(focal_of(info, topic) for topic in ('raw', 'rect'))
-    if focal > LONGEST_LENS:
+                            value=f'K {k[0]:g}, {k[4]:g}, P {p[0]:g}, {p[5]:g}',
+                            limit='finite and > 0', remedy='calibrate the camera')
+    focals = np.concatenate([_focals(info, k), _focals(info, p)])
+    if focals.min() < SHORTEST_LENS or focals.max() > LONGEST_LENS:
+        odd = focals.min() if focals.min() < SHORTEST_LENS else focals.max()
         raise BadCameraInfo('camera info with a focal length no lens has',
-                            value=f'{focal:g} times the longest side',
-                            limit=f'{LONGEST_LENS:g} times', remedy='calibrate the camera')
+                            value=f'{odd:g} times the longest side',
+                            limit=f'{SHORTEST_LENS:g} .. {LONGEST_LENS:g} times',
+                            remedy='calibrate the camera')
+
+
+def _focals(info: Any, matrix: np.ndarray) -> np.ndarray:
+    """Both focal lengths of K or P over the longest side of the picture, which has a size."""
+    across, down = matrix.reshape(3, -1)[:2, :2].diagonal()
+    binned = across / max(1, info.binning_x), down / max(1, info.binning_y)
+    return np.array(binned) / max(binned_size_of(info))
 
 
 def calibration_of(info: Any | None, topic: str, size: tuple[int, int], usual: float
@@ -129,10 +181,10 @@ def focal_of(info: Any, topic: str) -> float:
         info: CameraInfo.
         topic: of the pictures, such as ``/camera/image_rect_color``.
     """
-    longest = max(binned_size_of(info))
-    rectified = matrix_of(info, 'p')[0] if is_rectified(topic) else 0.0
-    across = float(rectified or matrix_of(info, 'k')[0]) / max(1, info.binning_x)
-    return across / longest if longest else 0.0
+    if not max(binned_size_of(info)):
+        return 0.0
+    matrix = projection_of(info) if is_rectified(topic) else matrix_of(info, 'k')
+    return float(_focals(info, matrix)[0])
 
 
 def is_rectified(topic: str) -> bool:

@@ -127,6 +127,14 @@ def normalise(pixels: np.ndarray) -> np.ndarray:
     return (planes.astype(np.float32) / np.float32(255) - half) / half
 
 
+def denormalise(planes: np.ndarray) -> np.ndarray:
+    """Undo :func:`normalise`: float ``[3, H, W]`` in about -1..1 -> uint8 ``[H, W, 3]``, rounded.
+
+    What is published from a decoder is truncated instead, see ``picture_from_decoded``.
+    """
+    return np.rint((np.clip(planes.transpose(1, 2, 0), -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
 @dataclass(frozen=True)
 class EncoderInputs:
     """One picture as both encoders see it.

@@ -30,7 +30,12 @@ from cooper_ros.engine.events import (
 from cooper_ros.errors import Canceled, CooperError, ErrorCode
 from cooper_ros.node.conversions import map_message
 from cooper_ros.node.filling import fill_answer, fill_error, fill_maps
-from cooper_ros.node.request_handler import AcceptedRequest, RequestHandler, RequestSpec
+from cooper_ros.node.request_handler import (
+    AcceptedRequest,
+    RequestHandler,
+    RequestSpec,
+    refusal_of,
+)
 
 _RESULT_KEPT_S = 10  # results hold maps: the default of 15 minutes would fill the memory
 _FEEDBACK = QoSProfile(depth=100)
@@ -72,8 +77,8 @@ class ReasonServer:
             spec = spec_of(handle.request)
             self._under_way[key] = self._handler.take_in(
                 spec, lambda accepted, event: self._hear(handle, future, accepted, event))
-        except CooperError as error:
-            future.set_result((None, error))
+        except Exception as error:  # it is accepted already, and must come to an end
+            future.set_result((None, refusal_of(error, self._node)))
         handle.execute()
 
     def _hear(self, handle: ServerGoalHandle, future: Future, accepted: AcceptedRequest,

@@ -5,18 +5,29 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.qos import (
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_policy_name_from_kind,
+    qos_profile_sensor_data,
+)
 from rclpy.timer import Timer
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadCameraInfo, NoImage, StaleImage
-from cooper_ros.imaging.lens import Calibration, calibration_of, check_camera_info, misfit_of
+from cooper_ros.imaging.lens import (
+    Calibration,
+    Lenses,
+    calibration_of,
+    check_camera_info,
+    misfit_of,
+)
 from cooper_ros.node.conversions import nanoseconds_of, size_of
 
 try:
@@ -26,7 +37,8 @@ except ImportError:  # Humble
 
 NANO = 1_000_000_000
 AHEAD_S = 1.0  # stamps this far in the future say nothing about age
-LOOK_S = 1.0  # how often a camera looks whether raw images are published
+LOOK_S = 1.0  # how often a camera looks whether raw images arrive
+RAW_S = 2.0  # so long after a raw image by the node's clock, more of them are expected
 
 
 @dataclass(frozen=True)
@@ -52,16 +64,20 @@ class Camera:
         node: creates the subscriptions.
         name: empty for the only camera; topics are ``image`` or ``<name>/image``.
         config: gives the settings of the moment.
+        clock: seconds of this machine, whatever the node's clock says.
     """
 
-    def __init__(self, node: Node, name: str, config: Callable[[], CooperConfig]) -> None:
-        self.name, self._node, self._config = name, node, config
+    def __init__(self, node: Node, name: str, config: Callable[[], CooperConfig],
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self.name, self._node, self._config, self._clock = name, node, config, clock
         self._frames: deque[Frame] = deque()
         self.info: CameraInfo | None = None
         self.info_error = ''
-        self._infos: dict[int, CameraInfo] = {}  # usable ones by stamp, the oldest first
+        self._lenses = Lenses()
         self.received = 0
-        self.last_arrival = 0.0
+        self.heard = ''  # how the last image came: raw or compressed
+        self._last_arrival = 0.0
+        self._last_raw_ns: int | None = None
         self.qos_conflicts = 0
         self._prefix = f'{name}/' if name else ''
         self._topic = node.resolve_topic_name(f'{self._prefix}image')
@@ -81,21 +97,29 @@ class Camera:
                 LOOK_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _listen(self, kind: type, topic: str, callback: Callable[[Any], None]) -> None:
+        quality = _quality(self._config(), kind)
         self._subscriptions[kind] = self._node.create_subscription(
-            kind, topic, callback, _quality(self._config(), kind),
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._conflict(topic)))
+            kind, topic, callback, quality, event_callbacks=SubscriptionEventCallbacks(
+                incompatible_qos=self._conflict(topic, quality)))
 
     def _look(self) -> None:
-        """Listen to compressed images while nobody publishes raw ones.
+        """Listen to compressed images while no raw ones arrive.
 
-        Who publishes both encodes pictures only for listeners; nobody needs them twice.
+        Who publishes both encodes pictures only for listeners; nobody needs them twice. A
+        publisher of raw ones alone says nothing: it may be idle, or of a quality that does not
+        fit.
         """
-        raw, listens = self._node.count_publishers(self._topic), CompressedImage in (
-            self._subscriptions)
+        raw, listens = self._raw_arrives(), CompressedImage in self._subscriptions
         if raw and listens:
             self._node.destroy_subscription(self._subscriptions.pop(CompressedImage))
         elif not raw and not listens:
             self._listen(CompressedImage, self._compressed(), self._on_image)
+
+    def _raw_arrives(self) -> bool:
+        if self._last_raw_ns is None:
+            return False
+        since = self._node.get_clock().now().nanoseconds - self._last_raw_ns
+        return 0 <= since <= RAW_S * NANO  # a clock that jumped back says nothing
 
     def _compressed(self) -> str:
         """``<image>/compressed`` follows a remap of ``image``, unless it is remapped itself."""
@@ -104,13 +128,15 @@ class Camera:
         found = self._node.resolve_topic_name(own)
         return found if found != plain else f'{self._topic}/compressed'
 
-    def _conflict(self, topic: str) -> Callable[[Any], None]:
+    def _conflict(self, topic: str, ours: QoSProfile) -> Callable[[Any], None]:
         def report(event: Any) -> None:
             self.qos_conflicts += 1
+            policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
+            offers = [getattr(info.qos_profile, policy, None)
+                      for info in self._node.get_publishers_info_by_topic(topic)]
             self._node.get_logger().warning(
-                f'a publisher of {topic} offers a quality of service that does not fit ours '
-                f'({self._config().image_reliable=}); its messages do not arrive. '
-                'Remedy: parameter image_reliable, or the publisher')
+                f'a publisher of {topic} offers a quality of service that does not fit ours: '
+                f'{_misfit(policy, offers, getattr(ours, policy, None))}')
         return report
 
     def _on_image(self, message: Image | CompressedImage) -> None:
@@ -118,7 +144,9 @@ class Camera:
         stamp = nanoseconds_of(message.header.stamp)
         stamp = stamp if stamp > 0 else now
         self.received += 1
-        self.last_arrival = time.monotonic()
+        self._last_arrival = self._clock()
+        self.heard = 'raw' if isinstance(message, Image) else 'compressed'
+        self._last_raw_ns = now if self.heard == 'raw' else self._last_raw_ns
         held = [number for number, one in enumerate(self._frames) if one.stamp_ns == stamp]
         if not held:
             self._frames.append(Frame(message.header, stamp, message))
@@ -131,24 +159,20 @@ class Camera:
             self._frames.popleft()
 
     def _on_info(self, message: CameraInfo) -> None:
+        self._lenses.hear(nanoseconds_of(message.header.stamp), message,
+                          self._config().buffer_images)
         try:
             check_camera_info(message)
             self.info, self.info_error = message, ''
-            self._infos[nanoseconds_of(message.header.stamp)] = message
-            while len(self._infos) > self._config().buffer_images:
-                del self._infos[next(iter(self._infos))]
         except BadCameraInfo as error:
             self.info, self.info_error = None, str(error)
             self._node.get_logger().warning(f'{self.name or "camera"}: {error}; no metric depth',
                                             throttle_duration_sec=10.0)
 
     def calibration(self, frame: Frame) -> Calibration:
-        """What is known of the lens a picture came through: what was said with it, for lenses
-        zoom, else what was said last."""
-        info, usual = self._infos.get(frame.stamp_ns, self.info), self._config().focal
-        if info is None:
-            return Calibration(error=self.info_error, focal=usual)
-        found = calibration_of(info, self._topic, size_of(frame.message), usual)
+        """What is known of the lens a picture came through."""
+        found = calibration_of(self._lenses.at(frame.stamp_ns), self._topic,
+                               size_of(frame.message), self._config().focal)
         if found.error:
             self._node.get_logger().warning(f'{self.name or "camera"}: {found.error}; no metric '
                                             'depth', throttle_duration_sec=10.0)
@@ -169,8 +193,12 @@ class Camera:
         if not self._frames:
             return None
         if self.ahead_s() > AHEAD_S:
-            return time.monotonic() - self.last_arrival
+            return self.quiet_s()
         return -self.ahead_s()
+
+    def quiet_s(self) -> float:
+        """Seconds since the last image came."""
+        return self._clock() - self._last_arrival
 
     def ahead_s(self) -> float:
         """Seconds by which the stamp of the newest image lies in the future."""
@@ -184,7 +212,7 @@ class Camera:
     def clear(self) -> None:
         """Forget all images, as after a jump of the clock."""
         self._frames.clear()
-        self._infos.clear()
+        self._lenses.forget()
 
     def newest(self) -> Frame:
         """The image that came last.
@@ -232,6 +260,19 @@ class Camera:
         for subscription in self._subscriptions.values():
             self._node.destroy_subscription(subscription)
         self._subscriptions = {}
+
+
+def _words(value: Any) -> str:
+    """A policy as people write it: best effort."""
+    return str(getattr(value, 'name', value)).lower().replace('_', ' ')
+
+
+def _misfit(policy: str, offers: Sequence[Any], asked: Any) -> str:
+    """What is offered, what is asked for, and what to do."""
+    others = sorted({_words(offer) for offer in offers} - {_words(asked)})
+    setting = 'set image_reliable to false, or ' if policy == 'reliability' else ''
+    return (f'{policy} {" or ".join(others) or "unknown"}, where {_words(asked)} is asked for; '
+            f'its messages do not arrive. Remedy: {setting}change the publisher')
 
 
 def _quality(config: CooperConfig, kind: type) -> QoSProfile:

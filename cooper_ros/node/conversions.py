@@ -12,6 +12,7 @@ from typing import Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Time
+from rclpy.logging import get_logger
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -28,6 +29,8 @@ from cooper_ros.imaging.buffers import (
 )
 from cooper_ros.imaging.compressed import compressed_size, decode_compressed
 from cooper_ros.imaging.lens import scaled_matrices
+from cooper_ros.replay.depth import check_no_depth
+from cooper_ros.replay.topics import NODE
 
 try:
     from cv_bridge import CvBridge, CvBridgeError
@@ -47,15 +50,17 @@ def picture_of(message: Image | CompressedImage, max_pixels: int) -> np.ndarray:
     """Decode a camera message into uint8 RGB ``[H, W, 3]``.
 
     Raises:
-        BadImage: unknown encoding, sizes that contradict each other, damaged or too large.
+        BadImage: depth, unknown encoding, sizes that contradict each other, damaged or too large.
     """
+    check_no_depth(message)
     if isinstance(message, CompressedImage):
         return decode_compressed(message.format, message.data, max_pixels)
     if _BRIDGE is not None and _plain(message, max_pixels):
         try:
             return np.ascontiguousarray(_BRIDGE.imgmsg_to_cv2(message, 'rgb8'))
-        except CvBridgeError:
-            pass  # ours says in the product's words what is wrong
+        except CvBridgeError as error:  # a sound message all the same, by the checks above
+            get_logger(NODE).debug(f'cv_bridge refuses {message.encoding}: {error}; decoded '
+                                       'without it', once=True)
     return decode_image(message.encoding, message.height, message.width, message.step,
                         message.is_bigendian, message.data, max_pixels)
 

@@ -13,6 +13,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Callable, Sequence
 
+from cooper_ros.node.arguments import asks_for_help
 from cooper_ros.node.worker import DEFAULT_FACTORY
 
 if TYPE_CHECKING:
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
     from cooper_ros.node.lifecycle import CooperNode
 
+HELP = """usage: cooper_node [--ros-args -p NAME:=VALUE ... -r FROM:=TO ... --params-file FILE]
+
+A lifecycle node that answers spatial questions about camera images.
+
+Its parameters, with defaults, ranges and meanings:
+  cooper config                              all of them
+  cooper config --format yaml > cooper.yaml  as a file for --params-file
+  ros2 param describe /cooper NAME           one of them, of a running node
+Topics, services and actions: docs/interfaces.md. With launch: cooper.launch.py --show-args."""
 LOOK_S = 0.1  # how often the signals are looked at
 FAREWELL_S = 1.5  # launch waits 5 s before it sends the next signal
 DELIVERY_S = 0.3  # for results to leave, once they are there
@@ -27,6 +37,9 @@ DELIVERY_S = 0.3  # for results to leave, once they are there
 
 def main(args: Sequence[str] | None = None, engine_factory: str = DEFAULT_FACTORY) -> int:
     """Run until Ctrl-C or SIGTERM; returns the exit code."""
+    if asks_for_help(sys.argv[1:] if args is None else args):
+        print(HELP)
+        return 0
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
@@ -55,7 +68,7 @@ def main(args: Sequence[str] | None = None, engine_factory: str = DEFAULT_FACTOR
 
 
 def _listen_for_signals() -> threading.Event:
-    """Set when the node shall leave, however often it is told.
+    """Return an event that SIGINT and SIGTERM set.
 
     The handlers of rclpy end all talking at once: whoever waits for an answer would wait for ever.
     """
@@ -67,8 +80,10 @@ def _listen_for_signals() -> threading.Event:
 
 
 def _hear_no_more() -> None:
-    """Let another Ctrl-C (people press twice, and launch passes it on) not spoil the leaving:
-    Python's own handlers are gone before its process is. SIGTERM still ends what hangs."""
+    """Ignore further Ctrl-C during shutdown; SIGTERM still ends what hangs.
+
+    People press twice, and launch passes it on. Python's own handlers are gone before its process.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -90,13 +90,14 @@ class Diagnostics:
         values = {'images': str(camera.received), 'held': str(camera.held()),
                   'rate_hz': f'{self._rate(camera):.2f}',
                   'age_s': 'none' if age is None else f'{age:.3f}',
+                  'transport': camera.heard or 'none',
                   'camera_info': 'yes' if camera.info else 'no',
                   'qos_conflicts': str(camera.qos_conflicts)}
         return self._status(f'camera {camera.name}'.rstrip(), level, text, values)
 
     def _sight(self, camera: Camera, age: float | None) -> tuple[bytes, str]:
         """Level and text; a publisher that does not fit matters while no other one serves."""
-        limit, quiet = self._config().max_image_age_s, time.monotonic() - camera.last_arrival
+        limit, quiet = self._config().max_image_age_s, camera.quiet_s()
         if age is None:
             return STALE, 'no image yet' + (': a publisher offers an unfitting quality of service'
                                             if camera.qos_conflicts else '')

@@ -46,7 +46,7 @@ def fill_maps(message: Any, accepted: AcceptedRequest, end: Answer | Failure) ->
 
 
 def fill_depth(message: Any, accepted: AcceptedRequest, drawn: DepthMap) -> None:
-    """Set relative depth, and metres with their camera info where a scale is known."""
+    """Set relative depth, camera info where one is known, and metres where a scale is known."""
     header = accepted.header
     message.relative_depth = depth_message(header, drawn.relative)
     if accepted.lens.info is not None:

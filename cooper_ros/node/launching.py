@@ -7,6 +7,7 @@ leaves the matter to the parameter file, so a value never stands in two places.
 from __future__ import annotations
 
 import os
+from dataclasses import Field
 from typing import Any, Mapping, Sequence
 
 from launch import LaunchContext
@@ -16,17 +17,15 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from cooper_ros.node.camera_names import CAMERA_NAME
+from cooper_ros.config import options
+from cooper_ros.errors import BadOption
+from cooper_ros.node.camera_names import check_camera_names
+from cooper_ros.replay.topics import NODE as NODE_NAME
 
 PACKAGE = 'cooper_ros'
-NODE_NAME = 'cooper'
 SWITCH = ('true', 'false')
-OVERRIDES = {
-    'model_path': 'model folder',
-    'device': 'where the model runs: auto, cpu or cuda',
-    'dtype': 'number type of the weights: auto, float32, bfloat16 or float16',
-    'autostart': 'configure and activate without being told: true or false',
-}
+OVERRIDES = {entry.name: entry for entry in options()
+             if entry.name in ('model_path', 'device', 'dtype', 'autostart')}
 LOG_LEVELS = ('debug', 'info', 'warn', 'error', 'fatal')
 
 
@@ -48,9 +47,16 @@ def common_arguments(params_file: str, use_sim_time: bool = False) -> list[Decla
                               description='least important messages that are logged'),
         DeclareLaunchArgument('respawn', default_value='false', choices=SWITCH,
                               description='start the node again two seconds after it died')]
-    return made + [DeclareLaunchArgument(name, default_value='', description=f'{text}; empty: as '
-                                         'the parameter file says')
-                   for name, text in OVERRIDES.items()]
+    return made + [_override(entry) for entry in OVERRIDES.values()]
+
+
+def _override(entry: Field) -> DeclareLaunchArgument:
+    """One setting as a launch argument."""
+    choices = SWITCH if type(entry.default) is bool else entry.metadata['choices']
+    return DeclareLaunchArgument(entry.name, default_value='',
+                                 choices=('', *choices) if choices else None,
+                                 description=f'{entry.metadata["help"]}; empty: as the parameter '
+                                 'file says')
 
 
 def given(context: LaunchContext, name: str) -> str:
@@ -75,11 +81,7 @@ def cooper_node(context: LaunchContext, remappings: Sequence[tuple[str, str]],
 
 
 def overrides(context: LaunchContext) -> dict[str, Any]:
-    """Return the parameters that were given as launch arguments, in their types.
-
-    Raises:
-        ValueError: autostart is neither true nor false.
-    """
+    """Return the parameters that were given as launch arguments, in their types."""
     values = {name: given(context, name) for name in OVERRIDES}
     typed: dict[str, Any] = {name: ParameterValue(value, value_type=str)
                              for name, value in values.items() if value}
@@ -87,8 +89,6 @@ def overrides(context: LaunchContext) -> dict[str, Any]:
         path = os.path.abspath(os.path.expanduser(values['model_path']))
         typed['model_path'] = ParameterValue(path, value_type=str)
     if values['autostart']:
-        if values['autostart'] not in SWITCH:
-            raise ValueError(f'autostart is {values["autostart"]!r}; allowed: true, false')
         typed['autostart'] = values['autostart'] == 'true'
     return typed
 
@@ -97,10 +97,11 @@ def camera_names(text: str) -> list[str]:
     """Read a list of camera names, separated by commas or blanks.
 
     Raises:
-        ValueError: no name, one that ROS would not take, or the same one twice.
+        BadOption: no name, one that ROS would not take, or the same one twice.
     """
     names = text.replace(',', ' ').split()
-    if not names or len(set(names)) < len(names) or not all(map(CAMERA_NAME.match, names)):
-        raise ValueError(f'cameras is {text!r}; allowed: different names of letters, digits and '
-                         'underscores, separated by commas, for instance front,rear')
+    check_camera_names(names)
+    if not names:
+        raise BadOption('no camera is named', value=repr(text), limit='at least one name',
+                        remedy='set cameras, for instance front,rear')
     return names

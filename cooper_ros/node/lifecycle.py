@@ -2,7 +2,8 @@
 
 configure starts the worker process and listens to the cameras (loading goes on in the background,
 so a manager never waits for it), activate lets requests in, deactivate takes them back, cleanup
-ends the worker. Action and services exist all along and say NOT_READY while it is not active.
+ends the worker. Action, services and text topics exist all along, and say NOT_READY while it is
+not active.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from cooper_ros.node.diagnostics import Diagnostics
 from cooper_ros.node.executor_queue import ExecutorQueue
 from cooper_ros.node.messages import ASK
 from cooper_ros.node.outputs import AnswerOutputs, MapOutputs, answer_message
-from cooper_ros.node.parameters import CAMERAS, current_config, declare_parameters
+from cooper_ros.node.parameters import camera_names, current_config, declare_parameters
 from cooper_ros.node.request_handler import AcceptedRequest, RequestHandler
 from cooper_ros.node.services import Services
 from cooper_ros.node.supervisor import Supervisor
 from cooper_ros.node.topics import LiveMaps, QuestionTopic
 from cooper_ros.node.transitions import answer_wrong_transitions
 from cooper_ros.node.worker import DEFAULT_FACTORY
+from cooper_ros.replay.topics import NODE
 
 _EXIT_S = 5.0
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -49,7 +51,7 @@ class CooperNode(LifecycleNode):
         BadOption: a start value of a parameter is not allowed.
     """
 
-    def __init__(self, engine_factory: str = DEFAULT_FACTORY, name: str = 'cooper',
+    def __init__(self, engine_factory: str = DEFAULT_FACTORY, name: str = NODE,
                  **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
         self._factory = engine_factory
@@ -59,10 +61,10 @@ class CooperNode(LifecycleNode):
         self._config = current_config(self)
         self._handler = RequestHandler(self._queue, self.config, self._heard)
         self._diagnostics = Diagnostics(self, self._handler, self.config)
-        self._servers = (ReasonServer(self, self._handler), Services(self, self._handler))
+        self._answers = AnswerOutputs(self)
+        self._servers = (ReasonServer(self, self._handler), Services(self, self._handler),
+                         QuestionTopic(self, self._handler, self._answers))
         self._outputs: dict[str, MapOutputs] = {}
-        self._answers: AnswerOutputs | None = None
-        self._question: QuestionTopic | None = None
         self._live = LiveMaps(self, self._handler, self.config, self._outputs)
         self._former: Supervisor | None = None
         answer_wrong_transitions(self)
@@ -108,14 +110,12 @@ class CooperNode(LifecycleNode):
         config = self.config()
         config = config.replaced(model_path=shipped_model(config.model_path))
         _check_folder(config.model_path)
-        names = self.get_parameter(CAMERAS).value or ['']
+        names = camera_names(self)
         check_camera_names(names)
         self._handler.supervisor = Supervisor(self._factory, config, self._say, self._former)
         self._handler.cameras = {name: Camera(self, name, self.config) for name in names}
         for camera in self._handler.cameras.values():
             self._outputs[camera.name] = MapOutputs(self, camera)
-        self._answers = AnswerOutputs(self)
-        self._question = QuestionTopic(self, self._handler, self._answers)
 
     def on_activate(self, state: State) -> TransitionCallbackReturn:
         """Let requests in."""
@@ -150,13 +150,11 @@ class CooperNode(LifecycleNode):
         if self._handler.supervisor is not None:
             self._handler.supervisor.stop()
             self._former, self._handler.supervisor = self._handler.supervisor, None
-        parts = [*self._handler.cameras.values(), *self._outputs.values(), self._answers,
-                 self._question]
-        self._handler.cameras, self._answers, self._question = {}, None, None
+        parts = [*self._handler.cameras.values(), *self._outputs.values()]
+        self._handler.cameras = {}
         self._outputs.clear()
         for part in parts:
-            if part is not None:
-                part.destroy()
+            part.destroy()
 
     # events
 
@@ -169,7 +167,7 @@ class CooperNode(LifecycleNode):
                                 accepted.lens)
         if isinstance(event, Answer | Failure):
             self._diagnostics.note(accepted, event)
-            if accepted.request.kind == ASK and self._answers is not None:
+            if accepted.request.kind == ASK:
                 self._answers.publish(answer_message(accepted, event))
 
     def _clock_jumped(self, jump: Any) -> None:

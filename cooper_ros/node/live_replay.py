@@ -25,8 +25,8 @@ from cooper_ros.replay.bag import CAMERA_INFO, PICTURES, Bag
 from cooper_ros.replay.live import Live
 from cooper_ros.replay.questions import Picker
 from cooper_ros.replay.storage import Record, Topic
+from cooper_ros.replay.topics import ANSWER_TEXT, NODE, QUESTION
 
-NODE, QUESTION, ANSWER = '/cooper', 'question', 'answer_text'
 SAID_LIVE = ('/clock', '/rosout', '/parameter_events', '/diagnostics')
 CLOCK_PERIOD_NS = 10_000_000
 WAIT_FOR_ANSWERS_S = 120.0  # for each one
@@ -65,7 +65,7 @@ class _Player:
     def __init__(self, executor: Executor, node: Node, bag: Bag, live: Live) -> None:
         self.executor, self.node, self.bag, self.live = executor, node, bag, live
         self.about = bag.choose_topic(live.topic) if live.questions or live.topic else None
-        self.asking = node.resolve_topic_name(live.question_topic or f'{NODE}/{QUESTION}')
+        self.asking = node.resolve_topic_name(live.question_topic or f'/{NODE}/{QUESTION}')
         self.asked_node = _node_of(self.asking)
         self.publishers = dict(self._publishers(self._recorded()))
         if not self.publishers:
@@ -74,7 +74,8 @@ class _Player:
         clock_qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.clock = node.create_publisher(Clock, '/clock', clock_qos)
         self.ask = node.create_publisher(String, self.asking, 10)
-        node.create_subscription(String, f'{self.asked_node}/{ANSWER}', self._print_answer, 10)
+        answers = f'{self.asked_node}/{ANSWER_TEXT}'
+        node.create_subscription(String, answers, self._print_answer, 10)
         self.sent = self.asked = self.answered = 0
         self.heard = 0.0  # when the last answer came
 
@@ -220,7 +221,7 @@ class _Player:
 def _node_of(question_topic: str) -> str:
     """Full name of the node that is asked; a topic that was remapped does not say it."""
     name, _, last = question_topic.rpartition('/')
-    return name if name and last == QUESTION else NODE
+    return name if name and last == QUESTION else f'/{NODE}'
 
 
 def _message_class(topic: Topic) -> Any | None:

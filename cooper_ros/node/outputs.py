@@ -17,7 +17,7 @@ from std_msgs.msg import Header, String
 from cooper_interfaces.msg import Legend, SpatialAnswer
 from cooper_ros.engine.answers import spoken
 from cooper_ros.engine.events import Answer, DepthMap, Failure, Map, SegmentationMap
-from cooper_ros.errors import NoScale
+from cooper_ros.errors import BadCameraInfo, NoScale
 from cooper_ros.imaging.lens import Calibration
 from cooper_ros.imaging.views import overlay
 from cooper_ros.node.cameras import Camera
@@ -30,11 +30,8 @@ from cooper_ros.node.conversions import (
     timings_message,
 )
 from cooper_ros.node.request_handler import AcceptedRequest
+from cooper_ros.replay import topics
 
-METRIC_TOPICS = ('depth/image', 'depth/camera_info')
-DEPTH_TOPICS = ('relative_depth', 'relative_depth/colored', *METRIC_TOPICS)
-SEGMENTATION_IMAGES = ('segmentation/mask', 'segmentation/colored', 'overlay')
-SEGMENTATION_TOPICS = (*SEGMENTATION_IMAGES, 'segmentation/legend')
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -49,17 +46,15 @@ class MapOutputs:
     def __init__(self, node: LifecycleNode, camera: Camera) -> None:
         self._node = node
         prefix = f'~/{camera.name}/' if camera.name else '~/'
-        self._publishers: dict[str, Any] = {
-            name: node.create_lifecycle_publisher(Image, prefix + name, 5)
-            for name in (*DEPTH_TOPICS, *SEGMENTATION_IMAGES) if name != 'depth/camera_info'}
-        self._publishers['depth/camera_info'] = node.create_lifecycle_publisher(
-            CameraInfo, prefix + 'depth/camera_info', 5)
-        self._publishers['segmentation/legend'] = node.create_lifecycle_publisher(
-            Legend, prefix + 'segmentation/legend', _LATCHED)
+        other = {topics.DEPTH_INFO: (CameraInfo, 5), topics.LEGEND: (Legend, _LATCHED)}
+        self._publishers: dict[str, Any] = {}
+        for name in (*topics.DEPTH_TOPICS, *topics.SEGMENTATION_TOPICS):
+            kind, quality = other.get(name, (Image, 5))
+            self._publishers[name] = node.create_lifecycle_publisher(kind, prefix + name, quality)
 
-    def wanted(self, topics: tuple[str, ...]) -> bool:
-        """Whether somebody listens to one of these."""
-        return any(self._publishers[name].get_subscription_count() for name in topics)
+    def wanted(self, names: tuple[str, ...]) -> bool:
+        """Whether somebody listens to one of these topics."""
+        return any(self._publishers[name].get_subscription_count() for name in names)
 
     def publish(self, header: Header, drawn: Map, picture: np.ndarray | None,
                 lens: Calibration) -> None:
@@ -70,27 +65,27 @@ class MapOutputs:
             self._segmentation(header, drawn, picture)
 
     def _depth(self, header: Header, drawn: DepthMap, lens: Calibration) -> None:
-        self._send('relative_depth', lambda: depth_message(header, drawn.relative))
-        self._send('relative_depth/colored', lambda: colour_message(header, drawn.colour))
+        self._send(topics.RELATIVE_DEPTH, lambda: depth_message(header, drawn.relative))
+        self._send(topics.RELATIVE_DEPTH_COLORED, lambda: colour_message(header, drawn.colour))
         metres, info = drawn.metres_behind(lens), lens.info
         if metres is None:
-            if self.wanted(METRIC_TOPICS):  # who listens there would wait for ever
-                self._node.get_logger().warning(f'depth/image stays silent: {no_scale(lens)}',
+            if self.wanted(topics.METRIC_TOPICS):  # who listens there would wait for ever
+                self._node.get_logger().warning(f'{topics.DEPTH} stays silent: {no_scale(lens)}',
                                                 throttle_duration_sec=60.0)
             return
-        self._send('depth/image', lambda: depth_message(header, metres))
+        self._send(topics.DEPTH, lambda: depth_message(header, metres))
         if info is not None:
-            self._send('depth/camera_info',
+            self._send(topics.DEPTH_INFO,
                        lambda: scaled_camera_info(info, header, metres.shape))
 
     def _segmentation(self, header: Header, drawn: SegmentationMap,
                       picture: np.ndarray | None) -> None:
-        self._send('segmentation/mask', lambda: mask_message(header, drawn.labels))
-        self._send('segmentation/colored', lambda: colour_message(header, drawn.rgb))
+        self._send(topics.MASK, lambda: mask_message(header, drawn.labels))
+        self._send(topics.MASK_COLORED, lambda: colour_message(header, drawn.rgb))
         if picture is not None:
-            self._send('overlay', lambda: colour_message(
+            self._send(topics.OVERLAY, lambda: colour_message(
                 header, overlay(picture, drawn.labels, drawn.legend)))
-        self._publishers['segmentation/legend'].publish(legend_message(header, drawn))
+        self._publishers[topics.LEGEND].publish(legend_message(header, drawn))
 
     def _send(self, name: str, make: Callable[[], Any]) -> None:
         if self._publishers[name].get_subscription_count():
@@ -102,11 +97,12 @@ class MapOutputs:
             self._node.destroy_lifecycle_publisher(publisher)
 
 
-def no_scale(lens: Calibration) -> NoScale:
+def no_scale(lens: Calibration) -> NoScale | BadCameraInfo:
     """Why there are no metres, and what to do."""
-    if lens.error:
-        return NoScale('no scale is known behind this lens', value=lens.error,
-                       remedy='calibrate the camera, or set focal')
+    if not lens.has_scale:
+        return BadCameraInfo('no scale is known behind this lens',
+                             value=lens.error.removeprefix(f'{BadCameraInfo.code.name}: '),
+                             remedy='calibrate the camera, or set focal')
     if not lens.focal:
         return NoScale('no scale is known without the lens', value='no camera_info', remedy=
                        'publish camera_info, or set focal; else depth_min_m and depth_max_m')
@@ -114,12 +110,14 @@ def no_scale(lens: Calibration) -> NoScale:
 
 
 class AnswerOutputs:
-    """The answer topics of the node."""
+    """The answer topics of the node.
+
+    They speak for as long as it lives, active or not: a refusal is an answer too.
+    """
 
     def __init__(self, node: LifecycleNode) -> None:
-        self._node = node
-        self._full = node.create_lifecycle_publisher(SpatialAnswer, '~/answer', 10)
-        self._text = node.create_lifecycle_publisher(String, '~/answer_text', 10)
+        self._full = node.create_publisher(SpatialAnswer, f'~/{topics.ANSWER}', 10)
+        self._text = node.create_publisher(String, f'~/{topics.ANSWER_TEXT}', 10)
 
     def publish(self, message: SpatialAnswer) -> None:
         """Publish an answer with all that belongs to it."""
@@ -129,11 +127,6 @@ class AnswerOutputs:
         """Publish the words to say; an error as its message, which begins with its code."""
         text = spoken(message.answer) if message.complete else message.error_msg
         self._text.publish(String(data=text))
-
-    def destroy(self) -> None:
-        """Take the topics away."""
-        for publisher in (self._full, self._text):
-            self._node.destroy_lifecycle_publisher(publisher)
 
 
 def answer_message(accepted: AcceptedRequest, end: Answer | Failure) -> SpatialAnswer:

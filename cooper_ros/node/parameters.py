@@ -66,6 +66,15 @@ def current_config(node: Node) -> CooperConfig:
     return CooperConfig.from_mapping({name: node.get_parameter(name).value for name in _NAMES})
 
 
+def camera_names(node: Node) -> list[str]:
+    """Names of the cameras; one empty name where none is given.
+
+    To ROS an empty list has no type, and what has none has no value.
+    """
+    nothing = Parameter(CAMERAS, Parameter.Type.STRING_ARRAY, [])
+    return list(node.get_parameter_or(CAMERAS, nothing).value) or ['']
+
+
 def request_settings(config: CooperConfig) -> dict[str, Any]:
     """The settings that travel with every request."""
     return {name: getattr(config, name) for name in REQUEST_NAMES}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
+import signal
 import socket
 import struct
 import time
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Iterator
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import EngineLost
@@ -30,7 +34,10 @@ class EngineProcess:
         self._wake = wake
         self._process = context.Process(target=worker.run, args=(theirs, factory, config),
                                         name='cooper_engine', daemon=True)
-        self._process.start()
+        with _unheard(worker.GROUP_SIGNALS):
+            self._process.start()
+        # At the end of a program multiprocessing asks by SIGTERM, which it ignores, and waits.
+        atexit.register(self._process.kill)
         theirs.close()
         self._heard = time.monotonic()
 
@@ -103,6 +110,7 @@ class EngineProcess:
             self._ask_to_leave()
         self._process.kill()
         self._process.join(KILL_S)
+        atexit.unregister(self._process.kill)
         self._pipe.close()
         if self._process.exitcode is None:
             raise EngineLost('the worker process cannot be killed', value=f'process {self.pid}',
@@ -120,6 +128,17 @@ class EngineProcess:
 
 def _hangs() -> EngineLost:
     return EngineLost('the worker process hangs', value=f'silent for {SILENCE_S:g} s')
+
+
+@contextmanager
+def _unheard(numbers: tuple[signal.Signals, ...]) -> Iterator[None]:
+    """Start processes that do not hear signals until they ask to; this thread does later."""
+    resource_tracker.ensure_running()  # where a start has to start it, it unblocks them again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _limit_waits(pipe: Connection, seconds: float) -> None:

@@ -7,18 +7,20 @@ code means the same everywhere.
 from __future__ import annotations
 
 import functools
+import traceback
 import uuid
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping
 
 from builtin_interfaces.msg import Time
+from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import Event
 from cooper_ros.engine.question import clean_question
-from cooper_ros.errors import BadOption, CooperError, NotReady
+from cooper_ros.errors import BadOption, CooperError, NotReady, as_cooper_error
 from cooper_ros.imaging.lens import Calibration
 from cooper_ros.node.cameras import Camera, Frame
 from cooper_ros.node.conversions import nanoseconds_of, picture_of
@@ -166,10 +168,13 @@ class RequestHandler:
         """
         if name in self.cameras:
             return self.cameras[name]
-        if name:
-            raise BadOption('unknown camera', value=name, remedy='see parameter cameras',
-                            limit=', '.join(self.cameras) or 'none')
-        return next(iter(self.cameras.values()))
+        if not name:
+            return next(iter(self.cameras.values()))
+        if '' in self.cameras:  # it is the only one then
+            raise BadOption('unknown camera', value=name, limit='the only camera has no name',
+                            remedy='leave the camera empty, or name it by parameter cameras')
+        raise BadOption('unknown camera', value=name, remedy='see parameter cameras',
+                        limit=', '.join(self.cameras))
 
     def cancel(self, accepted: AcceptedRequest, reason: CooperError) -> None:
         """Take a request back."""
@@ -181,6 +186,14 @@ class RequestHandler:
         self.active = False
         if self.supervisor is not None:
             self.supervisor.cancel_all(reason)
+
+
+def refusal_of(error: Exception, node: Node) -> CooperError:
+    """Name what kept a request out, for whoever waits; the log gets what nobody foresaw."""
+    if not isinstance(error, CooperError):
+        node.get_logger().error('a request could not be taken in:\n'
+                                + ''.join(traceback.format_exception(error)))
+    return as_cooper_error(error, 'the request could not be taken in')
 
 
 def _asked_stamp(stamp: Time) -> int:

@@ -14,12 +14,16 @@ from rclpy.task import Future
 
 from cooper_interfaces.srv import EstimateDepth, Segment, SpatialQuery
 from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer, Event, Failure, SegmentationMap
-from cooper_ros.errors import CooperError
 from cooper_ros.node.action_server import DEEP
 from cooper_ros.node.conversions import colour_message
 from cooper_ros.node.filling import fill_answer, fill_error, fill_maps
 from cooper_ros.node.outputs import no_scale
-from cooper_ros.node.request_handler import AcceptedRequest, RequestHandler, RequestSpec
+from cooper_ros.node.request_handler import (
+    AcceptedRequest,
+    RequestHandler,
+    RequestSpec,
+    refusal_of,
+)
 
 
 class Services:
@@ -38,8 +42,8 @@ class Services:
                      response: SpatialQuery.Response) -> SpatialQuery.Response:
         try:
             accepted, end = await self._run(RequestSpec.from_message(request, mode='direct'))
-        except CooperError as error:
-            return fill_error(response, error)
+        except Exception as error:  # without a response the caller would wait for ever
+            return fill_error(response, refusal_of(error, self._node))
         return fill_answer(response, accepted, end)
 
     async def _depth(self, request: EstimateDepth.Request,
@@ -59,8 +63,8 @@ class Services:
         start = time.monotonic()
         try:
             accepted, end = await self._run(RequestSpec.from_message(request, kind=kind))
-        except CooperError as error:
-            fill_error(response, error)
+        except Exception as error:  # as above
+            fill_error(response, refusal_of(error, self._node))
             return None
         response.header, response.elapsed_s = accepted.header, time.monotonic() - start
         response.error_code, response.error_msg = int(end.error_code), end.error_msg

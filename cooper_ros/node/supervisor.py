@@ -35,8 +35,9 @@ PREPARING = 'preparing'  # loading, while graphs or engines are made
 WINDOW_S = 60.0
 LOOK_S = 1.0  # how often an idle supervisor looks at the heartbeat
 GRACE_S = 120.0  # one flow step of a large network on a slow machine; then the worker hangs
-REPLY_S = 10.0  # a caller hears of its end that long after its time or its cancel, whatever the
-# worker does; starting, stopping and writing to one may hold it longer
+# A caller hears of its end that long after its time or its cancel, whatever the worker does;
+# starting, stopping and writing to a worker may hold it longer.
+REPLY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,7 @@ class Supervisor:
                 process.send(Cancel(request.id))
                 told, over = True, time.monotonic()
             if self._stopping:
-                raise NotReady('the engine was stopped')
+                raise request.reason or NotReady('the engine was stopped')
             if time.monotonic() > over + REPLY_S:
                 request.fail(request.reason or _no_answer(request))
             if time.monotonic() > over + self._patience_s():

@@ -12,43 +12,43 @@ from std_msgs.msg import String
 from cooper_interfaces.msg import SpatialAnswer
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer, Event, Failure
-from cooper_ros.errors import CooperError, ErrorCode
-from cooper_ros.node.outputs import (
-    DEPTH_TOPICS,
-    SEGMENTATION_TOPICS,
-    AnswerOutputs,
-    MapOutputs,
-    answer_message,
+from cooper_ros.errors import ErrorCode
+from cooper_ros.node.outputs import AnswerOutputs, MapOutputs, answer_message
+from cooper_ros.node.request_handler import (
+    AcceptedRequest,
+    RequestHandler,
+    RequestSpec,
+    refusal_of,
 )
-from cooper_ros.node.request_handler import AcceptedRequest, RequestHandler, RequestSpec
+from cooper_ros.replay.topics import DEPTH_TOPICS, QUESTION, SEGMENTATION_TOPICS
 
 
 class QuestionTopic:
-    """``~/question`` in, ``~/answer_text`` out: for recordings and simple robots."""
+    """``~/question`` in, ``~/answer_text`` out: for recordings and simple robots.
+
+    Listens for as long as the node lives; answers NOT_READY while it is not active.
+    """
 
     def __init__(self, node: LifecycleNode, handler: RequestHandler, answers: AnswerOutputs
                  ) -> None:
         self._node, self._handler, self._answers = node, handler, answers
-        self._subscription = node.create_subscription(String, '~/question', self._ask, 10)
+        node.create_subscription(String, f'~/{QUESTION}', self._ask, 10)
 
     def _ask(self, message: String) -> None:
         try:
             self._handler.take_in(RequestSpec(question=message.data), self._hear)
-        except CooperError as error:
-            self._node.get_logger().warning(f'question refused: {error}',
+        except Exception as error:  # whoever asked must hear of it
+            reason = refusal_of(error, self._node)
+            self._node.get_logger().warning(f'question refused: {reason}',
                                             throttle_duration_sec=1.0)
-            refused = SpatialAnswer(question=message.data, error_code=int(error.code),
-                                    error_msg=str(error))
+            refused = SpatialAnswer(question=message.data, error_code=int(reason.code),
+                                    error_msg=str(reason))
             self._answers.publish(refused)
             self._answers.publish_text(refused)
 
     def _hear(self, accepted: AcceptedRequest, event: Event) -> None:
         if isinstance(event, Answer | Failure):
             self._answers.publish_text(answer_message(accepted, event))
-
-    def destroy(self) -> None:
-        """Stop listening."""
-        self._node.destroy_subscription(self._subscription)
 
 
 class LiveMaps:
@@ -95,8 +95,8 @@ class LiveMaps:
                 self._handler.take_in(RequestSpec(kind=kind, camera=name, background=True),
                                    functools.partial(self._heard, name))
                 self._drawn[name, kind] = stamp
-        except CooperError as error:
-            self._warn(str(error))
+        except Exception as error:
+            self._warn(str(refusal_of(error, self._node)))
 
     def _heard(self, name: str, accepted: AcceptedRequest, event: Event) -> None:
         if not isinstance(event, Answer | Failure) or not event.error_code:

@@ -26,6 +26,8 @@ from cooper_ros.errors import ErrorCode, as_cooper_error
 from cooper_ros.node.messages import ASK, DEVICE_LOST, Beat, Cancel, Job, Loaded, LoadFailed, Stop
 
 DEFAULT_FACTORY = 'cooper_ros.engine.engine:CooperEngine.from_pretrained'
+# Ctrl-C, `timeout` and systemd mean the whole group. The node ends us, once all are answered.
+GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 BEAT_S = 1.0
 TEXT_EVERY_S = 0.05  # a client sees 20 pieces of text a second at most; reader queues are short
 
@@ -39,7 +41,9 @@ def run(pipe: Connection, factory: str, config: CooperConfig) -> None:
             ``tell`` too, what it says there is sent to the node.
         config: settings to load with.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the node stops us
+    for number in GROUP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)  # blocked while we were started
     Worker(pipe).run(factory, config)
 
 

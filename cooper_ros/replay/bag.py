@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import itertools
+from collections import deque
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -13,17 +15,20 @@ from rosbags.typesys.store import Typestore
 from cooper_ros.errors import BadBag, BadImage
 from cooper_ros.imaging.buffers import MAX_PIXELS, decode_image
 from cooper_ros.imaging.compressed import decode_compressed
-from cooper_ros.replay.storage import Record, Recording, Topic
+from cooper_ros.imaging.lens import Lenses
+from cooper_ros.replay.depth import check_no_depth, is_depth
+from cooper_ros.replay.storage import Record, Recording, Topic, slashed
+from cooper_ros.replay.topics import NODE
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 STRING = 'std_msgs/msg/String'
 PICTURES = (IMAGE, COMPRESSED)
-OURS = '/cooper/'  # in the name of what a node of ours publishes
-DEPTH_ENCODINGS = ('16UC1', '32FC1', '64FC1', 'mono16')
-DEPTH_REMEDY = ('16-bit and float topics count as depth: ask about one with --topic, or record a '
-                'camera topic')
+OURS = f'/{NODE}/'  # in the name of what a node of ours publishes
+LATE_NS = 100_000_000  # CameraInfo may be recorded that long after its picture
+KEPT_INFOS = 1000  # some seconds, for pictures that are recorded late
+DEPTH_REMEDY = '16UC1 and float topics are depth: record a camera topic; 16-bit grey is mono16'
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Frame:
         frame_id: optical frame of the camera, may be empty.
         rgb: uint8 ``[H, W, 3]``.
         cdr: the message as it was, in ROS 2 serialisation.
+        info: CameraInfo of its time, usable or not; None where none is recorded.
     """
 
     topic: str
@@ -47,6 +53,7 @@ class Frame:
     frame_id: str
     rgb: np.ndarray = field(repr=False)
     cdr: bytes | memoryview = field(repr=False)
+    info: Any | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -131,11 +138,11 @@ class Bag:
 
     def is_depth(self, topic: Topic) -> bool:
         """Whether a picture topic carries depth: by its transport, else by its first message."""
-        if topic.type == COMPRESSED:
-            return topic.name.endswith('/compressedDepth')
+        if topic.type == COMPRESSED and topic.name.endswith('/compressedDepth'):
+            return True
         for record in self.recording.records({topic.name}):
             try:
-                return self.decode(record).encoding in DEPTH_ENCODINGS
+                return is_depth(self.decode(record))
             except BadBag:
                 continue
         return False
@@ -148,13 +155,10 @@ class Bag:
         As in ROS a topic of raw pictures may stand for the JPEGs on ``<topic>/compressed``.
 
         Raises:
-            BadBag: there is no picture topic, none of this name, or more than one.
+            BadBag: there is no picture topic, none of this name, more than one, or it is depth.
         """
         if wanted is not None:
-            named = self._topics(*PICTURES)
-            names = (_slashed(wanted), f'{_slashed(wanted)}/compressed')
-            return _one([topic for name in names for topic in named if topic.name == name][:1],
-                        f'no pictures on {wanted}', named)
+            return self._named(wanted)
         found = self.picture_topics()
         if not found:
             recorded = _listed(list(self.recording.topics.values()))
@@ -166,6 +170,16 @@ class Bag:
         raw = [topic for topic in seen if topic.type == IMAGE]
         return _one(raw or seen, 'the recording has several picture topics', found)
 
+    def _named(self, wanted: str) -> Topic:
+        found = self._topics(*PICTURES)
+        names = (slashed(wanted), f'{slashed(wanted)}/compressed')
+        named = _one([topic for name in names for topic in found if topic.name == name][:1],
+                     f'no pictures on {wanted}', found)
+        if self.is_depth(named):
+            raise BadBag(f'{wanted} carries depth, and no pictures to ask about',
+                         limit=_listed(self.picture_topics()) or 'none', remedy=DEPTH_REMEDY)
+        return named
+
     def frames(self, topic: Topic) -> Iterator[Frame | Skipped]:
         """Decode every picture of a topic; a bad one comes as :class:`Skipped`."""
         for item in self.play(topic):
@@ -173,38 +187,71 @@ class Bag:
                 yield item
 
     def play(self, topic: Topic, texts: str | None = None) -> Iterator[Frame | Skipped | Text]:
-        """Yield pictures of a topic and texts of another one in the order of their bag stamps."""
-        names = {topic.name} | ({_slashed(texts)} if texts else set())
-        index = -1
+        """Yield pictures of a topic and texts of another one in the order of their bag stamps.
+
+        They come as soon as the CameraInfo of that time must have been recorded, too.
+        """
+        infos, lenses = self._info_topics(topic), self._lenses(topic)
+        names = {topic.name, *infos} | ({slashed(texts)} if texts else set())
+        late, numbers = LATE_NS if infos else -1, itertools.count()
+        waiting: deque[Frame | Skipped | Text] = deque()
         for record in self.recording.records(names):
-            if record.topic.name != topic.name:
-                yield from self._text(record)
-                continue
-            index += 1
-            try:
-                yield self._frame(record, index)
-            except (BadBag, BadImage) as error:
-                yield Skipped(topic.name, index, record.stamp_ns, str(error))
+            while waiting and waiting[0].bag_ns + late < record.stamp_ns:
+                yield _seen_through(waiting.popleft(), lenses)
+            if record.topic.name in infos:
+                self._hear(record, lenses)
+            elif record.topic.name == topic.name:
+                waiting.append(self._picture(record, next(numbers)))
+            else:
+                waiting.extend(self._text(record))
+        for item in waiting:
+            yield _seen_through(item, lenses)
 
     def camera_info(self, topic: Topic) -> Any | None:
-        """Return the first usable CameraInfo beside a picture topic, or None."""
+        """Return the first CameraInfo beside a picture topic, usable or not, or None.
+
+        What cannot even be decoded is passed over.
+        """
+        wanted = self._info_topics(topic)
+        found = map(self._decoded_info, self.recording.records(wanted)) if wanted else ()
+        return next((info for info in found if info is not None), None)
+
+    def _info_topics(self, topic: Topic) -> set[str]:
         base = topic.name.removesuffix('/compressed').rsplit('/', 1)[0]
-        wanted = {name for name, entry in self.recording.topics.items()
-                  if entry.type == CAMERA_INFO and name.rsplit('/', 1)[0] == base}
-        for record in self.recording.records(wanted) if wanted else ():
-            try:
-                return self.decode(record)
-            except BadBag as error:
+        return {name for name, entry in self.recording.topics.items()
+                if entry.type == CAMERA_INFO and name.rsplit('/', 1)[0] == base}
+
+    def _lenses(self, topic: Topic) -> Lenses:
+        """What pictures have that were recorded before any CameraInfo: the first one."""
+        lenses, first = Lenses(), self.camera_info(topic)
+        if first is not None:
+            lenses.hear(_stamp_ns(first), first, KEPT_INFOS)
+        return lenses
+
+    def _hear(self, record: Record, lenses: Lenses) -> None:
+        info = self._decoded_info(record)
+        if info is not None:
+            lenses.hear(_stamp_ns(info), info, KEPT_INFOS)
+
+    def _decoded_info(self, record: Record) -> Any | None:
+        try:
+            return self.decode(record)
+        except BadBag as error:
+            if str(error) not in self.warnings:  # the next one is likely to be like it
                 self.warnings.append(str(error))
-        return None
+            return None
+
+    def _picture(self, record: Record, index: int) -> Frame | Skipped:
+        try:
+            return self._frame(record, index)
+        except (BadBag, BadImage) as error:
+            return Skipped(record.topic.name, index, record.stamp_ns, str(error))
 
     def _frame(self, record: Record, index: int) -> Frame:
         message = self.decode(record)
-        stamp = message.header.stamp
-        stamp_ns = stamp.sec * 10**9 + stamp.nanosec
-        return Frame(record.topic.name, index, stamp_ns or record.stamp_ns, record.stamp_ns,
-                     message.header.frame_id, rgb_of(message, record.topic.type, self._max_pixels),
-                     self.cdr(record))
+        return Frame(record.topic.name, index, _stamp_ns(message) or record.stamp_ns,
+                     record.stamp_ns, message.header.frame_id,
+                     rgb_of(message, record.topic.type, self._max_pixels), self.cdr(record))
 
     def _text(self, record: Record) -> Iterator[Text]:
         try:
@@ -223,10 +270,20 @@ def rgb_of(message: Any, type_name: str, max_pixels: int = MAX_PIXELS) -> np.nda
     Raises:
         BadImage: encoding, size, step or content cannot be used.
     """
+    check_no_depth(message)
     if type_name == COMPRESSED:
         return decode_compressed(message.format, message.data, max_pixels)
     return decode_image(message.encoding, message.height, message.width, message.step,
                         message.is_bigendian, message.data, max_pixels)
+
+
+def _stamp_ns(message: Any) -> int:
+    stamp = message.header.stamp
+    return stamp.sec * 10**9 + stamp.nanosec
+
+
+def _seen_through(item: Frame | Skipped | Text, lenses: Lenses) -> Frame | Skipped | Text:
+    return replace(item, info=lenses.at(item.stamp_ns)) if isinstance(item, Frame) else item
 
 
 def describe(topic: Topic) -> str:
@@ -244,7 +301,3 @@ def _one(topics: list[Topic], what: str, offered: list[Topic]) -> Topic:
 def _listed(topics: list[Topic]) -> str:
     more = f' and {len(topics) - 12} more' if len(topics) > 12 else ''
     return ', '.join(describe(topic) for topic in topics[:12]) + more
-
-
-def _slashed(name: str) -> str:
-    return name if name.startswith('/') else f'/{name}'

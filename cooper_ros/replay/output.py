@@ -22,24 +22,14 @@ from cooper_ros.engine.events import Answer, DepthMap, Failure, Label, Segmentat
 from cooper_ros.imaging.buffers import ImageBuffer, encode_depth, encode_mono8, encode_rgb8
 from cooper_ros.imaging.lens import Calibration, matrix_of, region_of, scaled_matrices
 from cooper_ros.imaging.views import overlay
-from cooper_ros.replay import interfaces
+from cooper_ros.replay import interfaces, topics
 from cooper_ros.replay.bag import CAMERA_INFO, IMAGE, STRING, Frame
 from cooper_ros.replay.places import check_output, clear_answers, mark
 from cooper_ros.replay.questions import Question
 
-NAMESPACE = '/cooper'
-TOPICS = {
-    'answer': (f'{NAMESPACE}/answer', interfaces.ANSWER),
-    'answer_text': (f'{NAMESPACE}/answer_text', STRING),
-    'relative_depth': (f'{NAMESPACE}/relative_depth', IMAGE),
-    'relative_depth_colored': (f'{NAMESPACE}/relative_depth/colored', IMAGE),
-    'depth': (f'{NAMESPACE}/depth/image', IMAGE),
-    'camera_info': (f'{NAMESPACE}/depth/camera_info', CAMERA_INFO),
-    'mask': (f'{NAMESPACE}/segmentation/mask', IMAGE),
-    'mask_colored': (f'{NAMESPACE}/segmentation/colored', IMAGE),
-    'legend': (f'{NAMESPACE}/segmentation/legend', interfaces.LEGEND),
-    'overlay': (f'{NAMESPACE}/overlay', IMAGE),
-}
+TYPES = {**dict.fromkeys((*topics.DEPTH_TOPICS, *topics.SEGMENTATION_TOPICS), IMAGE),
+         topics.ANSWER: interfaces.ANSWER, topics.ANSWER_TEXT: STRING,
+         topics.DEPTH_INFO: CAMERA_INFO, topics.LEGEND: interfaces.LEGEND}
 BAG_VERSION = 8  # the newest that `ros2 bag` of Humble reads
 _FOREVER = QosTime(2147483647, 4294967295)
 _RELIABLE = Qos(QosHistory.KEEP_LAST, 10, QosReliability.RELIABLE, QosDurability.VOLATILE,
@@ -88,9 +78,9 @@ class AnswerBag:
     def write_answer(self, frame: Frame, question: Question, mode: str, event: Answer | Failure,
                      lens: Calibration) -> None:
         """Write an answer or a failure, and the maps it was reasoned from."""
-        self._put(*TOPICS['answer'], frame, answer_message(frame, question, mode, event,
-                                                           self._timings))
-        self._put(*TOPICS['answer_text'], frame, interfaces.make(STRING, data=_line(event)))
+        self._say(topics.ANSWER, frame, answer_message(frame, question, mode, event,
+                                                       self._timings))
+        self._say(topics.ANSWER_TEXT, frame, interfaces.make(STRING, data=_line(event)))
         for drawn in event.maps if isinstance(event, Answer) else ():
             if isinstance(drawn, DepthMap):
                 self._write_depth(frame, drawn, lens)
@@ -98,27 +88,31 @@ class AnswerBag:
                 self._write_segmentation(frame, drawn)
 
     def _write_depth(self, frame: Frame, drawn: DepthMap, lens: Calibration) -> None:
-        self._image('relative_depth', frame, encode_depth(drawn.relative))
-        self._image('relative_depth_colored', frame, encode_rgb8(drawn.colour))
+        self._image(topics.RELATIVE_DEPTH, frame, encode_depth(drawn.relative))
+        self._image(topics.RELATIVE_DEPTH_COLORED, frame, encode_rgb8(drawn.colour))
         metres = drawn.metres_behind(lens)
         if metres is None:
             return
-        self._image('depth', frame, encode_depth(metres))
+        self._image(topics.DEPTH, frame, encode_depth(metres))
         if lens.info is not None:
-            self._put(*TOPICS['camera_info'], frame,
+            self._say(topics.DEPTH_INFO, frame,
                       scaled_camera_info(lens.info, frame, drawn.relative.shape))
 
     def _write_segmentation(self, frame: Frame, drawn: SegmentationMap) -> None:
-        self._image('mask', frame, encode_mono8(drawn.labels))
-        self._image('mask_colored', frame, encode_rgb8(drawn.rgb))
-        self._image('overlay', frame, encode_rgb8(overlay(frame.rgb, drawn.labels, drawn.legend)))
-        self._put(*TOPICS['legend'], frame, interfaces.make(
+        self._image(topics.MASK, frame, encode_mono8(drawn.labels))
+        self._image(topics.MASK_COLORED, frame, encode_rgb8(drawn.rgb))
+        self._image(topics.OVERLAY, frame,
+                    encode_rgb8(overlay(frame.rgb, drawn.labels, drawn.legend)))
+        self._say(topics.LEGEND, frame, interfaces.make(
             interfaces.LEGEND, header=_header(frame), labels=list(map(_label, drawn.legend)),
             named=drawn.named))
 
-    def _image(self, key: str, frame: Frame, pixels: ImageBuffer) -> None:
-        topic, type_name = TOPICS[key]
-        self._put(topic, type_name, frame, interfaces.image(_header(frame), pixels))
+    def _image(self, name: str, frame: Frame, pixels: ImageBuffer) -> None:
+        self._say(name, frame, interfaces.image(_header(frame), pixels))
+
+    def _say(self, name: str, frame: Frame, message: Any) -> None:
+        """Write what a node would publish, under the name it has there."""
+        self._put(f'/{topics.NODE}/{name}', TYPES[name], frame, message)
 
     def _put(self, topic: str, type_name: str, frame: Frame, message: Any) -> None:
         data = interfaces.typestore().serialize_cdr(message, type_name)

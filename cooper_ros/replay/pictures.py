@@ -46,6 +46,7 @@ def write_pictures(folder: Path, rgb: np.ndarray, question: str, answer: Answer,
 
     Maps of an earlier answer there are removed: they would seem to belong to this one.
     ``relative_depth.npy`` holds float32 0..1 (not metres); ``labels.png`` the label ids.
+    ``depth_m.npy`` is left out where metres hold for a usual lens only.
 
     Returns:
         the files written.
@@ -92,9 +93,9 @@ def _passages(question: str, end: Answer | Failure) -> list[Passage]:
 def _write_depth(folder: Path, drawn: DepthMap) -> list[Path]:
     files = [_png(folder / 'depth_colored.png', drawn.colour), folder / 'relative_depth.npy']
     np.save(files[1], drawn.relative)
-    if drawn.metres is not None:
+    if drawn.vouched_metres is not None:
         files.append(folder / 'depth_m.npy')
-        np.save(files[2], drawn.metres)
+        np.save(files[2], drawn.vouched_metres)
     return files
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator
 
 from cooper_ros.errors import BadOption
 
@@ -25,6 +28,33 @@ def sheet_name(number: int) -> str:
 def mark(folder: Path) -> None:
     """Mark a folder of answers as ours; a killed run leaves nothing else to know it by."""
     (folder / MARKER).write_text(_SAID, encoding='utf-8')
+
+
+def make_folder(out: Path) -> None:
+    """Make a folder for what is to come, and see that files can be written there.
+
+    Raises:
+        BadOption: they cannot.
+    """
+    with refusing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+
+
+@contextmanager
+def refusing(out: Path) -> Iterator[None]:
+    """Name the option behind a fault of the output folder.
+
+    Raises:
+        BadOption: for an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise BadOption('the output folder cannot be used', limit='one that can be written to',
+                        value=f'{out}: {error.strerror or error}',
+                        remedy='give another --out') from error
 
 
 def check_output(folder: Path, overwrite: bool) -> None:

@@ -9,11 +9,11 @@ from typing import Any, Callable, Iterator, Protocol, Sequence
 
 import numpy as np
 
+from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import Answer, Event, Failure, Map
 from cooper_ros.errors import BadBag, BadOption
-from cooper_ros.imaging.buffers import MAX_PIXELS
 from cooper_ros.imaging.lens import Calibration, calibration_of
-from cooper_ros.replay.bag import Bag, Frame, Skipped, describe
+from cooper_ros.replay.bag import STRING, Bag, Frame, Skipped, describe
 from cooper_ros.replay.output import AnswerBag
 from cooper_ros.replay.places import (
     ANSWERS,
@@ -21,9 +21,11 @@ from cooper_ros.replay.places import (
     check_output,
     clear_answers,
     clear_beside,
+    make_folder,
+    refusing,
 )
 from cooper_ros.replay.questions import DEFAULT_QUESTION, Picker, Plan, Question
-from cooper_ros.replay.storage import Topic
+from cooper_ros.replay.storage import Topic, slashed
 
 
 class Asks(Protocol):
@@ -59,12 +61,12 @@ class Request:
     plan: Plan = Plan()
     topic: str | None = None
     question_topic: str | None = None
-    mode: str = 'auto'
-    seed: int = 0
+    mode: str = CooperConfig.mode
+    seed: int = CooperConfig.seed
     overwrite: bool = False
     timings: bool = False
-    focal: float = 0.0
-    max_image_pixels: int = MAX_PIXELS
+    focal: float = CooperConfig.focal
+    max_image_pixels: int = CooperConfig.max_image_pixels
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,8 @@ class Watch:
 def check(request: Request) -> Topic:
     """Find out whether a replay can start, before a large model is loaded for nothing.
 
+    The folder for its output is made.
+
     Returns:
         the picture topic.
 
@@ -134,7 +138,9 @@ def check(request: Request) -> Topic:
     _check_places(request)
     with Bag(request.bag) as bag:
         _check_question_topic(bag, request.question_topic)
-        return bag.choose_topic(request.topic)
+        topic = bag.choose_topic(request.topic)
+    make_folder(request.out)
+    return topic
 
 
 def replay(request: Request, engine: Asks, watch: Watch = Watch()) -> Result:
@@ -144,19 +150,18 @@ def replay(request: Request, engine: Asks, watch: Watch = Watch()) -> Result:
 
     Raises:
         BadBag: the recording cannot be read, or has no pictures to ask about.
-        BadOption: the output exists, or the question topic is not there.
+        BadOption: the output exists or cannot be written, or the question topic is not there.
     """
     _check_places(request)
     with Bag(request.bag, request.max_image_pixels) as bag:
         topic = bag.choose_topic(request.topic)
         _check_question_topic(bag, request.question_topic)
-        info = bag.camera_info(topic)
         result = Result(request, topic, warnings=bag.warnings)
-        request.out.mkdir(parents=True, exist_ok=True)
+        make_folder(request.out)
         clear_beside(request.out)
         with AnswerBag(request.out / ANSWERS, request.overwrite, request.timings) as out:
             try:
-                _Run(request, engine, watch, result, out, info).play(bag)
+                _Run(request, engine, watch, result, out).play(bag)
             except KeyboardInterrupt:
                 result.interrupted = True
         if not result.pictures:
@@ -174,12 +179,13 @@ class _Run:
     watch: Watch
     result: Result
     out: AnswerBag
-    camera_info: Any
     written: int = -1
+    latest: Frame | None = None
+    early: int = 0  # questions recorded before any picture
 
     def play(self, bag: Bag) -> None:
         """Go through pictures and recorded questions in the order of their bag stamps."""
-        picker, latest = Picker(self.request.plan), None
+        picker = Picker(self.request.plan)
         first, last = bag.recording.span_ns()
         for item in bag.play(self.result.topic, self.request.question_topic):
             self.watch.progress((item.bag_ns - first) / max(1, last - first))
@@ -187,24 +193,40 @@ class _Run:
                 self.result.skipped.append(item)
                 self.watch.skipped(item)
             elif isinstance(item, Frame):
-                latest = item
-                self.result.pictures += 1
-                if self._questions() and picker.takes(item.index, item.bag_ns):
-                    self._ask_all(item, self._questions())
-            elif latest is not None:
-                self._ask_all(latest, [Question(item.text)])
+                self._look(item, picker)
+            else:
+                self._hear(item.text)
             if picker.finished and not self.request.question_topic:
                 break
         self.watch.progress(1.0)
 
+    def _look(self, frame: Frame, picker: Picker) -> None:
+        if self.early and self.latest is None:
+            self._warn(f'questions before the first picture, which were not asked: {self.early}')
+        self.latest = frame
+        self.result.pictures += 1
+        if self._questions() and picker.takes(frame.index, frame.bag_ns):
+            self._ask_all(frame, self._questions())
+
+    def _hear(self, text: str) -> None:
+        if self.latest is None:
+            self.early += 1
+        else:
+            self._ask_all(self.latest, [Question(text)])
+
     def _calibration(self, frame: Frame) -> Calibration:
         """What the recorded camera info says of a picture; what is wrong with it is said once."""
         rows, columns = frame.rgb.shape[:2]
-        found = calibration_of(self.camera_info, self.result.topic.name, (columns, rows),
+        found = calibration_of(frame.info, self.result.topic.name, (columns, rows),
                                self.request.focal)
-        if found.error and found.error not in self.result.warnings:
-            self.result.warnings.append(found.error)
+        if found.error:
+            self._warn(found.error)
         return found
+
+    def _warn(self, text: str) -> None:
+        """Say it once."""
+        if text not in self.result.warnings:
+            self.result.warnings.append(text)
 
     def _questions(self) -> Sequence[Question]:
         default = () if self.request.question_topic else (Question(DEFAULT_QUESTION),)
@@ -234,18 +256,19 @@ class _Run:
 
 def _check_places(request: Request) -> None:
     """Before anything is removed."""
-    answers, bag = (request.out / ANSWERS).resolve(), request.bag.resolve()
-    if answers in (bag, *bag.parents):
-        raise BadOption('the answers would take the place of the recording', value=str(bag),
-                        remedy='give another --out')
-    check_output(request.out / ANSWERS, request.overwrite)
-    check_beside(request.out, request.overwrite)
+    with refusing(request.out):
+        answers, bag = (request.out / ANSWERS).resolve(), request.bag.resolve()
+        if answers in (bag, *bag.parents):
+            raise BadOption('the answers would take the place of the recording', value=str(bag),
+                            remedy='give another --out')
+        check_output(request.out / ANSWERS, request.overwrite)
+        check_beside(request.out, request.overwrite)
 
 
 def _check_question_topic(bag: Bag, name: str | None) -> None:
     texts = [topic.name for topic in bag.recording.topics.values()
-             if topic.type == 'std_msgs/msg/String']
-    if name is not None and '/' + name.lstrip('/') not in texts:
+             if topic.type == STRING]
+    if name is not None and slashed(name) not in texts:
         raise BadOption('the recording has no such text topic', value=name,
                         limit=', '.join(texts) or 'none is recorded')
 
@@ -253,6 +276,6 @@ def _check_question_topic(bag: Bag, name: str | None) -> None:
 def _without_pixels(asked: Asked) -> Asked:
     """Drop pictures and maps, so that a long recording does not fill the memory."""
     nothing = np.empty((0, *asked.frame.rgb.shape[1:]), np.uint8)  # a slice would hold it all
-    frame = replace(asked.frame, rgb=nothing, cdr=b'')
+    frame = replace(asked.frame, rgb=nothing, cdr=b'', info=None)
     end = replace(asked.end, maps=()) if isinstance(asked.end, Answer) else asked.end
     return replace(asked, frame=frame, end=end)

@@ -222,7 +222,7 @@ class Recording:
                 self.warnings.append(f'{connection.topic}: message at {stamp} ns cannot be '
                                      f'unpacked ({_reason(error)})')
                 whole = b''  # its reader reports it as undecodable
-            yield Record(wanted[_slashed(connection.topic)], stamp, whole)
+            yield Record(wanted[slashed(connection.topic)], stamp, whole)
 
     def _read_rest(self, part: _Part, wanted: dict[str, Topic], last: int,
                    error: Exception) -> Iterator[Record]:
@@ -357,14 +357,14 @@ def _topic(connection: Connection, ros1: bool) -> Topic:
     if isinstance(connection.ext, ConnectionExtRosbag2):
         qos, encoding = connection.ext.offered_qos_profiles, connection.ext.serialization_format
     return Topic(
-        _slashed(connection.topic), mend.ros2_name(connection.msgtype), connection.msgcount,
+        slashed(connection.topic), mend.ros2_name(connection.msgtype), connection.msgcount,
         ros1, readable=ros1 or encoding == 'cdr',
         reliable=not (qos and all(one.reliability.name == 'BEST_EFFORT' for one in qos)),
         latched=bool(qos) and all(one.durability.name == 'TRANSIENT_LOCAL' for one in qos))
 
 
-def _slashed(name: str) -> str:
-    """ROS 1 bags hold relative names too."""
+def slashed(name: str) -> str:
+    """A topic name from the root; ROS 1 bags hold relative ones, and people type them."""
     return name if name.startswith('/') else f'/{name}'
 
 

@@ -19,12 +19,16 @@ from typing import Sequence
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.shipped import shipped_model
 from cooper_ros.errors import BadCheckpoint, CooperError, EngineLost
+from cooper_ros.node.arguments import whole
+from cooper_ros.replay.places import make_folder
+from cooper_ros.scenes.splits import SPLIT_SIZE
 
 PACKAGE = 'cooper_ros.node.demo'
 NODE = 'cooper_ros.node.cooper_node'
 FAREWELL_S = 10.0  # for a child to end by itself; then it is killed
 LOOK_S = 0.2
 LAST_LINES = 12
+MOST_QUESTIONS = 10_000
 DOMAINS = range(51, 101)  # up to 100 free of port clashes on Linux; below it robots, and our tests
 
 
@@ -120,13 +124,14 @@ def run(options: argparse.Namespace) -> int:
     """Start everything, wait for the questions to be answered, stop everything.
 
     Raises:
-        CooperError: there is no model, or a process has died.
+        CooperError: there is no model, the folder cannot be used, or a process has died.
     """
     if not Path(shipped_model(str(options.model))).is_dir():
         raise BadCheckpoint('there is no such model folder', value=options.model,
                             remedy='name one with --model')
     out = options.out.resolve()
-    (out / 'log').mkdir(parents=True, exist_ok=True)
+    make_folder(out)
+    make_folder(out / 'log')
     set_environment(out)
     print(f'Camera, node and questions run as three processes; logs in {options.out}. To look in '
           f'from another shell: export ROS_DOMAIN_ID={os.environ["ROS_DOMAIN_ID"]}', flush=True)
@@ -151,9 +156,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                         help='folder for pictures, bag, summary and logs (default: %(default)s)')
     parser.add_argument('--model', type=Path, default=Path(CooperConfig().model_path),
                         help='model folder (default: %(default)s)')
-    parser.add_argument('--seed', type=int, help='another simulated room; rooms of the demo were '
-                        'never trained on')
-    parser.add_argument('--questions', type=int, default=6, metavar='N',
+    parser.add_argument('--seed', type=whole(0, SPLIT_SIZE - 1), help='another simulated room; '
+                        'rooms of the demo were never trained on')
+    parser.add_argument('--questions', type=whole(1, MOST_QUESTIONS), default=6, metavar='N',
                         help='how many to ask (default: %(default)s)')
     return parser.parse_args(arguments)
 

@@ -31,12 +31,14 @@ from std_msgs.msg import String
 
 from cooper_interfaces.action import SpatialReason
 from cooper_ros.errors import CooperError, NoImage, NotReady
+from cooper_ros.node.arguments import whole
 from cooper_ros.node.demo.record import Recorder
 from cooper_ros.node.demo.report import Asked, score, summary, write_sheet
 from cooper_ros.node.demo.views import TrueQuestion, View, Views
+from cooper_ros.replay.topics import ANSWER, NODE
 
-COOPER, CAMERA = '/cooper', '/camera'
-QUESTIONS, ANSWERS, PICTURES = '/demo/question', f'{COOPER}/answer', f'{CAMERA}/image_raw'
+COOPER, CAMERA = f'/{NODE}', '/camera'
+QUESTIONS, ANSWERS, PICTURES = '/demo/question', f'{COOPER}/{ANSWER}', f'{CAMERA}/image_raw'
 PLAN = (('relative_distance', 'maps'), ('camera_distance', 'auto'), ('counting', 'auto'),
         ('relation_camera', 'auto'), ('spatial_grid', 'text'), ('existence', 'direct'))
 READY_S, VIEW_S, CALL_S, FAREWELL_S = 600.0, 60.0, 30.0, 2.0
@@ -240,7 +242,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='demo_client', description=__doc__)
     parser.add_argument('--out', type=Path, default=Path('demo_out'),
                         help='folder for pictures, bag and summary (default: %(default)s)')
-    parser.add_argument('--questions', type=int, default=len(PLAN), metavar='N',
+    parser.add_argument('--questions', type=whole(1, 10_000), default=len(PLAN), metavar='N',
                         help='how many to ask (default: %(default)s)')
     return parser.parse_args(arguments)
 

@@ -12,11 +12,11 @@ import dataclasses
 import json
 import math
 import sys
-from array import array
 from typing import Any, Sequence
 
 import rclpy
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -25,7 +25,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
 
 from cooper_ros.errors import BadOption, CooperError
-from cooper_ros.imaging.buffers import ImageBuffer, encode_depth, encode_mono8, encode_rgb8
+from cooper_ros.node.arguments import asks_for_help
+from cooper_ros.node.conversions import colour_message, depth_message, mask_message
 from cooper_ros.node.spinning import serving
 from cooper_ros.scenes.qa import QuestionAnswer
 from cooper_ros.scenes.render import Frame
@@ -79,14 +80,14 @@ class SimCamera(Node):
         header = Header(stamp=now.to_msg(), frame_id=self.frame_id)
         self._publish_truth(header, now, seconds, frame)
         self._info.publish(camera_info(header, frame))
-        self._image.publish(image(header, encode_rgb8(frame.rgb)))
+        self._image.publish(colour_message(header, frame.rgb))
 
     def _publish_truth(self, header: Header, now: Time, seconds: float, frame: Frame) -> None:
         """Publish before the picture, so that whoever has the picture has its truth."""
         if wanted(self._depth):
-            self._depth.publish(image(header, encode_depth(frame.depth_m)))
+            self._depth.publish(depth_message(header, frame.depth_m))
         if wanted(self._labels):
-            self._labels.publish(image(header, encode_mono8(frame.labels)))
+            self._labels.publish(mask_message(header, frame.labels))
         if wanted(self._questions):
             asked = self.room.questions(seconds)
             self._questions.publish(String(data=questions_json(now.nanoseconds, asked)))
@@ -95,13 +96,6 @@ class SimCamera(Node):
 def wanted(publisher: Publisher) -> bool:
     """Tell whether somebody listens."""
     return publisher.get_subscription_count() > 0
-
-
-def image(header: Header, pixels: ImageBuffer) -> Image:
-    """Build an Image; `array` is the fast way into its data field."""
-    return Image(header=header, height=pixels.height, width=pixels.width,
-                 encoding=pixels.encoding, is_bigendian=pixels.is_bigendian, step=pixels.step,
-                 data=array('B', pixels.data.tobytes()))
 
 
 def camera_info(header: Header, frame: Frame) -> CameraInfo:
@@ -122,11 +116,35 @@ def questions_json(stamp_ns: int, asked: Sequence[QuestionAnswer]) -> str:
     return json.dumps({'stamp_ns': stamp_ns, 'questions': rows})
 
 
+def help_text() -> str:
+    """What the program is, and its parameters."""
+    rows = [f'  {name:9} {text} ({default})' for name, (default, text) in PARAMETERS.items()]
+    return '\n'.join(['usage: sim_camera [--ros-args -p NAME:=VALUE ... -r __ns:=/camera ...]', '',
+                      (__doc__ or '').strip(), '', 'Parameters and their defaults:', *rows])
+
+
+def _camera() -> SimCamera:
+    """Make the node.
+
+    Raises:
+        BadOption: a parameter has another type, or is out of range.
+    """
+    try:
+        return SimCamera()
+    except ParameterException as error:
+        raise BadOption('a parameter cannot be used', value=' '.join(str(error).split()),
+                        remedy='see sim_camera --help') from error
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until told to stop. Returns the exit status."""
-    rclpy.init(args=list(sys.argv if arguments is None else arguments))
+    words = list(sys.argv if arguments is None else arguments)
+    if asks_for_help(words):
+        print(help_text())
+        return 0
+    rclpy.init(args=words)
     try:
-        with serving(SimCamera()) as executor:
+        with serving(_camera()) as executor:
             executor.spin()
     except CooperError as error:
         print(f'sim_camera: {error}', file=sys.stderr)
