@@ -84,6 +84,18 @@ def test_a_list_names_its_files(tmp_path: Path) -> None:
         find_pairs(listing, SEGMENTATION)
 
 
+def test_a_list_in_a_folder_of_its_own_names_files_from_the_folder_above(tmp_path: Path) -> None:
+    """As training finds them: a list that trains can be measured."""
+    picture(tmp_path / 'rgb' / '1.png')
+    depth(tmp_path / 'depth' / '1.png')
+    listing = tmp_path / 'lists' / 'test.jsonl'
+    listing.parent.mkdir()
+    listing.write_text('{"rgb_image": "rgb/1.png", "depth_image": "depth/1.png", '
+                       '"data_id": "one\u2028line"}\r\n')
+    pair, = find_pairs(listing, DEPTH)
+    assert (pair.rgb, pair.target) == (tmp_path / 'rgb/1.png', tmp_path / 'depth/1.png')
+
+
 def test_a_folder_without_pairs_says_what_it_wants(tmp_path: Path) -> None:
     picture(tmp_path / 'a.png')
     with pytest.raises(BadData, match='no picture with depth truth.*rgb_N'):

@@ -27,6 +27,7 @@ from test_data_readers import (
 )
 
 from cooper_ros.errors import BadData
+from cooper_ros.training.datasets import find
 from cooper_ros.training.datasets.catalogue import draw_kind
 from cooper_ros.training.datasets.check import check
 from cooper_ros.training.datasets.cooper_set import RlSet, TalkSet, decode_image
@@ -86,6 +87,36 @@ def test_the_check_of_the_cooper_set_goes_on_past_everything(tmp_path: Path) -> 
     assert report.counts['readable of RL_data.jsonl'] == 1
     assert report.counts['readable of Interleaved_SFT.jsonl'] == 1
     assert max(map(len, report.lines())) < 500
+
+
+def test_half_a_character_is_named(tmp_path: Path) -> None:
+    """JSON can write it, no tokenizer can read it."""
+    half = {'question': 'where \ud800?', 'answer': 'a', 'image': 'p.png'}
+    talk = talk_row(rgb())
+    for item in talk['interleaved_reason']:
+        if item['type'] == 'text':
+            item['value'] += '\udc00'
+    cooper_tree(tmp_path, [talk], [half])
+    with pytest.raises(BadData, match='half a character in a text; got .*SFT.jsonl:1'):
+        TalkSet(tmp_path).sample(0)
+    with pytest.raises(BadData, match='question of a row has the wrong form; got .*jsonl:1'):
+        RlSet(tmp_path).sample(0)
+
+
+def test_base64_may_be_broken_into_lines() -> None:
+    assert decode_image(base64.encodebytes(base64.b64decode(png(rgb()))).decode(), 'x').any()
+
+
+def test_a_link_to_a_folder_above_brings_no_picture_twice(tmp_path: Path) -> None:
+    tree = hypersim_tree(tmp_path / 'set')
+    before = list(find.files(tree))
+    (tree / 'again').symlink_to(tree)
+    next(path for path in tree.iterdir() if path.is_dir()).joinpath('up').symlink_to(tree.parent)
+    assert list(find.files(tree)) == before
+    (tmp_path / 'elsewhere').mkdir()
+    (tmp_path / 'elsewhere' / 'x.png').touch()
+    (tree / 'more').symlink_to(tmp_path / 'elsewhere')  # large sets lie so
+    assert tree / 'more' / 'x.png' in list(find.files(tree))
 
 
 @pytest.mark.parametrize('data', [b'', b'404: Not Found', bomb(), bomb()[:20]])

@@ -76,12 +76,14 @@ def test_the_mixture_follows_its_weights() -> None:
     assert counts[0] / counts.total() == pytest.approx(0.75, abs=0.05)
 
 
-def test_long_samples_are_left_out_and_only_long_ones_are_an_error() -> None:
+def test_long_samples_are_left_out_and_only_long_ones_are_an_error(
+        capsys: pytest.CaptureFixture[str]) -> None:
     made = batches(max_tokens=50)
     assert all(lengths(draw.index) <= 50 for step in range(50) for draw in made.sequence(step)
                if draw.source == 0)
-    assert made.skipped > 0
-    with pytest.raises(BadData, match='raise max_tokens'):
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and 'that are longer than 50 tokens: a sample' in said[0]
+    with pytest.raises(BadData, match='got part 0, a sample . of 99 tokens.*raise max_tokens'):
         Batches([Source('a', 1.0, 5, lambda index: 99)], 50).sequence(0)
 
 

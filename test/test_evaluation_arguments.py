@@ -18,7 +18,7 @@ from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import DepthMap
 from cooper_ros.errors import BadData, BadOption, OutOfDisk
 from cooper_ros.evaluation import scenes_suite
-from cooper_ros.evaluation.arguments import ids_of, write_json
+from cooper_ros.evaluation.arguments import MODEL_FILES, ids_of, write_json
 from cooper_ros.evaluation.cli import app
 from cooper_ros.evaluation.depth_units import units_of
 from cooper_ros.evaluation.map_pairs import DEPTH, find_pairs, read_ids
@@ -37,6 +37,11 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize('words, message', [
     (['--variant', 'txt'], 'no mode and no model folder; got txt; allowed: auto, direct, text'),
+    (['--variant', '.:text'], 'a folder that holds no model; got . without llm_config.json, pro'),
+    (['--suite', 'mmvp', '.', '--count', '100'], '--count does nothing in suite mmvp; allowed: s'),
+    (['--suite', 'depth', '.', '--no-blind'], '--blind does nothing in suite depth'),
+    (['--suite', 'mmvp', '.', '--variant', 'text'], '--variant does nothing in suite mmvp'),
+    (['--focal', '0.8'], '--focal does nothing in suite scenes; allowed: suite depth'),
     (['--variant', 'runs/nowhere:text'], 'no model folder; got runs/nowhere:text'),
     (['--json', 'nodir/x.json'], '--json cannot be written; got nodir/x.json'),
     (['--json', '.'], '--json cannot be written'),
@@ -105,6 +110,8 @@ def test_numbers_are_kept_after_every_variant(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(CooperEngine, 'from_pretrained', load)
     monkeypatch.setattr(scenes_suite, 'constants', dict)
     out = tmp_path / 'scores.json'
+    for name in MODEL_FILES:
+        (tmp_path / name).write_text('{}')
     with pytest.raises(BadData):
         CliRunner().invoke(app, ['--count', '1', '--maps', '0', '--variant', 'text', '--variant',
                                  str(tmp_path), '--json', str(out)], catch_exceptions=False)
@@ -203,7 +210,7 @@ def test_masks_with_ids_that_are_no_numbers_are_refused(tmp_path: Path, odd: flo
     assert np.array_equal(read_ids(path), MASK)
     values = np.where(np.arange(WIDTH) < 2, odd, MASK)
     assert values.shape == (HEIGHT, WIDTH)
-    with pytest.raises(BadData, match='some ids are no numbers.*m.npy'):
+    with pytest.raises(BadData, match='some ids are no whole numbers.*m.npy'):
         read_ids(save(path, values))
 
 

@@ -17,6 +17,7 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.errors import BadOption, NoAnswer, OutOfDisk
 from cooper_ros.evaluation import scenes_suite
+from cooper_ros.evaluation.arguments import MODEL_FILES
 from cooper_ros.evaluation.benchmarks.adapters import SiBench
 from cooper_ros.evaluation.benchmarks.identity import model_name, sampled
 from cooper_ros.evaluation.benchmarks.run import run
@@ -31,7 +32,7 @@ from cooper_ros.runtime.quantised import quantise, restore
 
 
 @pytest.fixture
-def loaded(monkeypatch: pytest.MonkeyPatch) -> list[CooperConfig]:
+def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[CooperConfig]:
     """The settings that models are loaded with; a tiny one is loaded instead."""
     configs = []
 
@@ -41,7 +42,13 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[CooperConfig]:
 
     monkeypatch.setattr(CooperEngine, 'from_pretrained', load)
     monkeypatch.setattr(scenes_suite, 'constants', dict)
+    looks_like_a_model(tmp_path)
     return configs
+
+
+def looks_like_a_model(folder: Path) -> None:
+    for name in MODEL_FILES:
+        (folder / name).write_text('{}')
 
 
 def test_no_request_is_cut_short_and_nothing_but_failures_is_an_error(

@@ -321,6 +321,23 @@ def test_pictures_that_are_too_large_are_passed_over(tmp_path: Path,
     assert 'decompression bomb' in bomb
 
 
+@pytest.mark.parametrize('shape', [(1_000_000, 1_000_000), (-1, 10**30), (600, 600)])
+def test_arrays_whose_header_promises_too_much_are_passed_over(tmp_path: Path, shape: tuple
+                                                               ) -> None:
+    for name in ('good', 'vast'):
+        photo(tmp_path / f'{name}.png', HEIGHT, WIDTH)
+        save(tmp_path / f'{name}_depth.png', MILLIMETRES)
+    (tmp_path / 'vast_depth.png').unlink()
+    header = {'descr': '<f4', 'fortran_order': False, 'shape': shape}
+    with open(tmp_path / 'vast_depth.npy', 'wb') as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(600 * 600 * 4 + 128)
+    skipped = Skipped()
+    engine = tiny_engine(0, CooperConfig(max_image_pixels=HEIGHT * WIDTH * 2))
+    rows = measure_depth(engine, tmp_path, skipped=skipped)
+    assert [row.name for row in rows] == ['good'] and 'the array' in skipped.files[0][1]
+
+
 def test_bad_masks_are_passed_over(tmp_path: Path) -> None:
     for name in ('good', 'black', 'shape', 'broken'):
         photo(tmp_path / 'images' / f'{name}.png')

@@ -104,6 +104,7 @@ def test_a_function_that_is_not_there_is_named(name: str, words: str) -> None:
 @pytest.mark.parametrize('text, words', [
     ('def rewards(group) return 1', 'cannot be imported; got .*own.py: SyntaxError'),
     ('import no_such_thing', 'cannot be imported; got .*own.py: ModuleNotFoundError'),
+    ('raise SystemExit(0)', r'cannot be imported; got .*own.py: SystemExit\(0\)'),
     ('def other(group): ...', r'is not there; got .*own.py:rewards; allowed: other')])
 def test_a_file_that_does_not_run_is_named(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / 'own.py').write_text(text + '\n')

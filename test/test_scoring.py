@@ -15,7 +15,7 @@ from cooper_ros.evaluation import scenes_suite
 from cooper_ros.evaluation.map_suites import depth_row, depth_summary
 from cooper_ros.evaluation.scenes_suite import Maps, Row
 from cooper_ros.scenes.generate import make_sample
-from cooper_ros.scoring.answer_rules import mean_relative_accuracy, options_of
+from cooper_ros.scoring.answer_rules import find_letter, mean_relative_accuracy, options_of
 from cooper_ros.scoring.judge import Claim
 from cooper_ros.scoring.scores import best_constant, mean_interval, score, wilson
 from cooper_ros.training.checker import RuleChecker
@@ -194,3 +194,22 @@ def test_maps_are_measured_as_suite_depth_does() -> None:
     assert {name: summary[name] for name in ('metric', 'aligned', 'order')} == {
         name: same[name] for name in ('metric', 'aligned', 'order')}
     assert summary['miou'] == pytest.approx((0.5 + 0.0) / 2)
+
+
+@pytest.mark.parametrize('text, letter', [
+    ('A or B', None), ("It's A, not B", None), ('Not B, so A', None), ('(A) or (D)', None),
+    ('A, B', None), ('a or d', None), ('Option A or D', None), ('A/B', None), ('e.g. A', 'a'),
+    ('A, because it is near', 'a'), ('The answer is B because A is farther', 'b'),
+    ('I compared A and B; the answer is B.', 'b'), ('D) the door', 'd'), ('a.', 'a'),
+    ('A red box', None), ('(B) the red one, not (A)', 'b')])
+def test_a_letter_is_read_where_one_is_chosen(text: str, letter: str | None) -> None:
+    """Naming several would be a second guess for nothing under a rule that takes the last."""
+    assert find_letter(text) == letter
+
+
+def test_a_letter_that_is_no_option_is_no_answer() -> None:
+    options = {'a': 'red box', 'b': 'blue can'}
+    assert find_letter('C', options) is None
+    assert find_letter('Between A and C I pick A', options) == 'a'
+    hedged = 'which? (a) red box (b) blue can (c) cup (d) egg'
+    assert [score('mcq', f'A or {letter}', 'd', hedged) for letter in 'BCD'] == [0, 0, 0]

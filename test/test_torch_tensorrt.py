@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import importlib.util
+import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,54 @@ def test_a_stand_in_gpu_is_gone_afterwards() -> None:
         assert torch.cuda.get_device_capability() == (8, 7) and torch.cuda.current_device() == 0
         assert not torch.cuda.is_available()
     assert torch.cuda.get_device_capability is before
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_nothing_of_a_stand_in_stays(fails: bool) -> None:
+    import torch
+    before = dict(vars(torch.cuda)), set(vars(torch._C)), os.path.isfile
+    try:
+        with answering_for_a_gpu(), torch_tensorrt._layout_without_its_runtime():
+            assert hasattr(torch._C, '_CudaDeviceProperties')
+            assert not os.path.isfile(f'{__file__}/libtorchtrt.so') and os.path.isfile(__file__)
+            if fails:
+                raise KeyError
+    except KeyError:
+        pass
+    assert (dict(vars(torch.cuda)), set(vars(torch._C)), os.path.isfile) == before
+
+
+def test_what_a_class_inherits_is_not_left_with_it() -> None:
+    class Base:
+        def run(self) -> int:
+            return 1
+
+    class Other(Base):
+        pass
+
+    with torch_tensorrt._standing_in(Other, run=lambda self: 2):
+        assert Other().run() == 2 and Base().run() == 1
+    assert Other().run() == 1 and 'run' not in vars(Other)
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_only_its_own_loggers_are_silent_and_only_meanwhile(
+        fails: bool, caplog: pytest.LogCaptureFixture) -> None:
+    theirs = [logging.getLogger(name) for name in (
+        'torch_tensorrt', 'torch_tensorrt.dynamo.conversion',
+        'torch_tensorrt [TensorRT Conversion Context]')]
+    theirs[0].setLevel(logging.INFO)
+    try:
+        with torch_tensorrt._silence():
+            for logger in (*theirs, logging.getLogger('cooper_ros.node')):
+                logger.critical('of %s', logger.name)
+            if fails:
+                raise KeyError
+    except KeyError:
+        pass
+    assert caplog.messages == ['of cooper_ros.node']
+    assert [logger.level for logger in theirs] == [logging.INFO, logging.NOTSET, logging.NOTSET]
+    theirs[0].setLevel(logging.NOTSET)
 
 
 def test_a_converter_that_drops_an_input_is_caught() -> None:

@@ -212,7 +212,7 @@ def test_a_network_that_rests_wholly_is_refused() -> None:
 
 @pytest.mark.parametrize(('content', 'model', 'words'), [
     (None, VAE, 'there is no autoencoder; got .*remedy'),
-    (b'nothing', VAE, 'the autoencoder cannot be read'),
+    (b'nothing', VAE, 'ae.safetensors is damaged; got .*remedy'),
     ('whole', {**VAE, 'ch': 64}, r'do not fit; got decoder.*remedy: .*`task.vae` names')])
 def test_an_autoencoder_that_is_not_there_is_no_start(
         content: bytes | str | None, model: dict[str, Any], words: str, data: dict[str, Any],

@@ -31,6 +31,7 @@ from cooper_ros.runtime.deferred import is_drawing
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 from cooper_ros.training import logs
 from cooper_ros.training.cli import run_stage
+from cooper_ros.training.data import frame_store
 from cooper_ros.training.logs import RunLog
 from cooper_ros.training.mixed_task import MixedTask
 from cooper_ros.training.placing import place, place_code
@@ -349,6 +350,32 @@ def test_a_full_disk_costs_no_line_of_the_log(tmp_path: Path) -> None:
     with small_files(100), pytest.raises(BadData, match='log cannot be written'):
         RunLog(tmp_path, 8, 9)
     assert (tmp_path / 'log.jsonl').read_text() == before
+
+
+@pytest.mark.parametrize('line', [b'\xff\xfe', b'[]', b'5', b'{"step": null}',
+                                  b'{"step": Infinity}', b'[' * 5000])
+def test_a_strange_line_of_the_log_costs_that_line_alone(tmp_path: Path, line: bytes) -> None:
+    with RunLog(tmp_path, 0, 9) as log:
+        log.line(1, {'loss': 1.0})
+    with open(tmp_path / 'log.jsonl', 'ab') as file:
+        file.write(line + b'\n')
+    (tmp_path / 'log_sums.json').write_text('[[1, [{"loss": "a"}, {"loss": 1}]]]')
+    with RunLog(tmp_path, 1, 9, every=2) as log:
+        log.step(2, {'loss': 3.0}, 1)
+    lines = [json.loads(text) for text in (tmp_path / 'log.jsonl').read_text().splitlines()]
+    assert [(entry['step'], entry['loss']) for entry in lines] == [(1, 1.0), (2, 3.0)]
+
+
+@pytest.mark.parametrize('name', ['rgb.npy', 'questions.jsonl'])
+@pytest.mark.parametrize('content', [b'', b'{"x'])
+def test_damaged_frames_are_named(tmp_path: Path, name: str, content: bytes) -> None:
+    store = frame_store(tmp_path, 'train', 0, 1, 1)
+    (store.folder / name).write_bytes(content)
+    if name == 'questions.jsonl' and not content:
+        assert frame_store(tmp_path, 'train', 0, 1, 1).questions == []
+        return
+    with pytest.raises(BadData, match='frames are damaged; got .*delete that folder'):
+        frame_store(tmp_path, 'train', 0, 1, 1).questions  # noqa: B018
 
 
 def test_rescaling_keeps_the_pictures(data: dict[str, Any], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class Alignment:
 
 def align_least_squares(prediction: np.ndarray, truth: np.ndarray,
                         valid: np.ndarray) -> Alignment:
-    """Fit scale and shift of one map to its truth (section 8.4), in double precision.
+    """Fit scale and shift of one map to its truth (reference 8.4), in double precision.
 
     Args:
         prediction: relative depth ``[H, W]``.

@@ -1,10 +1,10 @@
-"""What ``cooper evaluate`` is told is checked before the model loads: its work takes hours."""
+"""Check the arguments of ``cooper evaluate`` before the model loads: its work takes hours."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Collection, Mapping, Sequence
 
 from PIL import Image
 
@@ -27,6 +27,9 @@ CONCERNS = {'limit': FILE_SUITES, 'units': ('depth',), 'depth_set': ('depth',),
             'palette': ('segmentation',), 'ignore': ('segmentation',), 'images': ADAPTERS,
             'templates': ('qspatial',), 'out': ADAPTERS, 'sheet': MAP_SUITES,
             'judge_url': ADAPTERS, 'judge_model': ADAPTERS}
+SETTINGS_OF = {'focal': ('depth',), **dict.fromkeys(('variant', 'count', 'split', 'blind', 'maps'),
+                                                    ('scenes',))}
+MODEL_FILES = ('llm_config.json', 'prompts.yaml')  # that every model folder has
 
 
 def check(suite: str, place: Path | None, options: SuiteOptions, json_file: str) -> None:
@@ -77,6 +80,22 @@ def _check_concerns(suite: str, place: Path | None, options: SuiteOptions) -> No
                             value=given, limit=f'suite {", ".join(suites)}', remedy='leave it out')
 
 
+def check_given(suite: str, given: Collection[str]) -> None:
+    """Refuse what was typed and a suite would pass over in silence.
+
+    Args:
+        suite: one of ``SUITES``.
+        given: names of the parameters that are not left to their defaults.
+
+    Raises:
+        BadOption: naming the option.
+    """
+    for name, suites in SETTINGS_OF.items():
+        if name in given and suite not in suites:
+            raise BadOption(f'--{name} does nothing in suite {suite}',
+                            limit=f'suite {", ".join(suites)}', remedy='leave it out')
+
+
 def _check_picture(sheet: Path) -> None:
     kinds = Image.registered_extensions()
     if kinds.get(sheet.suffix.lower()) not in Image.SAVE:
@@ -123,9 +142,16 @@ def check_variants(variants: Sequence[str], first: tuple[str, str]) -> None:
     """
     for name in variants:
         folder, _ = parse_variant(name, *first)
-        if folder != first[0] and not Path(folder).is_dir():
+        if folder == first[0]:
+            continue
+        if not Path(folder).is_dir():
             raise BadOption('--variant is no mode and no model folder', value=name,
                             limit=f'{", ".join(MODES)}, FOLDER, FOLDER:MODE')
+        missing = [file for file in MODEL_FILES if not Path(folder, file).is_file()]
+        if missing:  # found now, not when the first model has answered everything
+            raise BadOption('--variant names a folder that holds no model',
+                            value=f'{folder} without {", ".join(missing)}',
+                            remedy='give what `cooper train --export` wrote')
 
 
 def write_json(json_file: str, results: Mapping[str, Any]) -> None:

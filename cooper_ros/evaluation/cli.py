@@ -19,7 +19,7 @@ HELP = """Score a checkpoint: ask every question of simulated rooms, or measure 
 \b
   cooper evaluate --suite scenes --seed 0 --count 100                the default way of asking
   cooper evaluate --suite scenes --mode direct --json direct.json    without maps, kept as JSON
-  cooper evaluate --mode auto --variant direct --variant runs/base   who is better, and is it luck
+  cooper evaluate --mode auto --variant direct --variant runs/export  who is better, and is it luck
   cooper evaluate --suite depth FOLDER --sheet depth.png             pictures with measured depth
   cooper evaluate --suite segmentation FOLDER                        pictures with masks
   cooper evaluate --suite sibench SIBench.tsv --out answers.jsonl    a benchmark table
@@ -28,6 +28,7 @@ SUITES = ('scenes', 'depth', 'segmentation', 'sibench', 'mmvp', 'qspatial')
 app = typer.Typer(name='evaluate', rich_markup_mode=None, add_completion=False,
                   pretty_exceptions_enable=False)
 DEFAULTS = CooperConfig()
+TYPED = 'COMMANDLINE'  # a source of parameters, by name: typer may carry a click of its own
 PlaceArgument = Annotated[Optional[Path], typer.Argument(help='folder or table; not for scenes')]
 SuiteFlag = Annotated[str, typer.Option(help=', '.join(SUITES))]
 ModeFlag = Annotated[str, typer.Option(help='auto, direct, text or maps')]
@@ -59,14 +60,15 @@ LimitFlag = Annotated[int, typer.Option(
 TemplatesFlag = Annotated[Optional[Path], typer.Option(help='prompt texts of qspatial')]
 OutFlag = Annotated[Optional[Path], typer.Option(help='JSON lines; a stopped run goes on')]
 SheetFlag = Annotated[Optional[Path], typer.Option(help='PNG of the first pictures')]
+JudgeFlag = Annotated[str, typer.Option(help='OpenAI-compatible judge')]
+JudgeModelFlag = Annotated[str, typer.Option(help='its model')]
 JsonFlag = Annotated[str, typer.Option('--json', help='file for all numbers and rows')]
 
 
 @app.command(help=HELP)  # of one command, typer shows no help of the app
 def evaluate(
-        place: PlaceArgument = None,
-        suite: SuiteFlag = 'scenes',
-        seed: SeedFlag = 0,
+        context: typer.Context, place: PlaceArgument = None,
+        suite: SuiteFlag = 'scenes', seed: SeedFlag = 0,
         count: Annotated[int, typer.Option(min=1, help='scenes')] = 100,
         mode: ModeFlag = DEFAULTS.mode, model: ModelFlag = DEFAULTS.model_path,
         variant: VariantFlag = None, split: SplitFlag = 'test',
@@ -76,32 +78,32 @@ def evaluate(
         limit: LimitFlag = 0, units: UnitsFlag = 0.0, depth_set: DepthSetFlag = '',
         palette: PaletteFlag = False, ignore: IgnoreFlag = None, images: ImagesFlag = None,
         templates: TemplatesFlag = None, out: OutFlag = None, sheet: SheetFlag = None,
-        judge_url: Annotated[str, typer.Option(help='OpenAI-compatible judge')] = '',
-        judge_model: Annotated[str, typer.Option(help='its model')] = '',
+        judge_url: JudgeFlag = '', judge_model: JudgeModelFlag = '',
         json_file: JsonFlag = '') -> None:
     """Ask every question of simulated rooms, or measure on your own files."""
     from cooper_ros.engine.engine import CooperEngine
     from cooper_ros.engine.settings import offline
     from cooper_ros.engine.shipped import shipped_model
-    from cooper_ros.evaluation import arguments, map_suites, scenes_report
+    from cooper_ros.evaluation import arguments, map_suites
+    from cooper_ros.evaluation.scenes_report import ScenesRun, report
     from cooper_ros.evaluation.suites import SuiteOptions
     options = SuiteOptions(mode, seed, limit, units, palette, images, templates, out, sheet,
                            judge_url, judge_model, arguments.ids_of(ignore), depth_set)
     model = shipped_model(model)
+    run = ScenesRun(seed, count, split, blind, maps, points, threads)
     arguments.check(suite, place, options, json_file)
-    arguments.check_variants(variant or [], (model, mode))
-    run = None
+    arguments.check_given(suite, [name for name in context.params
+                                  if context.get_parameter_source(name).name == TYPED])
     if suite == 'scenes':
-        run = scenes_report.ScenesRun(seed, count, split, blind, maps, points, threads)
+        arguments.check_variants(variant or [], (model, mode))
         arguments.check_scenes(run)
     engine = CooperEngine.from_pretrained(model, offline(
         model_path=model, mode=mode, flow_points=points, threads=threads, focal=focal,
         **map_suites.drawing_for(suite, Path(model))))
     about = {'model': engine.parts.card.name or model, **_machine(engine)}
     keep = functools.partial(arguments.write_json, json_file)
-    if run is not None:
-        keep(scenes_report.report(engine, run, (model, mode), variant or [], about, Console(),
-                                  keep))
+    if suite == 'scenes':
+        keep(report(engine, run, (model, mode), variant or [], about, Console(), keep))
     elif place is not None:  # checked above
         keep(_on_files(engine, suite, place, options, about))
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 RELATIVE, ABSOLUTE = 5e-5, 1e-6  # of the largest expected value of the tensor, and beyond it
-LOG_WIDTH = 150  # columns of the table when nobody's terminal limits it
+LOG_WIDTH = 150  # columns of the table where no terminal limits it
 APART_SHARE = 0.005  # of the values of a picture that may differ at all
 Array = Tensor | np.ndarray
 

@@ -9,6 +9,7 @@ and JSON lines with ``rgb_image`` and ``depth_image`` or ``seg_image``.
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ PREFIXES = {DEPTH: ('depth_', 'sync_depth_'), SEGMENTATION: ('label_', 'seg_', '
 SUFFIXES = {DEPTH: ('_depth',), SEGMENTATION: ('_label', '_seg', '_mask', '_semantic',
                                                '_panoptic')}
 ASPECT = 0.02  # how far the shapes of a picture and of its truth may differ; rounding differs less
+MOST_CHANNELS = 4
 MOST_ID = 2**53  # a floating point number beyond may be no whole number
 _RGB_ENDING = re.compile('_(rgb|colors?)$', re.IGNORECASE)
 _TARGET_NAME = re.compile('|'.join(
@@ -72,9 +74,11 @@ def find_pairs(place: Path, kind: str) -> list[MapPair]:
         for path in sorted(place.rglob('*')) if _may_have_truth(path, place)
         for target in [_target_of(path, kind, folders)] if target is not None]
     if not pairs:
+        example = {DEPTH: 'depth', SEGMENTATION: 'mask'}[kind]
         raise BadData(f'no picture with {kind} truth', value=str(place),
-                      limit='rgb/N + depth/N, rgb_N + depth_N, N + N_depth; a .jsonl list',
-                      remedy='rename the files to one of these patterns, or write a list')
+                      limit=f'rgb/N + {example}/N, rgb_N + {example}_N, N + N_{example}, with '
+                            f'files of {", ".join(TARGETS[kind])}; a .jsonl list',
+                      remedy='rename or convert the files to one of these, or write a list')
     return pairs
 
 
@@ -166,7 +170,7 @@ def _sisters(picture: Path, kind: str, folders: _Folders) -> Iterator[Path]:
 def _listed(listing: Path, kind: str) -> list[MapPair]:
     key, pairs = 'depth_image' if kind == DEPTH else 'seg_image', []
     try:
-        lines = listing.read_text(encoding='utf-8-sig').splitlines()
+        lines = listing.read_text(encoding='utf-8-sig').split('\n')  # nothing else ends a row
     except (OSError, UnicodeDecodeError) as error:
         raise BadData('the list cannot be read', value=f'{listing}: {error}',
                       limit='a folder, or JSON lines') from error
@@ -175,12 +179,18 @@ def _listed(listing: Path, kind: str) -> list[MapPair]:
             continue  # most often the last one
         try:
             row = json.loads(line)
-            rgb, target = (listing.parent / row[name] for name in ('rgb_image', key))
-        except (ValueError, KeyError, TypeError) as error:
+            rgb, target = (_beside(listing, row[name]) for name in ('rgb_image', key))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadData(f'a row without rgb_image and {key}',
                           value=f'{listing.name}:{number}') from error
         pairs.append(MapPair(str(row.get('data_id', rgb.stem)), rgb, target))
     return pairs
+
+
+def _beside(listing: Path, name: str) -> Path:
+    """A listed file: from the folder of the list, or the one above, as training finds it."""
+    places = [folder / name for folder in (listing.parent, listing.parent.parent)]
+    return next((place for place in places if os.path.isfile(place)), places[0])
 
 
 def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -231,8 +241,9 @@ def read_ids(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             raw.ndim == 3 and raw.shape[2] > 4):
         raise BadData('not a mask', value=f'{path}: {raw.dtype} {raw.shape}',
                       limit='ids [H, W], or colours [H, W, 3]')
-    if raw.dtype.kind == 'f' and not (np.abs(raw.astype(np.float64)) < MOST_ID).all():
-        raise BadData('not a mask: some ids are no numbers', value=str(path),
+    if raw.dtype.kind == 'f' and not ((np.abs(raw.astype(np.float64)) < MOST_ID).all()
+                                      and (raw == np.floor(raw)).all()):
+        raise BadData('not a mask: some ids are no whole numbers', value=str(path),
                       limit='whole numbers everywhere')
     if raw.ndim == 3 and raw.shape[2] > 2:
         return raw[..., :3].astype(np.int64) @ np.array([1, 256, 65536])
@@ -269,12 +280,15 @@ def _array(path: Path, max_pixels: int) -> np.ndarray:
     if path.suffix.lower() != '.npy':
         return np.asarray(_open(path, max_pixels))
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
+        array = np.load(path, mmap_mode='r', allow_pickle=False)  # a header may promise anything
+    except Exception as error:  # overflows and lack of memory too
         raise BadData('the array cannot be read', value=f'{path}: {error}') from error
     if not isinstance(array, np.ndarray):
         raise BadData('not one array', value=str(path), limit='what numpy.save writes')
-    return array
+    if array.size > max_pixels * MOST_CHANNELS:
+        raise BadData('the array is too large', value=f'{path}: {array.shape}',
+                      limit=f'{max_pixels} pixels', remedy='make it smaller')
+    return np.array(array)
 
 
 def _open(path: Path, max_pixels: int) -> Image.Image:

@@ -210,7 +210,11 @@ def _span(known: str) -> tuple[float, float]:
 
 def depth_row(name: str, drawn: DepthMap, truth: np.ndarray, units: tuple[float, str],
               known: str = '') -> DepthRow:
-    """Measure one drawn map against metres ``[H, W]`` (0: unknown)."""
+    """Measure one drawn map against metres ``[H, W]`` (0: unknown).
+
+    Raises:
+        BadData: fewer than two pixels have valid depth.
+    """
     span = near, far = _span(known)
     valid = valid_mask(truth, known) if known else (truth > near) & (truth < far)
     if valid.sum() < 2:
@@ -320,7 +324,11 @@ def class_counts(labels: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def segment_row(name: str, labels: np.ndarray, truth: np.ndarray,
                 counted: np.ndarray) -> SegmentRow:
-    """Compare id masks ``[H, W]`` as regions, whatever the ids mean."""
+    """Compare id masks ``[H, W]`` as regions, whatever the ids mean.
+
+    Raises:
+        BadData: no pixel counts.
+    """
     if not counted.any():
         raise BadData('a mask without segments', value=name, remedy='check which ids are ignored')
     overlap, wanted, drawn = _overlaps(labels[counted], truth[counted])  # [T, D], [T], [D]

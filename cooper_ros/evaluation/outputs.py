@@ -1,4 +1,4 @@
-"""Files that ``cooper evaluate`` writes: what fails is said in words of ours, with the flag."""
+"""Files that ``cooper evaluate`` writes; errors of the system become ours, naming the flag."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cooper_ros.runtime.files import FULL
 
 @contextlib.contextmanager
 def writing(option: str, path: Path) -> Iterator[None]:
-    """Write to the file of a flag inside.
+    """Context in which the file of a flag is written.
 
     Raises:
         OutOfDisk: there is no room for it.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer, DepthMap, Failure
+from cooper_ros.errors import BadOption
 from cooper_ros.scenes.generate import generate
 
 
@@ -83,7 +84,15 @@ class Watched:
 
 def compare(first: CooperEngine, second: CooperEngine, *, seed: int = 0, count: int = 10
             ) -> Iterator[ParityRow]:
-    """Ask both about scenes of the test split; yields a row per question."""
+    """Ask both about scenes of the test split; yields a row per question.
+
+    Raises:
+        BadOption: they choose from different numbers of tokens.
+    """
+    sizes = [engine.parts.runtime.vocabulary for engine in (first, second)]
+    if sizes[0] != sizes[1]:
+        raise BadOption('the models have different vocabularies', value=f'{sizes[1]} tokens',
+                        limit=f'{sizes[0]} tokens', remedy='compare two forms of one model')
     one, other = Watched(first), Watched(second)
     for offset, sample in enumerate(generate(seed, count, 'test')):
         for entry in sample.questions:

@@ -146,7 +146,8 @@ def show(results: dict[str, Any], console: Console) -> None:
                         f"{results['seed']}..{results['seed'] + results['scenes'] - 1}, 128x96")
     for name in ('category', 'n', 'score %', '95 % interval', 'constant %', 'grey picture %',
                  'draws depth %', 'draws segm. %'):
-        table.add_column(name, justify='left' if name == 'category' else 'right')
+        table.add_column(name, justify='left' if name == 'category' else 'right',
+                         no_wrap=name == 'category', min_width=17 if name == 'category' else None)
     rows = {**results['categories'], 'unseen names': results['held_out'],
             'ALL': results['overall']}
     for name, row in ((name, row) for name, row in rows.items() if row):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer, DepthMap, Failure
-from cooper_ros.evaluation.map_suites import DepthRow, depth_row, depth_summary
+from cooper_ros.evaluation.map_suites import DepthRow, class_counts, depth_row, depth_summary
 from cooper_ros.scenes.generate import Sample, generate
 from cooper_ros.scenes.palette import SCENE_PALETTE
 from cooper_ros.scenes.splits import names_held_out
@@ -80,10 +80,9 @@ class Maps:
     def add_labels(self, labels: np.ndarray, truth: np.ndarray) -> None:
         """Count pixels of every class; the counts of all frames make one mIoU."""
         self.frames += 1
-        for entry in SCENE_PALETTE:
-            found, wanted = labels == entry.id, truth == entry.id
-            self.inside[entry.id] += np.sum(found & wanted)
-            self.union[entry.id] += np.sum(found | wanted)
+        inside, union = class_counts(labels, truth)[:, :len(SCENE_PALETTE)]
+        self.inside += inside
+        self.union += union
 
     def summary(self) -> dict[str, Any]:
         """Means over frames; ``metric`` is None without metres; mIoU over classes that occur."""

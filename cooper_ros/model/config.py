@@ -17,7 +17,7 @@ from transformers import Qwen2Config, SiglipVisionConfig
 from cooper_ros.errors import BadCheckpoint
 
 LLM_FILE, VIT_FILE = 'llm_config.json', 'vit_config.json'
-# Far above every network there is: a slip of the hand ends here, not in the allocator.
+# Far above any existing network: a typing error is refused here, not by the memory allocator.
 MOST_LAYERS, MOST_WIDTH, MOST_PIXELS = 1000, 2**20, 2**16
 _WIDTH, _PIXELS = (1, MOST_WIDTH), (1, MOST_PIXELS)
 _LLM_SIZES = {'hidden_size': _WIDTH, 'intermediate_size': _WIDTH, 'vocab_size': _WIDTH,
@@ -168,7 +168,7 @@ class VaeConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that fixes the shapes of the 1,223 + 244 tensors of the published size."""
+    """Everything that fixes the shapes of the tensors (1,223 + 244 in the published size)."""
 
     llm: LlmConfig
     vit: VitConfig
@@ -207,7 +207,7 @@ def _check(holds: bool, file: str, field: str, value: object, limit: object) -> 
 
 
 def _check_llm_fields(values: Mapping[str, Any]) -> None:
-    """Every field for itself, before anything is computed or made of it."""
+    """Check each field on its own, before anything is computed from it."""
     grouped = values.get('num_key_value_heads', 0) is not None  # null: as many as query heads
     _check_sizes(LLM_FILE, values, {field: span for field, span in _LLM_SIZES.items()
                                     if grouped or field != 'num_key_value_heads'})
@@ -231,7 +231,7 @@ def _check_sizes(file: str, values: Mapping[str, Any],
 
 
 def _check_facts(file: str, values: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Refuse what the network does not do; absent fields and null leave it as it is."""
+    """Refuse values that ask for what the network does not do; absent fields and null pass."""
     for field, fact in facts.items():
         value = values.get(field)
         _check(value is None or type(value) is type(fact) and value == fact, file, field, value,
@@ -245,7 +245,7 @@ def _check_real(file: str, values: Mapping[str, Any], field: str, most: float) -
 
 
 def _check_rope(field: str, rope: Any) -> None:
-    """Angles as they are may be spelled out; scaled ones are not computed here."""
+    """Accept plain rotary angles, spelled out or not; scaled ones are not computed here."""
     plain = rope is None or isinstance(rope, dict) and all(
         key == 'rope_theta' or value == _PLAIN_ROPE.get(key) for key, value in rope.items())
     _check(plain, LLM_FILE, field, rope,
@@ -259,7 +259,7 @@ def _check_whole_heads(file: str, config: LlmConfig | VitConfig) -> None:
 
 
 def _check_llm_heads(config: LlmConfig, head_dim: Any) -> None:
-    """Fields against each other."""
+    """Check fields against each other."""
     _check_whole_heads(LLM_FILE, config)
     heads, width = config.num_heads, config.hidden_size
     _check(heads % config.num_kv_heads == 0, LLM_FILE, 'num_key_value_heads',

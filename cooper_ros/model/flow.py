@@ -23,7 +23,7 @@ def schedule(points: int, shift: float) -> Tensor:
     """Grid of flow times.
 
     Args:
-        points: grid points, at least 2; the network runs once less.
+        points: grid points, at least 2; the network runs ``points - 1`` times.
         shift: time shift.
 
     Returns:
@@ -38,7 +38,7 @@ def euler_step(x: Tensor, velocity: Tensor, time: float, next_time: float) -> Te
 
 
 def noised(clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-    """Latents on the straight line from picture (0) to noise (1); times broadcast."""
+    """Latents on the straight line from picture (0) to noise (1); ``times`` broadcasts."""
     return (1 - times) * clean + times * noise
 
 
@@ -52,7 +52,7 @@ class Guidance:
             while ``text`` is 1 (published behaviour).
         low, high: guidance applies where ``low < time <= high``, time after the shift.
         renorm: ``global``, ``channel`` or ``text_channel``.
-        renorm_min: least factor of the renormalisation; the greatest is 1.
+        renorm_min: smallest factor of the renormalisation; the largest is 1.
     """
 
     text: float = 4.0

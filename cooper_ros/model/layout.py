@@ -14,7 +14,7 @@ from cooper_ros.model.patches import position_ids
 
 CAUSAL, FULL, NOISE = 'causal', 'full', 'noise'
 TEXT, VISION, LATENT, DROPPED = 'text', 'vision', 'latent', 'dropped'
-MARKERS = 2
+MARKERS = 2  # of every segment: before and behind
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Piece:
 
     Attributes:
         kind: ``text``, ``vision``, ``latent``, or ``dropped`` for an image left out for
-            guidance, which takes no tokens and still moves the position on.
+            guidance, which takes no tokens but still advances the position.
         tokens: length in the sequence, markers included.
         grid: rows and columns of an image.
-        loss: whether a loss is taken on it.
+        loss: whether it carries a loss.
     """
 
     kind: str
@@ -36,13 +36,13 @@ class Piece:
 
     @property
     def mode(self) -> str:
-        """How its tokens see each other and are seen."""
+        """How its tokens attend to each other, and whether other splits may attend to them."""
         if self.kind == TEXT:
             return CAUSAL
         return NOISE if self.kind == LATENT and self.loss else FULL
 
     def advance(self, tokens: int) -> int:
-        """Position ids used up when ``tokens`` of it are real."""
+        """Position ids it takes up when ``tokens`` of its tokens are real, not padding."""
         return tokens if self.kind == TEXT else int(self.mode != NOISE)
 
 
@@ -77,8 +77,8 @@ class Layout:
 
     @functools.cached_property
     def allowed(self) -> Tensor:
-        """Bool ``[1, L, L]``, True where the row token may look at the column token; not made
-        before it is asked for."""
+        """Bool ``[1, L, L]``, True where the row token may look at the column token; made when
+        it is first asked for."""
         return attention_allowed(self.sample_lens, self.split_lens, self.attn_modes)[None]
 
     @functools.cached_property
@@ -103,8 +103,11 @@ def attention_allowed(sample_lens: Sequence[int], split_lens: Sequence[int],
                       modes: Sequence[str]) -> Tensor:
     """What may look at what in a packed sequence.
 
-    Query i sees key j when both are of one sample, and j is not later or both are of one full or
-    noise split, and j is not in a noise split other than i's own.
+    Query i sees key j when all three hold:
+
+    * both are of the same sample;
+    * j is not later than i, or both are in the same split and that split is full or noise;
+    * j is not in a noise split, unless it is i's own.
 
     Returns:
         bool ``[L, L]``, rows are queries.

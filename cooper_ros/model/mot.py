@@ -44,7 +44,8 @@ class Rope(NamedTuple):
 
 
 # A kernel that takes a mask and grouped heads keeps all scores for the backward pass: 28 heads of
-# 10,240 tokens are 6 GB in bfloat16, several times over. Rows do not know of each other.
+# 10,240 tokens are 6 GB in bfloat16, several times over. Query rows are independent of each other,
+# so they can be computed in chunks.
 LONG, ROWS = 4096, 1024
 
 
@@ -55,15 +56,16 @@ class Attend(Protocol):
         """Mix values for queries ``[B, Hq, Tq, d]``; keys and values are ``[B, Hkv, T, d]``."""
 
     def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Store keys and values that nobody asks for yet."""
+        """Store the keys and values of a layer whose attention output is not needed."""
 
 
 @dataclass(frozen=True)
 class MaskedAttention:
-    """Attention of a closed sequence.
+    """Attention over one complete sequence, without a cache.
 
     Attributes:
-        allowed: bool ``[B or 1, 1, T, T]`` in compact order, True where the row may look.
+        allowed: bool ``[B or 1, 1, T, T]`` in compact order, True where a query (row) may attend
+            to a key (column).
     """
 
     allowed: Tensor
@@ -77,7 +79,7 @@ class MaskedAttention:
         return torch.cat(parts, dim=2)
 
     def keep(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Nothing outlives the pass."""
+        """Store nothing: there is no cache behind the pass."""
 
 
 def _mixed(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
@@ -89,13 +91,15 @@ class PassMode:
     """How one pass through the decoder differs from the plain one.
 
     Attributes:
-        precise_heads: norm and turn query and key heads in float32, as the published inference
-            does in every pass with latents (and training does not); matters below float32 only.
-        freeze_und: let no gradient into the understanding expert.
+        precise_heads: apply norm and RoPE to query and key heads in float32, as the published
+            inference does in every pass with latents (and training does not). Makes a difference
+            only if the weights are of a smaller type.
+        freeze_und: block gradients into the understanding expert.
         result: ``hidden`` for normed hidden states of all tokens; ``keys`` when only the cache
-            is wanted; ``latents`` for normed hidden states of the gen tokens alone. The last
-            two spare the last layer work whose result nobody reads.
-        recompute: keep no activations for the backward pass, compute them again.
+            is wanted; ``latents`` for normed hidden states of the gen tokens alone. With
+            the last two, the last layer skips what would not be used.
+        recompute: activation checkpointing: keep no activations for the backward pass, but
+            compute them again.
     """
 
     precise_heads: bool = False
@@ -141,7 +145,7 @@ class MotAttention(nn.Module):
 
     def turned(self, name: str, parts: list[tuple[Tensor, str]], rope: Rope,
                mode: PassMode) -> Tensor:
-        """Query (``q``) or key (``k``) heads of all tokens, normed and turned.
+        """Query (``q``) or key (``k``) heads of all tokens, after head norm and RoPE.
 
         Returns ``[B, H, T, d]``, rounded to the type of the projection.
         """
@@ -267,7 +271,7 @@ class MotDecoder(nn.Module):
 
     def run(self, streams: Streams, rope: Rope, attend: Attend, mode: PassMode,
             layers: range) -> Streams:
-        """Some of the layers, one after the other, without the last norm; see :meth:`forward`."""
+        """Run some of the layers in order, without the last norm; see :meth:`forward`."""
         for index in layers:
             layer = self.layers[index]
             result = mode.result if layer is self.layers[-1] else HIDDEN
@@ -279,8 +283,8 @@ class MotDecoder(nn.Module):
         return streams
 
     def normed(self, streams: Streams, mode: PassMode) -> Streams:
-        """What the last layer gave, after the norm of each expert; None where only keys were
-        wanted."""
+        """Apply each expert's last norm to what the last layer returned; None where only keys
+        were wanted."""
         if mode.result == KEYS:
             return Streams(None, None)
         normed = {suffix: getattr(self, 'norm' + suffix)(x) for x, suffix in streams.parts()}

@@ -21,7 +21,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 class TimestepEmbedder(nn.Module):
-    """Flow time to a vector added to every latent token (reference section 2.9)."""
+    """Flow time to the vector that is added to every latent token (reference section 2.9)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -61,8 +61,8 @@ class FixedPositions(nn.Module):
 class Cooper(nn.Module):
     """Language model with two experts, vision tower, and the adapters between them.
 
-    The methods embed what enters the decoder and read what leaves it; how tokens see each other
-    is the business of the caller (a cache, or a packed training batch).
+    The methods embed what enters the decoder and read what leaves it; which tokens attend
+    to which is decided by the caller (a cache, or a packed training batch).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -89,10 +89,17 @@ class Cooper(nn.Module):
         return self
 
     def forward(self, run: Callable[[], Result]) -> Result:
-        """Run a computation with this network's methods as one pass.
+        """Call ``run``, which uses this network's methods, as one forward pass.
 
-        What shards the network hooks in here: inside, all weights are whole. A pass that is
-        differentiated belongs into one such call, and must return tensors in plain containers.
+        FSDP hooks this method: inside it, the weights of a sharded network are whole. Put
+        everything that is back-propagated through into one call, and return its tensors in plain
+        containers (tuple, list, dict).
+
+        Args:
+            run: called without arguments.
+
+        Returns:
+            what ``run`` returned.
         """
         return run()
 

@@ -7,7 +7,7 @@ There are two ways to put samples together:
   a mask keeps them apart. This is the published training format.
 * :func:`pack_batch` stacks samples with the same kinds of items, images of the same size and the
   same losses: ``B`` rows of one layout. Texts may differ in length; shorter ones are padded at
-  the end, seen by nobody and without loss. Attention then costs ``B * L**2`` instead of
+  the end, where no token looks and no loss is taken. Attention then costs ``B * L**2`` instead of
   ``(B * L)**2``, which is what makes training of small models on a CPU possible. The numbers are
   those of the samples on their own.
 """
@@ -41,7 +41,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class TextItem:
-    """Token ids without begin and end; with ``loss`` each is predicted from those before."""
+    """Token ids without markers; with ``loss`` each, and the end marker, is to be predicted."""
 
     ids: tuple[int, ...]
     loss: bool = False
@@ -49,7 +49,7 @@ class TextItem:
 
 @dataclass(frozen=True)
 class VisionItem:
-    """A picture for the vision tower: ``[3, H, W]`` in -1..1, sides multiples of 14."""
+    """A picture for the vision tower: ``[3, H, W]`` in -1..1, sides multiples of the patch."""
 
     pixels: Tensor
 
@@ -71,7 +71,7 @@ class LatentItem:
 
 @dataclass(frozen=True)
 class DroppedImage:
-    """An image left out so that the model learns to draw without it; the position moves on."""
+    """An image left out so that the model learns to draw without it; still advances positions."""
 
 
 Item = TextItem | VisionItem | LatentItem | DroppedImage
@@ -110,7 +110,7 @@ class PackedBatch:
                                 for entry in fields(self)})
 
     def rows(self, places: range) -> PackedBatch:
-        """Some of the samples, padded as they were among all; what all share stays whole."""
+        """Some of the samples, padded as in the whole batch; tensors that all share are kept."""
         def cut(value: Tensor) -> Tensor:
             return value if len(value) == 1 else value[places.start:places.stop]
         return replace(self, **{entry.name: cut(getattr(self, entry.name))
@@ -182,12 +182,16 @@ def pack_batch(samples: Sequence[Sequence[Item]], config: ModelConfig,
 def pack_unmasked(items: Sequence[Item], positions: Tensor, config: ModelConfig,
                   specials: SpecialTokens, generator: torch.Generator | None = None
                   ) -> PackedBatch:
-    """One sample whose attention is the caller's business: a mask of 50,000 tokens has 2.5 GB.
+    """One sample without a mask, for attention that the caller plans: the mask of 50,000 tokens
+    would take 2.5 GB.
 
     Args:
         items: of the sample.
         positions: rotary position ids ``[L]``.
         config, specials, generator: as for :func:`pack`.
+
+    Returns:
+        a batch with B = 1 and an empty ``allowed``.
     """
     pieces = tuple(piece_of(item, config) for item in items)
     row = _content(items, pieces, config, specials, 1.0, generator)

@@ -51,7 +51,7 @@ def rope_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor,
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn heads ``[B, H, T, d]`` by angles that broadcast as ``[B, 1, T, d]``."""
+    """Apply RoPE to heads ``[B, H, T, d]``; cosine and sine broadcast as ``[B, 1, T, d]``."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 

@@ -17,7 +17,7 @@ NORM_EPS = 1e-6
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Every norm of the autoencoder."""
+    """The group norm that is used throughout the autoencoder."""
     return nn.GroupNorm(GROUPS, channels, eps=NORM_EPS)
 
 
@@ -27,7 +27,7 @@ def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 class ResnetBlock(nn.Module):
-    """Two norm-swish-convolution steps around a shortcut."""
+    """Two norm-swish-convolution steps, and a shortcut around them."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Middle(nn.Module):
 
 
 class Level(nn.Module):
-    """The blocks of one resolution; a change of resolution is added by its owner."""
+    """The blocks of one resolution; encoder and decoder add ``downsample`` or ``upsample``."""
 
     def __init__(self, inputs: int, outputs: int, blocks: int) -> None:
         super().__init__()

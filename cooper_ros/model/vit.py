@@ -26,7 +26,7 @@ class VitAttention(nn.Module):
             nn.Linear(config.hidden_size, config.hidden_size) for _ in range(4))
 
     def forward(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
-        """``[B, T, D]`` to the same; ``lengths`` are the pictures that T is made of."""
+        """``[B, T, D]`` to the same; ``lengths`` are the patches of each picture, T in all."""
         q, k, v = (project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
                    for project in (self.q_proj, self.k_proj, self.v_proj))  # [B, H, T, d]
         pictures = [(q, k, v)] if len(lengths) == 1 else zip(

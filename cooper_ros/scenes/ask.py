@@ -14,7 +14,7 @@ from cooper_ros.scenes.truth import ObjectTruth
 Rng = np.random.Generator
 T = TypeVar('T')
 LETTERS = 'abcd'
-MARGIN = 1.10  # two lengths differ clearly from this ratio on
+MARGIN = 1.10  # two lengths differ clearly at this ratio or a larger one
 SIDE_ANGLE = math.radians(25)  # left and right are asked only this far from straight ahead
 
 
@@ -31,11 +31,11 @@ def pick_two(rng: Rng, items: Sequence[T]) -> tuple[T, T]:
 
 def choice(rng: Rng, stem: str, right: str, wrong: Sequence[str], facts: str | dict[str, str],
            tools: tuple[str, ...], start: str = '') -> Draft:
-    """Make a multiple-choice question; the right letter is uniform.
+    """Make a multiple-choice question; every letter is equally often right.
 
-    ``facts`` is a sentence, or what is known of each option; the latter is stated in the order
-    of the options, after ``start``, so the order does not give the answer away, and the right
-    option is named at the end.
+    ``facts`` is a sentence, or a fact for each option. Facts are stated after ``start`` in the
+    order of the options, so that the order does not give the answer away; the right option is
+    named at the end.
     """
     options = [right, *wrong]
     order = [int(i) for i in rng.permutation(len(options))]
@@ -88,8 +88,8 @@ def apart(words: str, a: ObjectTruth, b: ObjectTruth, axes: str = 'xz') -> str:
 
 
 def hour(scene: Scene, a: ObjectTruth, b: ObjectTruth) -> str:
-    """Write the direction from a to b on the floor plan as the hour of a clock, 1 to 12; at 12 is
-    where the camera looks, at 3 its right."""
+    """Write the direction from a to b on the floor plan as the hour of a clock, 1 to 12; 12 is
+    where the camera looks, 3 is to its right."""
     axes = scene.camera.rotation()[:2]  # of the optical frame, on the floor plan
     way = ground(b) - ground(a)
     right, forward = way @ axes[:, 0], way @ axes[:, 2] / np.linalg.norm(axes[:, 2])

@@ -1,7 +1,7 @@
 """Questions about lengths: distance, size, height, reach.
 
-Distances are those of centres; what would be answered otherwise by who measures to the surface is
-not asked where that decides (:func:`reach`).
+Distances are measured to centres. Where the answer would change if one measured to the surface
+instead, nothing is asked (:func:`reach`).
 """
 
 from __future__ import annotations

@@ -15,13 +15,13 @@ _PLURAL = {'box': 'boxes', 'ball': 'balls', 'can': 'cans', 'pill': 'pills', 'egg
            'cup': 'cups'}
 _CELLS = ('top left', 'top center', 'top right', 'middle left', 'middle center', 'middle right',
           'bottom left', 'bottom center', 'bottom right')
-_ONE_WEIGHT = 0.12  # most groups have one member; asked about evenly, `1` would always be right
-# Objects gather in the middle of pictures: it is asked about only where nothing lies elsewhere,
-# the others about evenly. Wrong options come so often that every offered cell is right in about
-# a quarter of the cases (fitted on 900 training scenes), so that no cell is a safe guess either.
+_ONE_WEIGHT = 0.12  # most groups have one member: `1` would nearly always be right
+# Objects gather in the middle of pictures. So the middle cell is asked about only where nothing
+# lies elsewhere, and the others about equally often. Cells are wrong options so often that each is
+# right about every fourth time it is offered (fitted on 900 training scenes): no safe guess.
 _CELL_WEIGHT = 1 / np.array([0.04, 0.08, 0.04, 0.25, 100.0, 0.30, 0.07, 0.08, 0.06])
 _WRONG_WEIGHT = np.array([0.02, 0.06, 0.02, 0.21, 0.32, 0.27, 0.04, 0.04, 0.03])
-_CELL_MARGIN = 0.12  # the centroid keeps this share of a cell from the lines of the grid
+_CELL_MARGIN = 0.12  # the centroid is at least this share of a cell away from grid lines
 
 
 def _countable(things: list[ObjectTruth]) -> list[ObjectTruth] | None:
@@ -85,7 +85,7 @@ def _article(stem: str, name: str) -> str:
 def _pairs(view: View, rng: Rng) -> tuple[list[str], list[str]]:
     """Names in the picture, and names that share a colour or a shape with one but are absent.
 
-    Both are reserved for the split, or neither is: that a name is new tells nothing.
+    Both are reserved for the split, or neither is, so that a new name gives nothing away.
     """
     reserved = HELD_OUT[view.scene.split]
     pool = reserved if reserved and rng.random() < 0.5 else COMMON_PAIRS

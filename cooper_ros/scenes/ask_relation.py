@@ -79,7 +79,7 @@ def relation_camera(view: View, rng: Rng) -> Draft | None:
 def relation_object(view: View, rng: Rng) -> Draft | None:
     """The same in the frame of an object that faces the camera: its left is our right.
 
-    Which side it is, is chosen before the objects: more pairs are clearly in front than behind.
+    The side is chosen before the objects, because more pairs are clearly in front than behind.
     """
     phrases = {'left': 'on its left', 'right': 'on its right'} if rng.random() < 0.6 else \
         {'in front': 'in front of it', 'behind': 'behind it'}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 COLOURS = ('red', 'orange', 'yellow', 'green', 'cyan', 'blue', 'purple', 'black')
 SHAPES = ('box', 'ball', 'can', 'pill', 'egg', 'cup')
 
-# Display-space RGB in 0..1. Hues are spread so that shading and warm light cannot confuse two.
+# Display-space RGB in 0..1. Hues are far enough apart to be told under shade and warm light.
 ALBEDO = {
     'red': (0.84, 0.11, 0.12), 'orange': (0.98, 0.52, 0.08), 'yellow': (0.97, 0.87, 0.14),
     'green': (0.14, 0.66, 0.23), 'cyan': (0.20, 0.80, 0.86), 'blue': (0.11, 0.27, 0.83),

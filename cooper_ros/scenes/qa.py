@@ -33,7 +33,7 @@ MAX_HIDDEN = 0.6
 
 @dataclass(frozen=True)
 class Trace:
-    """The assistant's side of one conversation; after turn i (not the last) tool i draws."""
+    """The assistant's side of one conversation; tool i draws after turn i, none after the last."""
 
     style: str
     turns: tuple[str, ...]

@@ -171,7 +171,7 @@ class Caster:
         return distance, self._owner[geom], normal.reshape(n, 3), geom
 
     def blocked(self, origin: FloatArray, points: FloatArray) -> NDArray[np.bool_]:
-        """Return [N], whether something stands between one point (the light) and each other."""
+        """Return [N], whether something stands between ``origin`` (the light) and each point."""
         n = len(points)
         geom, distance = np.empty(n, np.int32), np.empty(n)
         mujoco.mj_multiRay(self._model, self._data, origin, (points - origin).ravel(),

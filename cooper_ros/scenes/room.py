@@ -21,7 +21,7 @@ _WALL_GAP = 0.25
 
 
 class SimulatedRoom:
-    """A scene seen by a camera that sways from side to side and keeps its eyes on the middle.
+    """A scene seen by a camera that sways from side to side and keeps looking at the middle.
 
     Time is given by the caller, so the same time always gives the same frame.
 

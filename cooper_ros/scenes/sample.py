@@ -50,6 +50,7 @@ def sample_scene(seed: int, split: str = 'train') -> Scene:
 
     Raises:
         BadOption: unknown split or seed out of range.
+        BadData: no scene could be placed in 20 draws.
     """
     absolute = absolute_seed(seed, split)
     for attempt in range(20):  # a cramped draw is thrown away whole, so the result stays unbiased

@@ -52,7 +52,10 @@ class Camera:
         return _rotation(self.yaw, self.pitch, self.roll)
 
     def intrinsics(self, width: int, height: int) -> FloatArray:
-        """Return K [3, 3] for square pixels; pixel (0, 0) has its centre at (0.5, 0.5) - 0.5."""
+        """Return K [3, 3], square pixels.
+
+        The centre of pixel (0, 0) is at image coordinates (0, 0).
+        """
         focal = width / 2 / math.tan(math.radians(self.hfov_deg) / 2)
         return np.array([[focal, 0.0, width / 2 - 0.5], [0.0, focal, height / 2 - 0.5],
                          [0.0, 0.0, 1.0]])

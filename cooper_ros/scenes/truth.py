@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cooper_ros.scenes.raycast import ROOM_OWNER, cast_room, scene_pieces, shared_caster
+from cooper_ros.scenes.raycast import ROOM_OWNER, cast_room, scene_pieces, shared_caster, turn
 from cooper_ros.scenes.render import Frame, pixel_rays
 from cooper_ros.scenes.scene import FloatArray, Scene, SceneObject
 
@@ -73,15 +73,13 @@ def _describe_one(scene: Scene, frame: Frame, index: int) -> ObjectTruth:
     box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1) \
         if seen else (0, 0, 0, 0)
     centroid = (float(columns.mean()), float(rows.mean())) if seen else (-1.0, -1.0)
-    spin = np.array([[np.cos(thing.yaw), -np.sin(thing.yaw), 0.0],
-                     [np.sin(thing.yaw), np.cos(thing.yaw), 0.0], [0.0, 0.0, 1.0]])
     return ObjectTruth(index, thing, camera.to_optical(np.array(thing.centre)),
-                       camera.rotation().T @ spin, len(rows), max(alone, len(rows)),
+                       camera.rotation().T @ turn(thing.yaw), len(rows), max(alone, len(rows)),
                        len(rows) / frame.instance.size, box, centroid, cut, hidden_by)
 
 
 def _window(scene: Scene, frame: Frame, index: int) -> tuple[int, int, int, int]:
-    """Return a pixel window (left, top, right, bottom) that surely holds the whole object."""
+    """Return a pixel window (left, top, right, bottom) that certainly holds the whole object."""
     height, width = frame.instance.shape
     thing = scene.objects[index]
     corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)

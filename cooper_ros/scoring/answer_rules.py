@@ -44,11 +44,12 @@ _WORDS = {word: value for value, word in enumerate(
 _WORD = re.compile(rf'\b({"|".join(_WORDS)})\b', re.IGNORECASE)
 _OPTION = re.compile(r'(?:(?<=\s)|^)(?:\(([A-H])\)|([A-H])[.):])\s*(.+?)'
                      r'(?=\s+(?:\([A-H]\)|[A-H][.):])\s|\s*$)', re.IGNORECASE | re.DOTALL)
-_LETTER = (re.compile(r'^\W*([A-H])\W*$', re.IGNORECASE),
-           re.compile(r'^\W*([A-H])[.):,]', re.IGNORECASE),
-           re.compile(r'\(([A-H])\)', re.IGNORECASE),
-           re.compile(r'\b(?:option|choice|answer(?:\s+is)?:?)\s+\W?([A-H])\b', re.IGNORECASE),
-           re.compile(r'\b([B-H])\b'))  # a lone A may be the article
+_ALONE = re.compile(r'^\W*([A-H])\W*$', re.IGNORECASE)
+_CHOSEN = re.compile(r'\b(?:option|choice|answer(?:\s+is)?:?)\s+\W?([A-H])\b', re.IGNORECASE)
+_AHEAD = re.compile(r'^\W*([A-H])[.):,](?=\s|$)', re.IGNORECASE)
+_BRACKETED = re.compile(r'\(([A-H])\)', re.IGNORECASE)
+_CAPITAL = re.compile(r'(?<![\w.])([B-H]|A(?!\s+(?!(?:or|and|is|because|as)\b)[a-z]))\b')
+_OR_ANOTHER = re.compile(r'\W*\s*(?:[,/&]|\bor\b|\band\b)\s*\W*[A-H]\b', re.IGNORECASE)
 _YES, _NO = (re.compile(rf'\b(?:{words})\b', re.IGNORECASE) for words in
              ('yes|true|correct', 'no|not|false|incorrect'))
 _FIRST = re.compile(r'(yes|true|no|false)\b\s*(?:$|[,.;:!])', re.IGNORECASE)
@@ -206,23 +207,34 @@ def options_of(question: str) -> dict[str, str]:
 def find_letter(text: str, options: Mapping[str, str] = {}) -> str | None:
     """The option an answer picks, lower case; by letter, else by an option's text.
 
+    None where several are named and none of them is chosen, or where it is no option.
+
     >>> find_letter('(B) the red box'), find_letter('a red box', {'a': 'can', 'b': 'red box'})
     ('b', 'b')
+    >>> find_letter('A or D'), find_letter("It is A"), find_letter('Not B, so A')
+    (None, 'a', None)
     """
-    text = text.strip()
-    for rule in _LETTER[:2]:
-        match = rule.search(text)
-        if match:
-            return match[1].lower()
+    text, known = text.strip(), {letter.lower() for letter in options}
+    alone = _ALONE.search(text)
+    if alone:
+        return _only([alone[1]], known)
+    for rule in (_CHOSEN, _AHEAD):
+        letter = _only([match[1] for match in rule.finditer(text)
+                        if not _OR_ANOTHER.match(text, match.end(1))], known)
+        if letter:
+            return letter
     named = [letter for letter, words in options.items() if _same(text, words)] or [
         letter for letter, words in options.items() if _inside(words, text)]
-    if len(named) == 1:
-        return named[0].lower()
-    for rule in _LETTER[2:]:
-        letters = {letter.lower() for letter in rule.findall(text)}
-        if len(letters) == 1:
-            return letters.pop()
-    return None
+    return _only(named, known) or _only(_BRACKETED.findall(text), known) or _only(
+        _CAPITAL.findall(text), known)
+
+
+def _only(letters: Sequence[str], known: set[str]) -> str | None:
+    """The one letter that is named, if it is an option."""
+    found = {letter.lower() for letter in letters}
+    if known:
+        found &= known
+    return found.pop() if len(found) == 1 else None
 
 
 def find_yes_no(text: str) -> str | None:

@@ -58,12 +58,12 @@ class Claim:
 
 
 NO_REPLY = (ValueError, KeyError, IndexError, TypeError, http.client.HTTPException,
-            RecursionError)  # the last: brackets in brackets, by the thousand
-# Longest pauses and time-outs are what clocks take: the last pause is 2^19 units.
+            RecursionError)  # the last one: thousands of nested brackets
+# Pauses and time-outs end at what clocks accept: the last pause is 2^19 units long.
 RANGES = (('attempts', 1, 20), ('timeout_s', 0.1, 86400), ('threads', 1, 1024),
           ('max_tokens', 1, 10**6), ('backoff_s', 0, 3600))
 Said = TypeVar('Said', bool, str)
-EASY = Claim('What is one plus one?', '2', '2')  # who cannot judge this judges nothing
+EASY = Claim('What is one plus one?', '2', '2')  # a judge that fails here is none
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,9 @@ class JudgeSettings:
         threads: claims asked at the same time.
         max_tokens: longest reply.
         backoff_s: unit of the pause after a connection or status error: 2^attempt of it.
+
+    Raises:
+        BadOption: the address is none, or a number is out of its range.
     """
 
     url: str
@@ -123,7 +126,7 @@ class Judge:
     def numbers(self, claims: Sequence[Claim]) -> list[str | None]:
         """The number each response states, with its unit; the judge is not told the truth.
 
-        Empty where it says that there is none; None where it never said either.
+        Empty where the judge says that there is none; None where it gave no usable reply.
         """
         return self._all(claims, READ_SYSTEM, READ_USER, _number)
 
@@ -134,7 +137,7 @@ class Judge:
             return list(pool.map(ask, claims))
 
     def require(self) -> None:
-        """Ask one easy thing, so that nobody works for hours for a judge that is not there.
+        """Ask one easy question: a judge that is not there shall be noticed before hours of work.
 
         Raises:
             BadOption: there is no verdict.
@@ -157,7 +160,7 @@ class Judge:
                     self.pause(self.settings.backoff_s * 2 ** attempt)
                 continue
             except NO_REPLY:
-                continue  # not what a chat server says: at once again, as published
+                continue  # no reply of a chat server: tried again at once, as published
             if said is not None:
                 return said
         return None
@@ -190,7 +193,7 @@ def _number(reply: str) -> str | None:
 
 
 class _Until(io.RawIOBase):
-    """What a socket receives up to a moment: its own time-out begins anew with every byte."""
+    """Reads a socket up to a deadline; a socket's own time-out begins anew with every byte."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket, until: float) -> None:
         self.raw, self.sock, self.until = raw, sock, until
@@ -211,7 +214,7 @@ class _Until(io.RawIOBase):
 
 
 class _Reply(http.client.HTTPResponse):
-    """A reply whose head and body come up to a moment."""
+    """A reply whose head and body must be there before a deadline."""
 
     def __init__(self, until: float, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
@@ -226,7 +229,7 @@ class _InTime:
         self.until = until
 
     def do_open(self, connect: Callable, request: urllib.request.Request, **options: Any) -> Any:
-        """See urllib's own."""
+        """As urllib's own."""
         def connected(*args: Any, **named: Any) -> http.client.HTTPConnection:
             connection = connect(*args, **named)
             connection.response_class = partial(_Reply, self.until)
@@ -235,8 +238,8 @@ class _InTime:
 
 
 class _Http(_InTime, urllib.request.HTTPHandler):
-    """Without encryption."""
+    """HTTP with a deadline."""
 
 
 class _Https(_InTime, urllib.request.HTTPSHandler):
-    """With it."""
+    """HTTPS with a deadline."""

@@ -50,7 +50,7 @@ def wilson(mean: float, count: int, z: float = 1.959964) -> tuple[float, float]:
 
 
 def per_scene(values: Sequence[float], scenes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of the values of every scene, and how many they are."""
+    """Sum of the values of every scene, and how many there are: ``[S]`` each."""
     _, owner = np.unique(np.asarray(scenes), return_inverse=True)
     return np.bincount(owner, np.asarray(values, float)), np.bincount(owner)
 
@@ -69,7 +69,7 @@ def mean_interval(scores: Sequence[float], scenes: Sequence[int], rounds: int = 
     """95 % interval of a mean score; questions about one scene are right or wrong together.
 
     Where a scene has several questions, scenes are drawn and not questions. Scenes that all
-    scored alike show no spread that could be drawn: these count as one witness each.
+    scored alike show no spread to draw from: then each counts as one observation.
 
     Args:
         scores: 0..1, one per question, at least one.

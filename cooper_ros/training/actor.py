@@ -25,9 +25,10 @@ from cooper_ros.engine.events import DEPTH, SEGMENTATION, DepthMap, Map
 from cooper_ros.engine.maps import MapMaker
 from cooper_ros.engine.pictures import PictureReader
 from cooper_ros.imaging.resize import ImageTransform, encoder_inputs, normalise
+from cooper_ros.model.layout import MARKERS
 from cooper_ros.model.packing import Item, LatentItem, TextItem, VisionItem, piece_of
 from cooper_ros.runtime.base import Cursor
-from cooper_ros.runtime.torch_runtime import MARKERS, TorchRuntime, TorchSession
+from cooper_ros.runtime.torch_runtime import TorchRuntime, TorchSession
 from cooper_ros.training.batched import close_turn, draw_together, step_rows
 from cooper_ros.training.rollouts import Group, Rollout, RolloutOptions, Turn
 
@@ -37,7 +38,7 @@ Asked = tuple[np.ndarray, str, torch.Generator]
 
 
 class Actor:
-    """Samples groups with a network that may be trained in between: nothing is kept.
+    """Samples groups; the network may be trained between calls, as nothing is kept.
 
     Args:
         parts: runtime (of the network that trains), codec, prompts and card.
@@ -118,7 +119,7 @@ class _SideBySide:
     def _write(self, rows: Sequence[int]) -> None:
         """Let all rows write one turn; each step feeds one token of every open row.
 
-        What the last allowed step draws is not part of the turn, as where questions are asked.
+        The token of the last allowed step is not part of the turn, as when the engine answers.
         """
         codec, limit = self.codec, self.options.max_turn_tokens
         turns = {row: Turn() for row in rows}
@@ -220,8 +221,8 @@ class _GroupUnderWay:
         return self.rollouts[row - self.rows[0]]
 
     def look(self, active: Sequence[int], starts: Mapping[int, Cursor]) -> list[int]:
-        """Draw what the last turns of those of our rows that are active ask for, as many maps at
-        once as there are rows for; returns the rows that go on."""
+        """Draw the maps that the last turns of our active rows ask for, as many at once as there
+        are rows for; returns the rows that go on."""
         calls = {row: call for row in active if row in self.rows
                  if (call := self._call(row)) is not None}
         twins = self._twins(list(calls))

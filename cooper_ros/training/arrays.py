@@ -14,8 +14,8 @@ REMEDY = 'free disk space, or name another data folder, and start the same comma
 
 
 def new_array(path: Path, kind: DTypeLike, shape: tuple[int, ...]) -> np.ndarray:
-    """A memory-mapped file of zeros that has its room on the disk already: where a disk fills up
-    under a sparse file, the kernel ends the process without a word.
+    """A memory-mapped file of zeros whose room on the disk is reserved: where a disk fills up
+    under a sparse file, the kernel kills the process without a message.
 
     Raises:
         OutOfDisk: there is no room; no file is left.

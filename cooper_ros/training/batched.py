@@ -15,9 +15,10 @@ from torch import Tensor
 
 from cooper_ros.engine.drawing import DrawOptions
 from cooper_ros.model.flow import euler_step, schedule
+from cooper_ros.model.layout import MARKERS
 from cooper_ros.model.mot import HIDDEN, KEYS, LATENTS, PassMode, Rope, Streams
 from cooper_ros.runtime.cache import CachedAttention, KeyValueCache
-from cooper_ros.runtime.torch_runtime import MARKERS, TorchRuntime, TorchSession
+from cooper_ros.runtime.torch_runtime import TorchRuntime, TorchSession
 
 
 class RowsAttention:

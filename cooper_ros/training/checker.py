@@ -1,7 +1,7 @@
 """Is an answer right? By rules, or by a language model behind an OpenAI-compatible address.
 
 The published recipe asks a judge for every rollout and has no rules (reference section 11.3).
-Here rules are the default: exact, free and the same tomorrow. A judge can be configured; where it
+Here rules are the default: exact, free and repeatable. A judge can be configured; where it
 fails for good, the rules decide and the failure is counted, unless ``published`` asks for the 0
 of the released code.
 """
@@ -42,6 +42,9 @@ class RuleChecker:
         grade: ``threshold`` makes a number right or wrong, as a reward of 0 or 1 wants it;
             ``mra`` gives it its mean relative accuracy.
         tolerance: largest relative error of a right number.
+
+    Raises:
+        BadOption: a value is unknown or out of its range.
 
     >>> RuleChecker().scores([Claim('how far, in meters?', '2.0', r'\\boxed{180 cm}')])
     [1.0]
@@ -103,7 +106,7 @@ class JudgeChecker:
                 for verdict, rule in zip(verdicts, spare)]
 
     def require_verdicts(self) -> None:
-        """Check that there is a judge at all: a run would go on without it, unseen.
+        """Check that there is a judge at all: without one, a run would go on unnoticed.
 
         Raises:
             BadOption: not one claim was ever judged.

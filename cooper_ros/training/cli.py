@@ -86,8 +86,8 @@ def run_stage(stage: str, config: Path, steps: int = 0, export: str = '',
 
 
 def _rounded(settings: TrainSettings) -> torch.dtype | None:
-    """What shards are rounded to for an export, which holds bfloat16; not if the way back to the
-    start is still to be gone."""
+    """What shards are rounded to for an export, which holds bfloat16; None if the weights are yet
+    to be mixed with those of the start."""
     return torch.bfloat16 if settings.task.get('learned', 1) == 1 else None
 
 

@@ -13,6 +13,7 @@ import torch
 
 from cooper_ros.errors import BadOption
 from cooper_ros.imaging.resize import ImageTransform
+from cooper_ros.model.layout import MARKERS
 from cooper_ros.model.packing import Item, LatentItem, TextItem, VisionItem
 from cooper_ros.training.datasets.catalogue import COOPER, KINDS, draw_kind
 from cooper_ros.training.datasets.cooper_set import TalkSet
@@ -55,6 +56,9 @@ class CorpusOptions:
         valid: samples of every set that are held out of training, its last ones.
         preview: draw or answer the last held-out sample of every set at each validation.
         drawing: settings of previews.
+
+    Raises:
+        BadOption: a value is unknown or out of its range.
     """
 
     sets: Mapping[str, SetOptions]
@@ -153,18 +157,18 @@ class ItemMaker:
         return ImageTransform(*card.vae_transform), ImageTransform(*card.vit_transform)
 
     def drawing(self, sample: DrawSample, noise: torch.Generator) -> list[Item]:
-        """Picture (VAE, ViT), prompt, target (section 10.1)."""
+        """Picture (VAE, ViT), prompt, target (reference 10.1)."""
         return [self.latent(sample.vae, noise), VisionItem(torch.from_numpy(sample.vit)),
                 self.prompt(sample.kind), self.latent(sample.target, noise, loss=True)]
 
     def talk(self, sample: TalkSample, noise: torch.Generator) -> list[Item]:
-        """System prompt, then the conversation in file order (section 10.2)."""
+        """System prompt, then the conversation in file order (reference 10.2)."""
         items: list[Item] = [self.text(self.policy.prompts.interleave_system)]
         for entry, latents in self._shown(sample):
             if entry.text is not None:
                 items.append(self.text(entry.text, entry.need_loss))
             elif entry.image is not None:
-                vae, vit = self.rules  # each of the picture as it is (section 5.2)
+                vae, vit = self.rules  # each of the picture as it is (reference 5.2)
                 items += [self.latent(vae(entry.image), noise)] if latents else []
                 items.append(VisionItem(torch.from_numpy(vit(entry.image))))
         return items
@@ -181,7 +185,7 @@ class ItemMaker:
         """Tokens of a conversation."""
         texts = [self.text(self.policy.prompts.interleave_system)]
         texts += [self.text(entry.text) for entry in sample.items if entry.text is not None]
-        total = sum(len(item.ids) + 2 for item in texts)
+        total = sum(len(item.ids) + MARKERS for item in texts)
         for entry, latents in self._shown(sample):
             if entry.image is not None:
                 total += self._picture_tokens(entry.image.shape[1::-1], latents)
@@ -190,12 +194,12 @@ class ItemMaker:
     def draw_tokens(self, kind: str, size: tuple[int, int]) -> int:
         """Tokens of a drawing sample whose picture is (width, height)."""
         target = self._grid(self.rules[0], size, self.policy.loaded.config.pixels_per_latent_token)
-        return self._picture_tokens(size, True) + target + 2 + len(self.prompt(kind).ids) + 2
+        return self._picture_tokens(size, True) + target + len(self.prompt(kind).ids) + 2 * MARKERS
 
     def _picture_tokens(self, size: Sequence[int], latents: bool) -> int:
         config, (vae, vit) = self.policy.loaded.config, self.rules
-        seen = self._grid(vit, size, config.vit.patch_size) + 2
-        return seen + (self._grid(vae, size, config.pixels_per_latent_token) + 2
+        seen = self._grid(vit, size, config.vit.patch_size) + MARKERS
+        return seen + (self._grid(vae, size, config.pixels_per_latent_token) + MARKERS
                        if latents else 0)
 
     @staticmethod

@@ -19,6 +19,7 @@ from torch import Tensor
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer
 from cooper_ros.engine.settings import offline
+from cooper_ros.imaging.resize import denormalise
 from cooper_ros.model.packing import IGNORED, Item, PackedBatch, pack
 from cooper_ros.model.training_forward import forward_train
 from cooper_ros.training.corpus_items import Corpus, ItemMaker, corpus_options
@@ -111,7 +112,7 @@ class CorpusTask:
         return self.module(partial(self._pass, batch, totals))
 
     def _pass(self, batch: PackedBatch, totals: Sequence[float]) -> dict[str, Tensor]:
-        """Both losses, even of nothing: every weight has its place in every backward pass."""
+        """Both losses, also of no tokens: every weight must take part in every backward pass."""
         output = forward_train(self.module, batch, recompute=self.options.recompute)
         ce = output.ce.sum() / totals[0]
         mse = output.mse.mean(-1).sum() / totals[1]
@@ -137,7 +138,7 @@ class CorpusTask:
 def _drawn(engine: CooperEngine, rows: DrawSet) -> np.ndarray:
     """Picture, drawn map and true one of the last row."""
     sample = rows.sample(len(rows) - 1)
-    rgb, target = to_uint8(sample.vae), to_uint8(sample.target)
+    rgb, target = denormalise(sample.vae), denormalise(sample.target)
     drawn = (np.repeat((engine.estimate_depth(rgb).relative * 255).astype(np.uint8)
                        [..., None], 3, 2) if sample.kind == DEPTH else engine.segment(rgb).rgb)
     return np.concatenate([rgb, drawn, target], axis=1)
@@ -161,17 +162,12 @@ def counted(batch: PackedBatch) -> tuple[int, int]:
     return int((batch.labels != IGNORED).sum()), len(batch.layout.mse_index)
 
 
-def to_uint8(pixels: np.ndarray) -> np.ndarray:
-    """float32 ``[3, H, W]`` in -1..1 -> uint8 ``[H, W, 3]``."""
-    planes = np.clip(pixels * 127.5 + 127.5, 0, 255).round().astype(np.uint8)
-    return np.ascontiguousarray(planes.transpose(1, 2, 0))
-
-
 def _trained(rows: DrawSet | TalkSet, wanted: int) -> int:
     """How many rows train: those before the held-out ones, without the scene that these begin in.
 
-    Its frames are nearly the same pictures, and in a row (``open_set``). A scene of more than a
-    quarter of the rows (Virtual KITTI has five) trains, for a set must not lose so much.
+    The frames of a scene are nearly the same pictures, and lie in a row (``open_set``). A scene of
+    more than a quarter of the rows (Virtual KITTI has five) trains all the same: a set must not
+    lose so much.
     """
     first = len(rows) - _held(len(rows), wanted)
     if not isinstance(rows, DrawSet) or rows.kind.kind != DEPTH or first == len(rows):

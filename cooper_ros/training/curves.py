@@ -69,6 +69,9 @@ class Wandb:
     """See :class:`Curves`; one W&B run per run folder, resumed under the same name.
 
     W&B's own variables (``WANDB_PROJECT``, ``WANDB_MODE``) are obeyed.
+
+    Raises:
+        BadOption: W&B does not start.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:

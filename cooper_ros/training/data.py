@@ -21,7 +21,8 @@ from typing import Any, Callable, Iterable, Iterator, Sequence, TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from cooper_ros.runtime.files import room
+from cooper_ros.errors import BadData
+from cooper_ros.runtime.files import replace_folder, room
 from cooper_ros.scenes.edition import EDITION
 from cooper_ros.scenes.palette import COLOURS, SHAPES
 from cooper_ros.scenes.questions import questions
@@ -37,6 +38,7 @@ FEW = 64  # frames to draw, 40 ms each
 Work, Done = TypeVar('Work'), TypeVar('Done')
 Job = tuple[str, int, int]  # split, scene seed, questions per category
 OBJECT_FIELDS = ('colour', 'shape', 'x', 'y', 'z', 'tall', 'top')
+QUESTIONS = 'questions.jsonl'
 ARRAYS = ('rgb', 'depth', 'labels', 'instance', 'objects', 'focal')
 
 
@@ -71,16 +73,19 @@ class FrameStore:
     def questions(self) -> list[list[dict[str, Any]]]:
         """Per frame, a list of questions with their traces, as plain values; read when they are
         first asked for."""
-        lines = (self.folder / 'questions.jsonl').read_text(encoding='utf-8').splitlines()
-        return [json.loads(line) for line in lines]
+        with _reading(self.folder):
+            lines = (self.folder / QUESTIONS).read_text(encoding='utf-8').splitlines()
+            return [json.loads(line) for line in lines]
 
     def __len__(self) -> int:
         return len(self.rgb)
 
     def relative(self, index: int) -> np.ndarray:
-        """Relative depth float32 ``[H, W]``: 0 at the near limit, 1 at the far one; what the
-        canonical lens would have seen so is as many times farther as its focal length is longer
-        (Metric3D, arXiv 2307.10984, section 3.2)."""
+        """Relative depth float32 ``[H, W]``: 0 at the near limit, 1 at the far one.
+
+        With a canonical lens, metres are first multiplied by its focal length over that of the
+        picture (Metric3D, arXiv 2307.10984, section 3.2).
+        """
         metres = self.depth[index].astype(np.float32) / STEPS_PER_METRE
         if self.canonical_focal:
             metres *= self.canonical_focal / self.focal[index]
@@ -100,15 +105,31 @@ def frame_store(folder: Path | str, split: str, seed: int, count: int, per_categ
         canonical_focal: see :class:`FrameStore`.
     """
     path = Path(folder) / f'{split}_{seed}_{count}_{per_category}_v{EDITION}'
-    make_once(path, lambda: all((path / f'{name}.npy').exists() for name in ARRAYS),
+    files = [path / f'{name}.npy' for name in ARRAYS] + [path / QUESTIONS]
+    make_once(path, lambda: all(file.exists() for file in files),
               lambda: _make(path, split, seed, count, per_category))
     return open_store(path, canonical_focal)
 
 
 def open_store(path: Path, canonical_focal: float = 0.0) -> FrameStore:
-    """A store that is there; its pictures stay on disk until they are looked at."""
-    return FrameStore(path, *(np.load(path / f'{name}.npy', mmap_mode='r') for name in ARRAYS),
-                      canonical_focal)
+    """A store that is there; its pictures stay on disk until they are looked at.
+
+    Raises:
+        BadData: it is damaged.
+    """
+    with _reading(path):
+        arrays = [np.load(path / f'{name}.npy', mmap_mode='r') for name in ARRAYS]
+    return FrameStore(path, *arrays, canonical_focal)
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Name what a damaged file of a store raises as ours."""
+    try:
+        yield
+    except (OSError, ValueError, EOFError) as error:
+        raise BadData('the frames are damaged', value=f'{folder}: {error}',
+                      remedy='delete that folder: it is made again') from error
 
 
 def _make(path: Path, split: str, seed: int, count: int, per_category: int) -> None:
@@ -123,8 +144,8 @@ def _make(path: Path, split: str, seed: int, count: int, per_category: int) -> N
     arrays = {name: new_array(part / f'{name}.npy', kind, (count, *shape))
               for name, (shape, kind) in shapes.items()}
     jobs = [(split, seed + index, per_category) for index in range(count)]
-    with (room(part, 0, 'questions.jsonl', REMEDY), over_cores(_draw, count) as drawer,
-          open(part / 'questions.jsonl', 'w', encoding='utf-8') as lines):
+    with (room(part, 0, QUESTIONS, REMEDY), over_cores(_draw, count) as drawer,
+          open(part / QUESTIONS, 'w', encoding='utf-8') as lines):
         drawn = drawer(jobs)
         for index, frame in enumerate(tqdm(drawn, total=count, desc=path.name, mininterval=5)):
             for name, array in arrays.items():
@@ -132,8 +153,7 @@ def _make(path: Path, split: str, seed: int, count: int, per_category: int) -> N
             lines.write(json.dumps(frame['questions']) + '\n')
     for array in arrays.values():
         array.flush()
-    shutil.rmtree(path, ignore_errors=True)
-    part.rename(path)
+    replace_folder(part, path)
 
 
 @contextmanager

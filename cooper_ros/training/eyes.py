@@ -1,4 +1,4 @@
-"""Vision tower and connector on their own: a good start, a head to train them, their way on.
+"""Vision tower and connector alone: their start, the head that trains them, their later use.
 
 A tower that starts from nothing learns much sooner if its first layer shows it the picture in
 full: patches of camera frames are nearly all brightness, and random directions see little else. So
@@ -75,7 +75,11 @@ def whiten(embedding: nn.Linear, patches: Tensor) -> None:
 
 
 def open_eyes(network: Cooper, weights: Mapping[str, Any]) -> None:
-    """Put the tower and connector of a ``see`` run into a network."""
+    """Put the tower and connector of a ``see`` run into a network.
+
+    Raises:
+        BadOption: there are none, or they do not belong to this network.
+    """
     eyes = {name: value for name, value in weights.items() if name.startswith(EYES)}
     missing = network.load_state_dict(eyes, strict=False).unexpected_keys
     if missing or not eyes:
@@ -85,7 +89,7 @@ def open_eyes(network: Cooper, weights: Mapping[str, Any]) -> None:
 
 @torch.no_grad()
 def balance_eyes(network: Cooper, pixels: Tensor) -> None:
-    """Make what pictures say as loud as where it stands.
+    """Give what pictures show the same scale as where it is.
 
     The fixed position table (spread 0.7) is added to the connector's output. In a narrow network
     that output starts twenty times smaller, and a head behind a layer norm does not mind; the

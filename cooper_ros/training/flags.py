@@ -14,7 +14,7 @@ from tqdm import tqdm
 from cooper_ros.config import MODES
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer, Event, Failure
-from cooper_ros.errors import BadOption, CooperError
+from cooper_ros.errors import BadOption, class_of
 from cooper_ros.scoring.judge import Claim
 from cooper_ros.training.checker import Checker, RuleChecker
 from cooper_ros.training.datasets.json_lines import JsonLines
@@ -148,12 +148,6 @@ def _response(last: Event, data_id: str, mode: str) -> str:
     if isinstance(last, Answer):
         return last.reasoning[-1]
     assert isinstance(last, Failure)  # a request ends in one of both
-    raise _kind_of(last.error_code)(
+    raise class_of(last.error_code)(
         'a question was not answered', value=f'{data_id} in mode {mode}: {last.error_msg}',
         remedy='mend the cause, or take the question out; the same command then goes on')
-
-
-def _kind_of(code: int) -> type[CooperError]:
-    """The error class of a code."""
-    return next((kind for kind in CooperError.__subclasses__() if kind.code == code),
-                CooperError)

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Iterator, Mapping
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -15,10 +13,11 @@ from cooper_ros.engine.prompts import Prompts, save_prompts
 from cooper_ros.errors import BadCheckpoint
 from cooper_ros.imaging.depth_edges import PICTURE
 from cooper_ros.imaging.segmentation import palette_from_rows
-from cooper_ros.model.config import ModelConfig, VaeConfig
+from cooper_ros.model.config import ModelConfig
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.card import Drawing, ModelCard
-from cooper_ros.runtime.checkpoint import save_model_folder
+from cooper_ros.runtime.checkpoint import read_autoencoder, save_model_folder
+from cooper_ros.runtime.weights import VAE_FILE
 from cooper_ros.scenes.palette import palette_json
 from cooper_ros.scenes.qa import QuestionAnswer
 from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M
@@ -53,39 +52,22 @@ def load_vae(path: Path) -> AutoEncoder:
     """The frozen autoencoder of an exported VAE run or a model folder.
 
     Raises:
-        BadCheckpoint: there is none, or its file is damaged.
+        BadCheckpoint: there is none, its file is damaged, or it is one of another kind.
     """
-    weights = vae_tensors(path)
-    vae = AutoEncoder(vae_config(weights))
-    vae.load_state_dict(weights, strict=True)
-    return vae.eval().requires_grad_(False)
+    file = path / VAE_FILE
+    if not file.is_file():
+        raise BadCheckpoint('there is no autoencoder', value=str(file),
+                            remedy='run stage vae with --export first')
+    return read_autoencoder(path, dtype=torch.float32).requires_grad_(False)
 
 
 def vae_tensors(path: Path) -> dict[str, Tensor]:
     """Weights of the autoencoder of an exported VAE run or a model folder.
 
     Raises:
-        BadCheckpoint: there is none, or its file is damaged.
+        BadCheckpoint: as :func:`load_vae`.
     """
-    file = path / 'ae.safetensors'
-    if not file.exists():
-        raise BadCheckpoint('there is no autoencoder', value=str(file),
-                            remedy='run stage vae with --export first')
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise BadCheckpoint('the autoencoder cannot be read', value=f'{file}: {error}',
-                            remedy='copy the file again, or export it once more') from error
-
-
-def vae_config(weights: Mapping[str, Tensor]) -> VaeConfig:
-    """Sizes of an autoencoder from the shapes of its weights."""
-    ch = weights['encoder.conv_in.weight'].shape[0]
-    levels = sum(f'encoder.down.{n}.block.0.conv1.weight' in weights for n in range(16))
-    widths = [weights[f'encoder.down.{n}.block.0.conv1.weight'].shape[0] for n in range(levels)]
-    blocks = sum(f'encoder.down.0.block.{n}.conv1.weight' in weights for n in range(16))
-    return VaeConfig(ch=ch, ch_mult=tuple(width // ch for width in widths), num_res_blocks=blocks,
-                     z_channels=weights['decoder.conv_in.weight'].shape[1])
+    return load_vae(path).state_dict()
 
 
 def card(vae_rule: tuple[int, int, int], vit_rule: tuple[int, int, int], points: int,

@@ -70,7 +70,7 @@ def score_group(network: Cooper, group: Group, specials: SpecialTokens, vocabula
 def log_prob_gap(scored: Scored, group: Group) -> Tensor:
     """How far log-probabilities are from those at sampling time, in nats, on average.
 
-    Sampler and learner may compute in different number types: what differs is no policy's.
+    Sampler and learner may compute in different number types; that, not learning, makes the gap.
     """
     sampled = [value for rollout in group.rollouts for turn in rollout.turns
                for value in turn.log_probs]

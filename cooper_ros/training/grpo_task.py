@@ -83,7 +83,8 @@ class GrpoOptions:
             arXiv 2503.20783): gains are not divided by the spread of their group, nor sums over
             words by their number. Published: off.
         learned: how far from the start (0) to the trained weights (1) the exported ones stand.
-            What no question asks for drifts, and comes back sooner than what was learned goes.
+            Going back part of the way restores what no question asks for, which drifts in
+            training, sooner than it undoes what was learned.
         freeze: name prefixes of weights that do not train; published: none but the autoencoder.
         freeze_gen: leave the generation expert and its adapters as they are. The reward reaches
             them only through the picture they read, and what they draw gets worse; published: off.
@@ -92,6 +93,9 @@ class GrpoOptions:
             such part reads the prefix once more. The gradient does not depend on it.
         valid_questions: questions of a validation; of a file, its last ones. These do not train,
             and neither do others about their pictures, where the set can spare them.
+
+    Raises:
+        BadOption: a value is unknown, out of its range or not for this stage.
     """
 
     rollout: Mapping[str, Any] = field(default_factory=dict)

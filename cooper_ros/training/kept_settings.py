@@ -23,7 +23,7 @@ DIGESTS = 'sha256'  # beside the settings: name of a setting -> digest of the fi
 FUNCTION = 'task.reward.function'
 UNSET = 'not set'
 SHOWN = 8
-# What does not change what is learnt, or is how far: places, pace, and what is shown or exported.
+# Settings that do not change what is learnt, or only how far: places, pace, previews, exports.
 FREE = ('folder', 'steps', 'threads', 'device', 'parallel', 'shards', 'checkpoint_every',
         'preview_every', 'log_every', 'track', 'data.folder', 'data.valid', 'task.flow_points',
         'task.learned', 'task.learned_together', 'task.preview', 'task.recompute',

@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 import numpy as np
 from PIL import Image
@@ -102,7 +102,7 @@ class RunLog:
         path = self.folder / LOG_NAME
         if not path.exists():
             return
-        kept = [line for line in path.read_text(encoding='utf-8').splitlines()
+        kept = [line for line in path.read_text(encoding='utf-8', errors='replace').splitlines()
                 if _step_of(line) is not None and _step_of(line) <= start]
         part = path.with_suffix('.part')  # a full disk must not cost the old curve
         with _writing(self.folder):
@@ -163,14 +163,18 @@ def open_log(settings: TrainSettings, start: int) -> Log:
 
 def _kept_sums(path: Path) -> dict[int, tuple[dict[str, float], dict[str, int]]]:
     try:
-        return {int(step): (dict(sums), dict(counts))
+        return {int(step): (_numbers(sums, float), _numbers(counts, int))
                 for step, (sums, counts) in json.loads(path.read_text(encoding='utf-8'))}
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return {}  # a new run, or one of before there was such a file
+
+
+def _numbers(values: Mapping[str, Any], kind: Callable[[Any], Any]) -> dict[str, Any]:
+    return {name: kind(value) for name, value in values.items()}
 
 
 def _step_of(line: str) -> int | None:
     try:
         return int(json.loads(line)['step'])
-    except (ValueError, KeyError):
-        return None  # a line cut off by a kill
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
+        return None  # a line cut off by a kill, or nothing of ours

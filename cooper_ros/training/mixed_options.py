@@ -21,6 +21,9 @@ class Recipe:
         questions: questions per frame.
         only_first: train on the first so many frames of the data alone, for what is scarce while
             other recipes have plenty; 0 for all. Validation takes no notice.
+
+    Raises:
+        BadOption: a value is unknown or out of its range.
     """
 
     weight: float
@@ -65,6 +68,9 @@ class MixOptions:
         own_maps: of how many frames, from the first on, traces show what the start draws instead
             of the true maps, see :mod:`..own_maps`.
         learned: how far from the start (0) to the trained weights (1) the exported ones stand.
+
+    Raises:
+        BadOption: a value is unknown or out of its range.
     """
 
     recipes: Mapping[str, Recipe]

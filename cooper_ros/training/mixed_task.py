@@ -184,7 +184,11 @@ class MixedTask:
         return scores, self._drawings() if 'draw' in self.recipes else {}
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """Write a complete model folder, ``learned`` of the way from the start to the weights."""
+        """Write a complete model folder, ``learned`` of the way from the start to the weights.
+
+        Raises:
+            BadOption: the stage has no autoencoder to export.
+        """
         if self.options.learned < 1:
             weights = part_way(self._start_weights(), weights, self.options.learned)
         if self.vae is None:

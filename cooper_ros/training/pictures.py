@@ -1,4 +1,4 @@
-"""What the network reads of every training frame, computed once (reference remedy T6).
+"""What the network reads of every training frame, computed once (reference 15.2, T6).
 
 Latents are stored as means: the autoencoder is frozen, so only its small posterior noise is
 missing. Vision inputs are stored as 8-bit pixels, exactly as the resize rule gives them.
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from cooper_ros.imaging.colours import colourise
 from cooper_ros.imaging.depth import picture_from_decoded, relative_from_decoded
-from cooper_ros.imaging.resize import ImageTransform, encoder_inputs, normalise
+from cooper_ros.imaging.resize import ImageTransform, denormalise, encoder_inputs, normalise
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.scenes.palette import paint
 from cooper_ros.training.arrays import begun_array, new_array
@@ -119,12 +119,7 @@ def _views(folder: Path, canonical_focal: float, rules: tuple[ImageTransform, Im
     store = _opened(folder, canonical_focal)
     views = (np.asarray(store.rgb[frame]), colourise(store.relative(frame)),
              paint(store.labels[frame]))
-    return np.stack([_bytes(encoder_inputs(view, *rules).vit) for view in views])
-
-
-def _bytes(pixels: np.ndarray) -> np.ndarray:
-    """Undo :func:`normalise`: float ``[3, H, W]`` -> uint8 ``[H, W, 3]``."""
-    return np.rint((pixels.transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)
+    return np.stack([denormalise(encoder_inputs(view, *rules).vit) for view in views])
 
 
 def _make_coded(paths: Sequence[Path], store: FrameStore, vae: AutoEncoder, count: int,

@@ -119,7 +119,7 @@ def open_policy(start: str, base: str = '', freeze: Sequence[str] = (),
         start: model folder with the weights and ``prompts.yaml``.
         base: folder with configs, tokenizer and autoencoder where ``start`` lacks them.
         freeze: name prefixes of weights that do not train; the autoencoder never does.
-        device: where to; None for a GPU where there is one.
+        device: where it is put; None for a GPU where there is one.
 
     Raises:
         BadCheckpoint, BadPrompts: the folder is incomplete.

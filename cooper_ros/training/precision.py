@@ -1,4 +1,4 @@
-"""What training computes in."""
+"""Number types that training computes in."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sampled_in(device: torch.device, wanted: bool | None = None) -> torch.dtype:
 
 
 def spoken(device: torch.device, wanted: bool) -> str:
-    """What :func:`mixed` comes to, for people."""
+    """The number type that :func:`mixed` results in, as text."""
     if not wanted:
         return 'float32'
     return 'bfloat16' if has_bfloat16(device) else 'float32, for this CPU imitates bfloat16'

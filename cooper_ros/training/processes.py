@@ -24,16 +24,23 @@ BUCKET = 2**23  # gradient numbers that are averaged together
 PATIENCE = timedelta(hours=3)  # the others wait while the first makes data or coded pictures
 
 
-def place() -> tuple[int, int]:
-    """Rank of this process and number of processes."""
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
+def rank() -> int:
+    """Number of this process among those that train one network, from 0."""
+    return dist.get_rank() if _is_joined() else 0
+
+
+def world_size() -> int:
+    """How many processes train one network."""
+    return dist.get_world_size() if _is_joined() else 1
+
+
+def _is_joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 def is_first() -> bool:
     """Whether this process is the one that writes and speaks."""
-    return place()[0] == 0
+    return rank() == 0
 
 
 def training_device(wanted: str) -> torch.device:
@@ -80,13 +87,13 @@ def leave() -> None:
 
 def wait_for_all() -> None:
     """Return when every process has come this far."""
-    if place()[1] > 1:
+    if world_size() > 1:
         dist.barrier()
 
 
 def from_first(text: str) -> str:
     """What the first process gives, in all of them."""
-    if place()[1] == 1:
+    if world_size() == 1:
         return text
     given = [text]
     dist.broadcast_object_list(given, src=0)
@@ -109,12 +116,12 @@ def share_of(batch: int) -> range:
     Raises:
         BadOption: the batch cannot be cut into equal parts.
     """
-    rank, world = place()
+    own, world = rank(), world_size()
     if batch % world:
         raise BadOption('a batch must be the same for every process', value=f'batch: {batch}',
                         limit=f'a multiple of {world} processes')
     size = batch // world
-    return range(rank * size, (rank + 1) * size)
+    return range(own * size, (own + 1) * size)
 
 
 def part_of(count: int) -> range:
@@ -123,11 +130,11 @@ def part_of(count: int) -> range:
     Raises:
         BadOption: there are fewer samples than processes.
     """
-    rank, world = place()
+    own, world = rank(), world_size()
     if count < world:
         raise BadOption('a process would have no sample', value=f'frames: {count}',
                         limit=f'at least one for each of {world} processes')
-    return range(rank * count // world, (rank + 1) * count // world)
+    return range(own * count // world, (own + 1) * count // world)
 
 
 def mean_over_processes(counts: Sequence[float]) -> list[float]:
@@ -137,18 +144,18 @@ def mean_over_processes(counts: Sequence[float]) -> list[float]:
     over all tokens of all processes (reference 9.4), however unequal their sequences are.
     """
     totals = torch.tensor(counts, dtype=torch.float64)
-    if place()[1] > 1:
+    if world_size() > 1:
         dist.all_reduce(totals)  # on the CPU: gloo
-    return [max(1.0, float(total)) / place()[1] for total in totals]
+    return [max(1.0, float(total)) / world_size() for total in totals]
 
 
 def mean_values(values: Mapping[str, Tensor]) -> dict[str, float]:
     """Means of named numbers over all processes; all must have the same names."""
     numbers = torch.tensor([float(value.detach()) for value in values.values()],
                            dtype=torch.float64)
-    if place()[1] > 1:
+    if world_size() > 1:
         dist.all_reduce(numbers)
-    return dict(zip(values, (numbers / place()[1]).tolist()))
+    return dict(zip(values, (numbers / world_size()).tolist()))
 
 
 def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
@@ -158,7 +165,7 @@ def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     process used gets none. torch's DistributedDataParallel counts on one backward pass through
     every weight per step, which groups of rollouts and mixed recipes do not keep to.
     """
-    if place()[1] == 1:
+    if world_size() == 1:
         return
     used = torch.tensor([float(p.grad is not None) for p in parameters])
     dist.all_reduce(used)
@@ -168,7 +175,7 @@ def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
     for bucket in _buckets([p.grad for p in kept]):
         flat = torch.cat([grad.flatten() for grad in bucket])
         dist.all_reduce(flat)
-        flat /= place()[1]
+        flat /= world_size()
         for grad, part in zip(bucket, flat.split([grad.numel() for grad in bucket])):
             grad.copy_(part.view_as(grad))
 

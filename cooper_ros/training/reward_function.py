@@ -19,7 +19,7 @@ from typing import Any, Callable, Mapping, Sequence
 from torch import distributed as dist
 
 from cooper_ros.errors import BadData, BadOption, CooperError
-from cooper_ros.training.processes import place
+from cooper_ros.training.processes import rank, world_size
 from cooper_ros.training.rewards import RewardGroup, RewardOptions, cooperative
 
 RewardFunction = Callable[[RewardGroup], Sequence[Mapping[str, float]]]
@@ -45,7 +45,7 @@ class Reward:
         self.function = load_function(options.function) if options.function else cooperative
         self.name = options.function or cooperative.__name__
         self._names: set[str] = set()
-        self._compared = place()[1] == 1
+        self._compared = world_size() == 1
 
     def terms(self, group: RewardGroup) -> list[dict[str, float]]:
         """Terms of every rollout of a group.
@@ -79,7 +79,7 @@ class Reward:
     def _called(self, group: RewardGroup, where: str) -> Any:
         try:
             return self.function(group)
-        except Exception as error:  # whatever it is, the question must be named
+        except (Exception, SystemExit) as error:  # whatever it is, the question must be named
             raise BadData('the reward function failed', value=f'{where}: {_shown(error)}',
                           remedy='mend it; the same command with --changed-settings then goes on '
                                  'from the last checkpoint') from error
@@ -98,21 +98,21 @@ class Reward:
 
     def _compare(self, names: Sequence[Sequence[str]]) -> None:
         """Compare the names of all processes: their curves are added up by place, not by name."""
-        own = names[place()[0]]
-        for rank, found in enumerate(names):
+        own = names[rank()]
+        for number, found in enumerate(names):
             if not found:
                 raise BadOption('the reward function failed in another process',
-                                value=f'process {rank}', remedy='see its own message')
+                                value=f'process {number}', remedy='see its own message')
             if found != own:
                 raise BadOption('the terms of a reward differ between processes',
-                                value=f'{", ".join(found)} in process {rank}',
+                                value=f'{", ".join(found)} in process {number}',
                                 limit=', '.join(own),
                                 remedy='give a term that does not apply the value 0')
 
 
 def _of_all(names: list[str]) -> list[list[str]]:
     """The names of every process, in all of them."""
-    found: list[Any] = [None] * place()[1]
+    found: list[Any] = [None] * world_size()
     dist.all_gather_object(found, names)
     return found
 
@@ -173,7 +173,7 @@ def _of_file(name: str, path: Path) -> ModuleType:
     try:
         content = path.read_bytes()  # not by exec_module: bytecode may be older than the text
         exec(loader.source_to_code(content, str(path)), vars(module))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script ends itself
         raise BadOption('the file of the reward function cannot be imported',
                         value=f'{path}: {_shown(error)}') from error
     _loaded[name] = _digest(content)
@@ -183,7 +183,7 @@ def _of_file(name: str, path: Path) -> ModuleType:
 def _of_module(name: str, source: str) -> ModuleType:
     try:
         module = importlib.import_module(source)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadOption('the module of the reward function cannot be imported',
                         value=f'{source}: {_shown(error)}',
                         remedy='install it, or name a file: my_reward.py:rewards') from error
@@ -198,7 +198,7 @@ def _is_name(name: object) -> bool:
 def _number(value: Any, where: str) -> float:
     cause = None
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, (str, bytes)) else float(value)
     except Exception as error:  # text, several numbers, too large a one, or of a class of its own
         number, cause = math.nan, error
     if not math.isfinite(number):

@@ -40,13 +40,16 @@ class RewardOptions:
             after maps that were always drawn.
         format_weight: reward of a legal form.
         exploration: size of the bonus and of the penalty; 0 switches the term off.
-        threshold: number of rollouts of a group that use tools, from which on tool use counts as
-            common.
+        threshold: tool use is rare while fewer rollouts of a group use tools, and common once
+            more do; at exactly this number the term is 0.
         published: repeat the released code, where an interaction of two rewards hides the first
             tool turn of every rollout (quirk Q5), and a turn that was cut off can be legal.
         function: a reward function of your own, ``my_reward.py:rewards`` (a path from where the
             command is started) or ``package.module:rewards``; empty for :func:`cooperative`.
         settings: whatever that function wants to know; it finds it in ``group.options.settings``.
+
+    Raises:
+        BadOption: a value is unknown or out of its range.
     """
 
     style: str = 'interleaved'
@@ -171,6 +174,9 @@ def exploration_rewards(used: Sequence[bool], flag: str, size: float = 0.2,
         size: of bonus and penalty.
         threshold: rare is fewer, common is more.
 
+    Raises:
+        BadOption: no such flag.
+
     >>> exploration_rewards([True, True, False], 'positive')
     [0.2, 0.2, 0.0]
     >>> exploration_rewards([True] * 3, 'positive'), exploration_rewards([True] * 4, 'negative')
@@ -228,6 +234,9 @@ def advantages(rewards: Sequence[float], scaled: bool = True) -> list[float]:
         rewards: of one group.
         scaled: in standard deviations of the group, as published: answers that differ by a hair
             then push as hard as right and wrong. Otherwise in units of the reward.
+
+    Raises:
+        BadOption: fewer than two rewards.
 
     >>> [round(value, 3) for value in advantages([1.0, 0.0, 0.0, 1.0])]
     [0.866, -0.866, -0.866, 0.866]

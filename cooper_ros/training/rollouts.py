@@ -23,8 +23,8 @@ class RolloutOptions:
         group: rollouts per question.
         max_turns: text turns at most; one map fewer.
         max_turn_tokens: tokens of one turn.
-        temperature: of the softmax that is sampled and scored. There is no nucleus: it would
-            make the scored distribution another one than the sampled one.
+        temperature: of the softmax that is sampled and scored. There is no top-p cut: the scored
+            distribution would not be the sampled one.
         together: groups that are written side by side: faster where a pass over few rows is
             mostly overhead, and as many times the cache.
         maps_together: maps of a group that are drawn side by side, 0 for all that are asked for:
@@ -33,6 +33,9 @@ class RolloutOptions:
         common_noise: maps of a group start from the same noise, so that what sets its members
             apart is what they wrote; those that have written the same share one map, drawn and
             read once. Published: off.
+
+    Raises:
+        BadOption: a value is unknown or out of its range.
     """
 
     style: str = 'interleaved'

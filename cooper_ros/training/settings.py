@@ -35,6 +35,9 @@ class Optim:
             steps.
         bfloat16: compute under bfloat16 autocast where the device has it (float32 on a CPU
             without it, where it would be many times slower); weights and optimiser stay float32.
+
+    Raises:
+        BadOption: a value is unknown or out of its range.
     """
 
     learning_rate: float = 5e-6
@@ -75,6 +78,9 @@ class DataSettings:
         canonical_focal: draw depth as a lens of this focal length would see it, in longest sides
             of the picture, so that what is drawn says nothing about the lens; the exported model
             scales its metres by that of the camera. 0: metres as they are.
+
+    Raises:
+        BadOption: a value is unknown or out of its range.
     """
 
     folder: str = 'runs/data'
@@ -117,6 +123,9 @@ class TrainSettings:
             ``tensorboard``, ``wandb`` (which must be installed) or ``none``.
         model: sizes, as in ``llm_config.json``, ``vit_config.json`` and the VAE's fields.
         task: settings of the stage itself.
+
+    Raises:
+        BadOption: a value is unknown or out of its range.
     """
 
     stage: str

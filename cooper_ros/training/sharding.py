@@ -23,7 +23,7 @@ from cooper_ros.errors import BadOption
 from cooper_ros.model.network import Cooper
 from cooper_ros.runtime.weights import assign
 from cooper_ros.training.precision import sampled_in
-from cooper_ros.training.processes import place
+from cooper_ros.training.processes import world_size
 
 
 def shard_network(network: nn.Module, device: torch.device, shards: int = 0) -> None:
@@ -38,7 +38,7 @@ def shard_network(network: nn.Module, device: torch.device, shards: int = 0) -> 
     Raises:
         BadOption: this network cannot be sharded, or the processes not cut into such groups.
     """
-    if place()[1] == 1:
+    if world_size() == 1:
         return
     if not isinstance(network, Cooper):
         raise BadOption('this stage cannot be sharded', value='parallel: fsdp', limit='ddp')
@@ -52,7 +52,7 @@ def shard_network(network: nn.Module, device: torch.device, shards: int = 0) -> 
 
 
 def _mesh(device: torch.device, shards: int) -> DeviceMesh:
-    world = place()[1]
+    world = world_size()
     shards = shards or world
     if world % shards:
         raise BadOption('the processes cannot be cut into groups of shards', value=shards,
@@ -76,7 +76,7 @@ def reshard(module: nn.Module) -> None:
 
 @dataclass
 class _Gathering:
-    """What :func:`gathered` lets one have, and has once it was asked for."""
+    """The whole network that :func:`gathered` offers, made when it is first asked for."""
 
     dtype: torch.dtype
     network: Cooper | None = None

@@ -111,7 +111,7 @@ class Trainer:
                                 remedy='go on with parallel: ddp, or train into a new folder')
         try:
             self._take(state)
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # it may hold anything
             raise BadCheckpoint(
                 'the checkpoint of this run is of another network or other trained weights',
                 value=f'{self.folder}: {_last_line(error)}',
@@ -169,5 +169,5 @@ class Trainer:
 
 
 def _last_line(error: Exception) -> str:
-    """What torch says in the end; it begins with what is no news."""
+    """The last line of an error of torch, which names the cause."""
     return (str(error).strip().splitlines() or [''])[-1].strip()[:200]

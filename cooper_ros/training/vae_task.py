@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cooper_ros.imaging.resize import denormalise
 from cooper_ros.model.packing import IGNORED
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime.weights import save_tensors
@@ -165,7 +166,7 @@ class VaeTask:
             if frame < 4:
                 rows.append(torch.cat([*pixels, *restored], dim=2))
         means = {name: float(np.mean(values)) for name, values in scores.items()}
-        return means, {'reconstructions': to_uint8(torch.cat(rows, dim=1))}
+        return means, {'reconstructions': denormalise(torch.cat(rows, dim=1).numpy())}
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Write ``ae.safetensors`` with latents rescaled to the fixed scale factor."""
@@ -224,11 +225,6 @@ def spread_of(latents: Tensor) -> float:
     """Spread of the latents of all processes."""
     found = mean_values({'mean': latents.mean(), 'square': latents.square().mean()})
     return max(found['square'] - found['mean']**2, 1e-12)**0.5
-
-
-def to_uint8(pixels: Tensor) -> np.ndarray:
-    """``[3, H, W]`` in -1..1 -> uint8 ``[H, W, 3]``."""
-    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
 
 
 def rescaled(vae: AutoEncoder, std: Tensor) -> dict[str, Tensor]:

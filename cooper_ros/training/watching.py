@@ -91,10 +91,10 @@ class _WatchedAttention:
 
 
 def check_heads(config: ModelConfig) -> None:
-    """See whether the network has the heads that are to look.
+    """Check that the network has the heads that are to look.
 
     Raises:
-        BadOption: it has not.
+        BadOption: it lacks one of them.
     """
     asked = [entry for heads in POINTING for entry in heads.items()]
     layers, heads = 1 + max(layer for layer, _ in asked), 1 + max(max(at) for _, at in asked)

@@ -21,7 +21,7 @@ PROMPTS = Prompts('think, look, answer', 'answer from maps', 'think', 'plan', 'd
 
 
 def tiny_config() -> ModelConfig:
-    """Sizes of the published suggestion for tests (reference section 16)."""
+    """As small as a network of this kind can be (reference section 16)."""
     llm = LlmConfig(hidden_size=64, intermediate_size=128, num_layers=2, num_heads=4,
                     num_kv_heads=2, vocab_size=300)
     vit = VitConfig(hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2,

@@ -6,7 +6,7 @@ judge may be asked where one is configured.
 
 from __future__ import annotations
 
-import re
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,7 +25,6 @@ SUFFIXES = {'MCQ': 'Answer with the letter of the right option only.',
 SI_KINDS = {'MCQ': rules.MCQ, 'YN': rules.YES_NO, 'Number': rules.NUMBER,
             'Number_Int': rules.COUNT}
 LETTERS = 'ABCDEFGH'
-_LETTER = re.compile(rf'\(?([{LETTERS}])[.):]*', re.IGNORECASE)  # A, (A), A. and such
 Scores = dict[str, float]
 
 
@@ -95,7 +94,8 @@ class SiBench:
         if kind is None:
             raise BadData('unknown type of question', value=f'row {row.index}: {row.get("type")}',
                           limit=', '.join(SI_KINDS))
-        if not answer or (kind != rules.MCQ and not _readable(kind, answer, '')):
+        options = row.get('question') if kind == rules.MCQ else ''
+        if not answer or not _readable(kind, answer, options):
             raise BadData(f'the truth is no answer of type {row.get("type")}',
                           value=f'row {row.index}: {answer!r}')
 
@@ -123,8 +123,7 @@ class Mmvp:
     def _wanted(self, row: Row) -> str:
         """Letter of the answer (lower case), or what stands in its place."""
         answer = row.get('answer')
-        found = _LETTER.fullmatch(answer)
-        return (found[1] if found else answer).lower()
+        return rules.find_letter(answer, self.options(row)) or answer.lower()
 
     def prompt(self, row: Row) -> str:
         """Hint, question and options, one per line."""
@@ -191,7 +190,7 @@ class QSpatial:
 
     def _wanted(self, row: Row) -> rules.Quantity:
         wanted = rules.find_quantity(self.truth(row))
-        if wanted is None or not wanted.unit or not wanted.value > 0:
+        if wanted is None or not wanted.unit or not 0 < wanted.value < math.inf:
             raise BadData('the truth is no length', value=f'row {row.index}: {self.truth(row)!r}')
         return wanted
 

@@ -55,7 +55,7 @@ def _record(left: deque[str], width: int, number: int) -> list[str]:
 
 
 def _joined(left: Iterable[str], width: int, taken: list[str]) -> Iterator[str]:
-    """Lines as long as they are asked for and can be one record; an empty one says: no more.
+    """Lines for as long as they can belong to one record; ``taken`` ends with an empty one.
 
     Args:
         left: the lines; the first is always given.
@@ -77,7 +77,7 @@ def _is_row(line: str, width: int) -> bool:
 
 
 def _unquoted(line: str) -> list[str]:
-    """Cells of one line where a quote is a letter like others, but around a whole cell."""
+    """Cells of one line; a quote is an ordinary character, except around a whole cell."""
     cells = next(csv.reader([line], delimiter='\t', quoting=csv.QUOTE_NONE), [])
     whole = (_QUOTED.fullmatch(cell) for cell in cells)
     return [cell if found is None else found[1].replace('""', '"')

@@ -26,6 +26,8 @@ WRONG = 'unread'  # rules could not read the response and nobody else was asked
 SILENT = 'judge_failed'  # nor did the judge say anything
 FAILURES_SHOWN = 5
 Kept = dict[str, dict[str, Any]]  # index -> the line of a record
+KEPT = {'index': str, 'prompt': str, 'response': str, 'maps': list, 'seconds': (int, float),
+        'error': str}  # what is read of such a line; one without is asked again
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,8 @@ def _kept(out: Path | None, now: identity.Identity) -> Kept:
     identity.check(rows, now, out)
     if text and not text.endswith('\n'):
         _append(out, '')  # what comes next is a line of its own
-    return {row['index']: row for row in rows if not row.get('error')}
+    return {row['index']: row for row in rows if not row.get('error')
+            and all(isinstance(row.get(name), kind) for name, kind in KEPT.items())}
 
 
 def _append(out: Path, line: str) -> None:
@@ -197,7 +200,7 @@ def _judged(adapter: Adapter, rows: Sequence[Row], records: Sequence[Record], ju
                      [Claim(records[number].prompt, records[number].truth,
                             records[number].response) for number in unread])
     if unread and all(scores is None for scores in said):
-        judge.require()  # one that is there and reads nothing of these is counted
+        judge.require()  # a judge that is there and cannot read these is counted
     judged = list(records)
     for number, scores in zip(unread, said):
         judged[number] = replace(records[number], decided=SILENT) if scores is None else (
@@ -209,7 +212,7 @@ def _opinions(adapter: Adapter, judge: Judge, rows: Sequence[Row], claims: Seque
               ) -> list[Scores | None]:
     """Scores by what the judge says: whether a claim is right, or which number it states.
 
-    Numbers are measured here: True or False is none of the benchmark's measures of them.
+    Numbers are scored by the measures of the benchmark, which need more than True or False.
     """
     numeric = [adapter.numeric(row) for row in rows]
     read = iter(judge.numbers([claim for claim, number in zip(claims, numeric) if number]))

@@ -158,7 +158,7 @@ def _entries(cell: str) -> list[str]:
 
 def _decode(text: str, index: str) -> np.ndarray:
     try:
-        data = base64.b64decode(_DATA_URL.sub('', text), validate=True)
+        data = base64.b64decode(''.join(_DATA_URL.sub('', text).split()), validate=True)
     except ValueError as error:
         raise BadData('a picture in the table cannot be read',
                       value=f'row {index}: {error}') from error

@@ -77,6 +77,8 @@ def _item(entry: Any, where: str) -> TalkItem:
         raise BadData('an item needs type and value', value=where)
     if entry.get('type') != 'text':  # anything else is a picture, as published
         return TalkItem(image=decode_image(entry['value'], where))
+    if not _is_unicode(entry['value']):
+        raise BadData('half a character in a text', value=where, limit='Unicode text')
     # The published flag is the string "true"; a JSON true means the same.
     return TalkItem(text=entry['value'], need_loss=entry.get('need_loss') in ('true', True))
 
@@ -88,7 +90,8 @@ def decode_image(text: str, where: str) -> np.ndarray:
         BadData: not base64, or not a picture.
     """
     with decoding(where, 'not a base64 picture', remedy=''):
-        data = base64.b64decode(text.partition('base64,')[2] or text, validate=True)
+        bare = ''.join((text.partition('base64,')[2] or text).split())  # lines may be broken
+        data = base64.b64decode(bare, validate=True)
         with Image.open(io.BytesIO(data)) as picture:
             return np.asarray(to_rgb(picture))
 
@@ -177,7 +180,12 @@ def _check_question(row: dict[str, Any], where: str) -> None:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return isinstance(value, str) and bool(value.strip()) and _is_unicode(value)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether no character is half of one, as JSON can write it: no tokenizer reads that."""
+    return not any('\ud800' <= character <= '\udfff' for character in text)
 
 
 def _is_number(value: Any) -> bool:

@@ -40,6 +40,9 @@ def hypersim_millimetres(path: Path) -> np.ndarray:
     """Planar depth uint16 ``[H, W]`` in millimetres, 0 where there is no surface.
 
     The file holds distances along the ray in metres, in spite of its name.
+
+    Raises:
+        BadData: h5py is not installed, or the file is damaged.
     """
     return millimetres(planar_depth(_read(path, 'dataset', 2).astype(np.float64)))
 
@@ -63,7 +66,11 @@ def millimetres(metres: np.ndarray) -> np.ndarray:
 
 
 def nyu_count(path: Path) -> int:
-    """Pictures in the labelled NYU file."""
+    """Pictures in the labelled NYU file.
+
+    Raises:
+        BadData: h5py is not installed, or the file is damaged.
+    """
     h5py = _h5py()
     try:
         with h5py.File(path, 'r') as file:
@@ -74,10 +81,18 @@ def nyu_count(path: Path) -> int:
 
 
 def nyu_picture(path: Path, row: int) -> np.ndarray:
-    """Picture uint8 ``[H, W, 3]``; the file is written by MATLAB, column first."""
+    """Picture uint8 ``[H, W, 3]``; the file is written by MATLAB, column first.
+
+    Raises:
+        BadData: h5py is not installed, or the file is damaged.
+    """
     return np.ascontiguousarray(_read(path, 'images', 3, row).transpose(2, 1, 0))
 
 
 def nyu_millimetres(path: Path, row: int) -> np.ndarray:
-    """Depth uint16 ``[H, W]`` in millimetres."""
+    """Depth uint16 ``[H, W]`` in millimetres.
+
+    Raises:
+        BadData: h5py is not installed, or the file is damaged.
+    """
     return millimetres(_read(path, 'depths', 2, row).T.astype(np.float64))

@@ -73,7 +73,7 @@ class TalkItem:
 
 @dataclass(frozen=True)
 class TalkSample:
-    """Stage 2: a conversation in file order, without the system prompt (section 10.2)."""
+    """Stage 2: a conversation in file order, without the system prompt (reference 10.2)."""
 
     data_id: str
     items: tuple[TalkItem, ...]
@@ -81,7 +81,7 @@ class TalkSample:
 
 @dataclass(frozen=True)
 class RlSample:
-    """GRPO: a question to be answered freely (section 11.1).
+    """GRPO: a question to be answered freely (reference 11.1).
 
     Attributes:
         data_id: names the group of rollouts.

@@ -8,10 +8,12 @@ Q14) no sample is lost: what does not fit waits for the next sequence, the oldes
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Callable, Iterator, Sequence
 
 import numpy as np
+from tqdm import tqdm
 
 from cooper_ros.errors import BadData
 
@@ -80,7 +82,7 @@ class Batches:
     def __init__(self, sources: Sequence[Source], max_tokens: int, seed: int = 0, lane: int = 0,
                  lanes: int = 1) -> None:
         self.sources, self.max_tokens = list(sources), max_tokens
-        self.skipped = 0
+        self.lane, self._told = lane, set[int]()
         self._orders = [shard_order(source.count, lane, lanes) for source in self.sources]
         self._tokens: dict[tuple[int, int], int] = {}
         self._draws = self._fitting(seed, lane)
@@ -108,18 +110,30 @@ class Batches:
         return taken
 
     def _fitting(self, seed: int, lane: int) -> Iterator[Draw]:
-        """All draws but those that are longer than a sequence."""
+        """All draws but those that are longer than a sequence, of which the first is named."""
         refused = 0
         for draw in self._mixture(seed, lane):
             if self._length(draw) <= self.max_tokens:
                 refused = 0
                 yield draw
                 continue
-            self.skipped += 1
+            self._tell(draw)
             refused += 1
             if refused > 2 * sum(map(len, self._orders)):
-                raise BadData('every sample is longer than a sequence', value=self._length(draw),
+                raise BadData('every sample of a part of the data is longer than a sequence',
+                              value=f'part {self.lane}, {self._named(draw)}',
                               limit=f'{self.max_tokens} tokens', remedy='raise max_tokens')
+
+    def _tell(self, draw: Draw) -> None:
+        """Say once for every set that there are such samples."""
+        if draw.source not in self._told:
+            self._told.add(draw.source)
+            tqdm.write(f'left out, as all that are longer than {self.max_tokens} tokens: '
+                       f'{self._named(draw)}', file=sys.stderr)
+
+    def _named(self, draw: Draw) -> str:
+        return (f'{self.sources[draw.source].name} sample {draw.index} of '
+                f'{self._length(draw)} tokens')
 
     def _mixture(self, seed: int, lane: int) -> Iterator[Draw]:
         random = np.random.default_rng([seed, lane])
