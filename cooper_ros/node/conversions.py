@@ -28,8 +28,8 @@ from cooper_ros.imaging.buffers import (
     encode_rgb8,
 )
 from cooper_ros.imaging.compressed import compressed_size, decode_compressed
+from cooper_ros.imaging.depth_messages import check_no_depth
 from cooper_ros.imaging.lens import scaled_matrices
-from cooper_ros.replay.depth import check_no_depth
 from cooper_ros.replay.topics import NODE
 
 try:

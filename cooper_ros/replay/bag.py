@@ -15,8 +15,8 @@ from rosbags.typesys.store import Typestore
 from cooper_ros.errors import BadBag, BadImage
 from cooper_ros.imaging.buffers import MAX_PIXELS, decode_image
 from cooper_ros.imaging.compressed import decode_compressed
+from cooper_ros.imaging.depth_messages import check_no_depth, is_depth
 from cooper_ros.imaging.lens import Lenses
-from cooper_ros.replay.depth import check_no_depth, is_depth
 from cooper_ros.replay.storage import Record, Recording, Topic, slashed
 from cooper_ros.replay.topics import NODE
 
