@@ -14,6 +14,7 @@ from cooper_ros.training.grpo_task import grpo_options
 from cooper_ros.training.rewards import RewardOptions
 from cooper_ros.training.rollouts import RolloutOptions
 from cooper_ros.training.settings import TrainSettings, load_settings
+from cooper_ros.training.trainer import learning_rate
 
 FOLDER = Path(__file__).parents[1] / 'config' / 'train'
 GRPO = sorted(FOLDER.glob('*grpo*.yaml'))
@@ -68,3 +69,13 @@ def test_the_published_numbers_of_both_supervised_stages(name: str, steps: int) 
     shares = {key: entry.weight for key, entry in options.sets.items()}
     assert shares == ({'vkitti': 0.05, 'hypersim': 0.45, 'ade20k': 0.5} if name == 'amg_7b' else
                       {'cooper': 1.0})
+
+
+def test_the_published_learning_rates() -> None:
+    """Warm-up of 500 steps, then constant; GRPO falls along a cosine, to 1 % here."""
+    sft, grpo = (load(FOLDER / f'{name}.yaml') for name in ('sft_7b', 'grpo_7b'))
+    warm = [learning_rate(step, 6000, sft.optim) / 5e-6 for step in (1, 300, 500, 6000)]
+    assert warm == pytest.approx([1 / 500, 0.6, 1, 1])
+    falling = [learning_rate(step, 21, grpo.optim) / 3e-6 for step in range(1, 22)]
+    assert falling == sorted(falling, reverse=True)
+    assert falling[0] == pytest.approx(0.9945, abs=1e-4) and falling[-1] == pytest.approx(0.01)

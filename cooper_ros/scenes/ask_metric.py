@@ -1,7 +1,7 @@
 """Questions about lengths: distance, size, height, reach.
 
-Distances are measured to centres. Where the answer would change if one measured to the surface
-instead, nothing is asked (:func:`reach`).
+Distances are those of centres. :func:`reach` asks nothing where the answer would be another one if
+the distance were measured to the surface.
 """
 
 from __future__ import annotations
