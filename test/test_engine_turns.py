@@ -12,6 +12,7 @@ from support.tiny import PROMPTS, tiny_engine
 
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer, Event, Failure
+from cooper_ros.engine.one_request import OneRequest
 from cooper_ros.errors import Busy
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
@@ -103,3 +104,26 @@ def test_room_is_made_for_the_longest_prompt_in_tokens(engine: CooperEngine) -> 
     engine.parts = replace(engine.parts, prompts=replace(
         PROMPTS, think_system='\u5b57' * 2000, interleave_system='a' * 2001))
     assert not isinstance(end := last(engine, mode='text'), Failure), end
+
+
+def test_a_new_thread_is_not_taken_for_an_old_one_whose_number_it_got() -> None:
+    turn, order = OneRequest(), list[str]()
+    held = turn.taken('first')
+    first = threading.Thread(target=held.__enter__)
+    first.start()
+    first.join()
+
+    started = threading.Event()
+
+    def ask() -> None:
+        started.set()
+        with turn.taken('second'):
+            order.append('had its turn')
+
+    second = threading.Thread(target=ask)
+    second.start()
+    started.wait(PATIENCE_S)
+    order.append('first ends')
+    held.__exit__(None, None, None)
+    second.join(PATIENCE_S)
+    assert order == ['first ends', 'had its turn']

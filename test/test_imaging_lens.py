@@ -58,3 +58,11 @@ def test_a_projection_that_nobody_filled_is_made_of_k() -> None:
     filled = info(p=[70., 0., 50., -7., 0., 70., 25., 0., 0., 0., 1., 0.])
     assert list(projection_of(filled)) == filled.p and focal_of(filled, '/image_rect') == 0.7
     assert focal_of(info(width=0, height=0), '/image_raw') == 0
+
+
+def test_what_is_stamped_by_another_clock_is_taken_as_it_comes() -> None:
+    lenses = Lenses()
+    for second in range(100, 110):
+        lenses.hear(second * 10**9, f'info {second}', 5)
+    assert lenses.at(5 * 10**9) == 'info 109'
+    assert lenses.at(105 * 10**9 - 1) == 'info 105'  # so near, it is of this clock

@@ -33,6 +33,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cooper_ros.errors import BadBag, OutOfDisk
+from cooper_ros.replay import bag as bag_module
 from cooper_ros.replay import mend, storage
 from cooper_ros.replay.bag import Bag, Frame, Skipped, Text
 from cooper_ros.replay.storage import Recording
@@ -448,3 +449,18 @@ def test_the_intrinsics_of_a_real_camera_are_found() -> None:
     with Bag(DATA / 'raspicam_board.bag') as bag:
         info = bag.camera_info(bag.choose_topic())
     assert info.K[0] > 100 and (info.width, info.height) == (1280, 720)
+
+
+def test_stamps_that_stand_still_do_not_fill_the_memory(tmp_path: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording made before the clock runs: nothing is ever later than anything."""
+    messages = [(topic, kind, 0, message) for topic, kind, _, message in
+                [*infos([(0, 10**9)], [100.0]), *camera(8)]]
+    decoded: list[int] = []
+    picture = Bag._picture
+    monkeypatch.setattr(Bag, '_picture', lambda self, record, index: (
+        decoded.append(index), picture(self, record, index))[1])
+    monkeypatch.setattr(bag_module, 'MOST_WAITING', 3)
+    with Bag(write_ros2(tmp_path / 'drive', messages)) as bag:
+        first = next(iter(bag.play(bag.choose_topic())))
+        assert isinstance(first, Frame) and first.index == 0 and len(decoded) == 3

@@ -265,3 +265,30 @@ def test_frames_last_before_they_take_the_place_of_older_ones(
     assert len(data.frame_store(tmp_path, 'train', 0, 1, 0)) == 1
     assert {f'{name}.npy' for name in data.ARRAYS} <= set(done[:done.index(f'-> {place.name}')])
     assert 'a' not in names(place) and not list(tmp_path.glob('*.part*'))
+
+
+def test_a_lock_that_vanishes_while_it_is_looked_at_is_taken_all_the_same(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / 'x.lock'
+    path.touch()
+    look = Path.lstat
+
+    def removed_meanwhile(self: Path) -> os.stat_result:
+        if self == path:
+            monkeypatch.undo()
+            self.unlink()
+        return look(self)
+    monkeypatch.setattr(Path, 'lstat', removed_meanwhile)
+    with locked_once(path):
+        assert path.exists()
+
+
+def test_a_tokenizer_with_several_templates_is_saved_whole(tmp_path: Path) -> None:
+    class Tokenizer:
+        def save_pretrained(self, folder: str) -> None:
+            (Path(folder) / 'more').mkdir()
+            for name in ('tokenizer.json', 'more/one.jinja'):
+                (Path(folder) / name).write_text(name)
+    checkpoint._save_tokenizer(Tokenizer(), tmp_path)
+    assert (tmp_path / 'more' / 'one.jinja').read_text() == 'more/one.jinja'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['more', 'tokenizer.json']

@@ -10,11 +10,14 @@ from cooper_ros.errors import Busy
 
 
 class OneRequest:
-    """Held by the request that runs, from its first event to the end of its iterator."""
+    """Held by the request that runs, from its first event to the end of its iterator.
+
+    It belongs to the thread of the first event, which should take the others, too.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._holder: tuple[int, str] | None = None  # thread that took it, name of its request
+        self._holder: tuple[threading.Thread, str] | None = None  # who took it, for which request
 
     @contextmanager
     def taken(self, name: str) -> Iterator[None]:
@@ -26,8 +29,8 @@ class OneRequest:
         Raises:
             Busy: this thread holds it already, and would wait for itself.
         """
-        me, holder = threading.get_ident(), self._holder
-        if holder is not None and holder[0] == me:  # nobody but this thread can have set that
+        me, holder = threading.current_thread(), self._holder  # numbers of threads come again
+        if holder is not None and holder[0] is me:  # nobody but this thread can have set that
             raise Busy("the iterator of this thread's last request is unfinished",
                        value=f'request {holder[1]}', limit='one request at a time',
                        remedy='exhaust the iterator, or close it')

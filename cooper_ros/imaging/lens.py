@@ -14,6 +14,7 @@ import numpy as np
 from cooper_ros.config import LONGEST_LENS
 from cooper_ros.errors import BadCameraInfo
 
+ANOTHER_CLOCK_NS = 10**9  # camera info is no second ahead of a picture by the same clock
 ASPECT_TOLERANCE = 0.02  # sides are whole pixels, and drivers round
 SHORTEST_LENS = 1 / LONGEST_LENS  # as a model's own lens; no fisheye comes near it
 Region = tuple[int, int, int, int]  # left, top, width, height
@@ -56,11 +57,15 @@ class Lenses:
             del self._said[next(iter(self._said))]
 
     def at(self, stamp_ns: int) -> Any | None:
-        """The CameraInfo of a time: the nearest before it, else the first after; None if there is
-        none at all."""
+        """The CameraInfo of a time: the nearest before it, else the first after, else, where all
+        are much later and so of another clock, the one heard last; None if there is none."""
         earlier = [stamp for stamp in self._said if stamp <= stamp_ns]
-        stamp = max(earlier) if earlier else min(self._said, default=0)
-        return self._said.get(stamp)
+        if earlier:
+            return self._said[max(earlier)]
+        first = min(self._said, default=stamp_ns)
+        if first - stamp_ns > ANOTHER_CLOCK_NS:
+            first = next(reversed(self._said))
+        return self._said.get(first)
 
     def forget(self) -> None:
         """Keep only what was heard last, as after a jump of the clock."""

@@ -27,6 +27,7 @@ STRING = 'std_msgs/msg/String'
 PICTURES = (IMAGE, COMPRESSED)
 OURS = f'/{NODE}/'  # in the name of what a node of ours publishes
 LATE_NS = 100_000_000  # CameraInfo may be recorded that long after its picture
+MOST_WAITING = 32  # stamps of a bag may stand still; pictures are large
 KEPT_INFOS = 1000  # some seconds, for pictures that are recorded late
 DEPTH_REMEDY = '16UC1 and float topics are depth: record a camera topic; 16-bit grey is mono16'
 
@@ -196,7 +197,8 @@ class Bag:
         late, numbers = LATE_NS if infos else -1, itertools.count()
         waiting: deque[Frame | Skipped | Text] = deque()
         for record in self.recording.records(names):
-            while waiting and waiting[0].bag_ns + late < record.stamp_ns:
+            while waiting and (waiting[0].bag_ns + late < record.stamp_ns
+                               or len(waiting) >= MOST_WAITING):
                 yield _seen_through(waiting.popleft(), lenses)
             if record.topic.name in infos:
                 self._hear(record, lenses)

@@ -197,8 +197,12 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     with (refusals_named(folder),
           tempfile.TemporaryDirectory(prefix=f'tokenizer{PART}', dir=folder) as draft):
         tokenizer.save_pretrained(draft)
-        for path in sorted(Path(draft).iterdir()):
-            write_whole(folder / path.name, path.read_bytes())
+        for path in sorted(Path(draft).rglob('*')):  # several chat templates lie in a folder
+            target = folder / path.relative_to(draft)
+            if path.is_dir():
+                target.mkdir(exist_ok=True)
+            else:
+                write_whole(target, path.read_bytes())
 
 
 @dataclass(frozen=True)

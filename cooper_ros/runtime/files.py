@@ -295,10 +295,11 @@ def _has_name(stream: IO, path: Path) -> bool:
 
 def _lock_file(path: Path) -> IO:
     """Open the file of a lock; a pipe of that name would wait, a link make a file elsewhere."""
-    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
-        raise Unwritable('a lock is no regular file', value=path,
-                         limit='files that `cooper` made, or none of this name',
-                         remedy='remove what is there')
+    with contextlib.suppress(FileNotFoundError):  # its last holder may remove it just now
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise Unwritable('a lock is no regular file', value=path,
+                             limit='files that `cooper` made, or none of this name',
+                             remedy='remove what is there')
     never_waiting = os.O_NONBLOCK | os.O_NOFOLLOW
     return open(path, 'a', opener=lambda name, flags: os.open(name, flags | never_waiting, 0o666))
 
