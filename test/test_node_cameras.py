@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import rclpy
 from PIL import Image as Picture
-from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from support.ros import stamped
+from support.ros import lone_node, stamped
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadOption, StaleImage
@@ -25,12 +24,8 @@ GREY = np.full((96, 128, 3), 50, np.uint8)
 
 @pytest.fixture
 def node() -> Iterator[Node]:
-    context = Context()
-    rclpy.init(context=context)
-    node = rclpy.create_node('watcher', context=context)
-    yield node
-    node.destroy_node()
-    context.try_shutdown()
+    with lone_node('watcher') as node:
+        yield node
 
 
 def camera(node: Node, clock: Callable[[], float] = lambda: 0.0, **settings: object) -> Camera:

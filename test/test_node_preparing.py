@@ -7,10 +7,9 @@ from types import SimpleNamespace
 from typing import Iterator
 
 import pytest
-import rclpy
-from rclpy.context import Context
 from rclpy.node import Node
 from support.preparing import CHOICE
+from support.ros import lone_node
 from test_node_supervisor import Caller, eventually
 
 from cooper_ros.config import CooperConfig
@@ -25,12 +24,8 @@ FACTORY = 'support.preparing:PreparingEngine'
 
 @pytest.fixture
 def node() -> Iterator[Node]:
-    context = Context()
-    rclpy.init(context=context)
-    node = rclpy.create_node('cooper', context=context)
-    yield node
-    node.destroy_node()
-    context.try_shutdown()
+    with lone_node('cooper') as node:
+        yield node
 
 
 def diagnostics(node: Node, config: CooperConfig = CooperConfig(), refusal: str = '',

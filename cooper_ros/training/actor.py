@@ -231,7 +231,7 @@ class _GroupUnderWay:
         for first in range(0, len(rows), size):
             part = rows[first:first + size]
             for place, row in enumerate(part):
-                self._close(row)
+                close_turn(self.session, row, self.actor.parts.codec.end)
                 self._read_branches(self._branches(row, place), starts[row],
                                     [self.actor.text(calls[row].rest)],
                                     [*self.no_image, *self._rollout(row).items])
@@ -239,9 +239,6 @@ class _GroupUnderWay:
             for row, found in zip(part, drawn):
                 self._show(row, twins[row], found)
         return list(calls)
-
-    def _close(self, row: int) -> None:
-        close_turn(self.session, row, [self.actor.parts.codec.end])
 
     def _call(self, row: int) -> ToolCall | None:
         text = self._rollout(row).turns[-1].text

@@ -73,9 +73,9 @@ def step_rows(runtime: TorchRuntime, session: TorchSession, rows: Sequence[int],
 
 
 @torch.inference_mode()
-def close_turn(session: TorchSession, row: int, ids: Sequence[int]) -> None:
-    """Feed what ends a turn that was just written, so that it stands in the context."""
-    session.feed_text(row, ids, KEYS)
+def close_turn(session: TorchSession, row: int, end: int) -> None:
+    """Feed the token that ends a turn that was just written, so that it stands in the context."""
+    session.feed_text(row, [end], KEYS)
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""A node in a process of its own, and a client in this one."""
+"""A node in a process of its own, a client in this one, and a node that is only looked at."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from array import array
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import numpy as np
 import rclpy
@@ -21,6 +22,8 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter
 from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
+from rclpy.context import Context
+from rclpy.node import Node
 from rclpy.parameter import Parameter as ParameterValue
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from rclpy.task import Future
@@ -33,6 +36,19 @@ TEST_DIR = Path(__file__).resolve().parents[1]
 PATIENCE_S = 60
 REAL = ('-m', 'cooper_ros.node.cooper_node')
 SCRIPTED = ('-m', 'support.scripted')
+
+
+@contextmanager
+def lone_node(name: str) -> Iterator[Node]:
+    """A node of this process with a context of its own, which nobody spins."""
+    context = Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node(name, context=context)
+    try:
+        yield node
+    finally:
+        node.destroy_node()
+        context.try_shutdown()
 
 
 class NodeProcess:
@@ -67,7 +83,7 @@ class Client:
     """An rclpy node with what the tests do again and again."""
 
     def __init__(self) -> None:
-        self.context = rclpy.Context()
+        self.context = Context()
         rclpy.init(context=self.context)
         self.node = rclpy.create_node('tester', context=self.context)
         self.executor = rclpy.executors.SingleThreadedExecutor(context=self.context)
