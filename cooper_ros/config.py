@@ -77,8 +77,8 @@ class CooperConfig:
                        'thinking, no maps; text: thinking, no maps; maps: both maps, then answer',
                        choices=MODES)
     max_turns: int = option(3, 'reasoning', 'text turns at most; one map fewer', low=1, high=16)
-    max_turn_tokens: int = option(2048, 'reasoning', 'tokens of one turn at most', unit='tokens',
-                                  low=1, high=16384)
+    max_turn_tokens: int = option(2048, 'reasoning', 'tokens of one turn at most; the model folder '
+                                  'may say fewer', unit='tokens', low=1, high=16384)
     sample: bool = option(False, 'reasoning', 'sample the text instead of taking the likeliest '
                           'token')
     temperature: float = option(0.3, 'reasoning', 'softmax temperature when sampling', low=0.0,

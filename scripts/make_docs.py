@@ -123,7 +123,9 @@ def page() -> str:
     """The whole page."""
     from cooper_ros.cli.settings import settings_markdown
     return (f'{HEAD}\n{node_tables()}\n\n{error_codes()}\n\n## Parameters\n\nThe same names are '
-            f'flags of `cooper` and keys of YAML files.\n\n{settings_markdown().strip()}\n')
+            'keys of YAML files and of `--set NAME=VALUE`; commands have flags for some. One more '
+            'is of the node\nalone: `cameras`, string[], fixed at start, the names of the cameras '
+            f'(above).\n\n{settings_markdown().strip()}\n')
 
 
 def main() -> int:

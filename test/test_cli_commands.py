@@ -263,7 +263,7 @@ def test_doctor_weighs_the_runtimes_and_the_memory(model: Path, tmp_path: Path,
         assert f'runtime {name} ' in said
     assert said.count('passed over') == 4 and 'chosen: it runs everywhere' in said
     assert 'COOPER 7B, ' in said and f'{model}, ' in said
-    assert '30.7 GiB' in said and 'no fp8 on this device' in said and 'int4' in said
+    assert '30.7 GiB' in said and 'no fp8 kernels on this device' in said and 'int4' in said
     asked = runner.invoke(app, ['doctor', str(model), '--runtime', 'torch']).output
     assert 'the setting runtime asks for it' in asked and 'passed over' not in asked
 

@@ -28,7 +28,7 @@ def config(format: Annotated[Format, typer.Option(
         )] = Format.TABLE) -> None:
     """Show every setting: name, default, range and meaning.
 
-    The same names are flags of commands, `--set` pairs, ROS parameters and YAML keys.
+    The same names are `--set` pairs, ROS parameters and YAML keys; commands have flags for some.
 
     \b
     Examples:

@@ -26,7 +26,7 @@ HELP = """usage: cooper_node [--ros-args -p NAME:=VALUE ... -r FROM:=TO ... --pa
 A lifecycle node that answers spatial questions about camera images.
 
 Its parameters, with defaults, ranges and meanings:
-  cooper config                              all of them
+  cooper config                              all but `cameras`
   cooper config --format yaml > cooper.yaml  as a file for --params-file
   ros2 param describe /cooper NAME           one of them, of a running node
 Topics, services and actions: docs/interfaces.md. With launch: cooper.launch.py --show-args."""

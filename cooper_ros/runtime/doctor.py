@@ -273,7 +273,7 @@ def can_run(need: Need, capability: tuple[int, int] | None, free: int) -> str:
         free: bytes of memory that it may take.
     """
     if need.precision == 'fp8' and (capability is None or capability < FP8_FROM):
-        return 'no fp8 on this device'
+        return 'no fp8 kernels on this device'
     if need.use == COMPILED and capability is None:
         return 'engines run on a GPU'
     if not need.fits(free):
@@ -287,9 +287,16 @@ def need_rows(config: ModelConfig, capability: tuple[int, int] | None, free: int
     rows = []
     for need in needs(config):
         wrong = can_run(need, capability, free)
-        here = wrong or ('fits' if _is_ready(need) else 'fits, but is not part of this version')
-        rows.append((need.precision, need.use, f'{need.total / GIB:.1f} GiB', here))
+        rows.append((need.precision, need.use, f'{need.total / GIB:.1f} GiB', wrong or _fit(need)))
     return rows
+
+
+def _fit(need: Need) -> str:
+    if _is_ready(need):
+        return 'fits'
+    if need.precision == 'int4' and need.use != COMPILED:
+        return 'fits, but this version unpacks int4: it takes what int8 takes'
+    return 'fits, but is not part of this version'
 
 
 def advice(found: Sequence[Need], capability: tuple[int, int] | None, free: int) -> str:

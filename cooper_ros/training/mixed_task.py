@@ -47,6 +47,7 @@ from cooper_ros.training.sizes import Sizes, check_views
 from cooper_ros.training.starting import (
     copy_experts,
     cut_latents,
+    deepen,
     kept_start,
     part_way,
     start_weights,
@@ -234,7 +235,7 @@ class MixedTask:
     def _start_weights(self) -> dict[str, Tensor]:
         weights = (load_file(self._start) if self._start else
                    start_weights(self.settings.start))
-        return cut_latents(weights, self.config)
+        return deepen(cut_latents(weights, self.config), self.config)
 
     def _network(self) -> Cooper:
         torch.manual_seed(self.settings.seed)

@@ -18,6 +18,9 @@ from cooper_ros.training.checkpoints import has_begun, run_weights
 from cooper_ros.training.processes import is_first
 
 START_NAME = 'start.safetensors'
+STACKS = {'vit_model.vision_model.encoder.layers.': lambda config: config.vit.num_layers,
+          'language_model.model.layers.': lambda config: config.llm.num_layers}
+ENDS = ('out_proj', 'fc2', 'o_proj', 'o_proj_moe_gen', 'down_proj')  # what layers add comes from these
 SIZES = 'give `model` the sizes of the network that `start` names, and its tokenizer'
 
 
@@ -100,6 +103,49 @@ def cut_latents(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str,
             'llm2vae.weight': cells(weights['llm2vae.weight']).mean((0, 2)).flatten(0, 2),
             'llm2vae.bias': cells(weights['llm2vae.bias']).mean((0, 2)).flatten(),
             'latent_pos_embed.pos_embed': sincos_2d(config.max_latent_size, width, parts)}
+
+
+def deepen(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Weights of a network with more layers that does the same.
+
+    New layers are spread among the old ones. Each is a copy of the one before it that adds nothing
+    until it has learnt to (LLaMA Pro, arXiv 2401.02415, section 3.1).
+
+    Args:
+        weights: a network's weights.
+        config: the sizes wanted; a part that has as many layers as wanted, or more, is left alone.
+
+    Raises:
+        BadOption: there would be more new layers than old ones.
+    """
+    for stack, wanted in STACKS.items():
+        weights = _deepened(weights, stack, wanted(config))
+    return dict(weights)
+
+
+def _deepened(weights: Mapping[str, Tensor], stack: str, wanted: int) -> Mapping[str, Tensor]:
+    tails: dict[int, dict[str, Tensor]] = {}
+    for name in filter(lambda name: name.startswith(stack), weights):
+        layer, _, tail = name.removeprefix(stack).partition('.')
+        tails.setdefault(int(layer), {})[tail] = weights[name]
+    found, new = len(tails), wanted - len(tails)
+    if not found or new <= 0:
+        return weights
+    if new > found:
+        raise BadOption('a network can at most be made twice as deep', value=f'{wanted} layers',
+                        limit=f'{2 * found}: the start has {found}')
+    copied = {(index + 1) * found // new - 1 for index in range(new)}
+    layers = [layer for index, old in sorted(tails.items())
+              for layer in (old, _silent(old))[:1 + (index in copied)]]
+    return {**{name: value for name, value in weights.items() if not name.startswith(stack)},
+            **{f'{stack}{place}.{tail}': value for place, layer in enumerate(layers)
+               for tail, value in layer.items()}}
+
+
+def _silent(layer: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of a layer that adds nothing to its input."""
+    return {tail: torch.zeros_like(value) if any(end in tail.split('.') for end in ENDS)
+            else value.clone() for tail, value in layer.items()}
 
 
 def part_way(start: Mapping[str, Tensor], end: Mapping[str, Tensor], part: float
