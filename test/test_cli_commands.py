@@ -181,6 +181,22 @@ def test_ask_answers_and_leaves_pictures(model: Path, tmp_path: Path) -> None:
     assert quiet.stdout.strip() == record['answer'].strip()
 
 
+def test_an_answer_cut_short_is_printed_and_is_no_success(model: Path, tmp_path: Path) -> None:
+    Image.fromarray(picture(1)).save(tmp_path / 'room.png')
+    words = ['ask', str(tmp_path / 'room.png'), 'What is closest?', '--model', str(model),
+             '--mode', 'text', '--time-budget-s', '0.001', '-q']
+    cut = runner.invoke(app, words)
+    assert cut.exit_code == 1 and 'time budget' in cut.stderr
+
+
+def test_questions_of_a_live_replay_have_no_mode(tmp_path: Path) -> None:
+    (tmp_path / 'asked.yaml').write_text('- {question: Way, mode: text}\n')
+    write_ros2(tmp_path / 'drive', camera(1))
+    said = runner.invoke(app, ['replay', str(tmp_path / 'drive'), '--live', '--questions',
+                               str(tmp_path / 'asked.yaml')])
+    assert 'no mode of their own with --live; got text: Way;' in str(said.exception)
+
+
 def test_replay_writes_bag_summary_and_sheets(model: Path, tmp_path: Path) -> None:
     messages = camera(3)
     messages[1][3].step = 1

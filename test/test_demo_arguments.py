@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable
+from typing import Callable, cast
 
 import pytest
 import rclpy
+from rclpy.node import Node
 
+from cooper_ros.errors import BadOption
 from cooper_ros.node import cooper_node
 from cooper_ros.node.arguments import whole
 from cooper_ros.node.demo import __main__ as demo
 from cooper_ros.node.demo import client, sim_camera
+from cooper_ros.node.demo.record import Recorder
 
 
 @pytest.mark.parametrize(('parse', 'words', 'said'), [
@@ -56,6 +59,21 @@ def test_a_parameter_that_the_camera_cannot_use_is_named_in_one_line(
     assert sim_camera.main(['sim_camera', '--ros-args', '-p', setting]) == 2
     line, = capfd.readouterr().err.splitlines()
     assert line.startswith('sim_camera: BAD_OPTION: ') and said in line
+
+
+def test_a_bag_that_no_demo_made_is_left_alone(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        ) -> None:
+    (tmp_path / 'bag').mkdir()
+    (tmp_path / 'bag' / 'mine_0.mcap').touch()
+    monkeypatch.setattr(demo, 'set_environment', lambda out: 1 / 0)
+    monkeypatch.setattr(demo.signal, 'signal', lambda number, act: None)  # they are ours
+    assert demo.main(['--out', str(tmp_path), '--model', str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert f'and it is not replaced; got {tmp_path}/bag; remedy: give another' in said
+    with pytest.raises(BadOption, match='is not replaced'):  # a client may be started alone
+        Recorder(cast(Node, None), tmp_path / 'bag', ())
+    assert (tmp_path / 'bag' / 'mine_0.mcap').exists()
 
 
 def test_a_demo_that_could_not_leave_anything_does_not_start(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -27,6 +29,8 @@ TAGS = ['<think>', '</think>', '<answer>', '</answer>', '<segmentation>', '</seg
     ('<think>hm</think><answer>\\boxed{red', '\\boxed{red', 'red'),
     ('<think>only thoughts', 'only thoughts', 'only thoughts'),
     ('\\boxed{{A}}', '\\boxed{{A}}', 'A'),
+    ('\\boxed{(1, 2), (3, 4)}', '\\boxed{(1, 2), (3, 4)}', '(1, 2), (3, 4)'),
+    ('\\boxed{((a) or (b))}', '\\boxed{((a) or (b))}', '(a) or (b)'),
     ('', '', '')])
 def test_answers_are_found(turn: str, text: str, short: str) -> None:
     assert (answer_text(turn), short_answer(turn)) == (text, short)
@@ -60,6 +64,14 @@ def test_no_control_token_reaches_the_network(question: str) -> None:
         return
     assert '<|im_end|>' not in cleaned and '<|im_start|>' not in cleaned
     assert all(ord(char) >= 32 or char in '\t\n' for char in cleaned)
+
+
+@given(st.lists(st.sampled_from(['<', '|', '>', '<|', '|>', 'a', 'im_end', ' b'])).map(''.join))
+def test_control_tokens_go_as_often_as_one_is_put_together(question: str) -> None:
+    left = question
+    while (shorter := re.sub(r'<\|[^|<>]*\|>', '', left)) != left:
+        left = shorter
+    assert clean_question(f'q{question}q', 200) == f'q{left}q'
 
 
 @pytest.mark.parametrize('question, words', [

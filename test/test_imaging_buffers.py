@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cooper_ros.errors import BadImage
 from cooper_ros.imaging import buffers
-from cooper_ros.imaging.encodings import COLOUR_ENCODINGS, DEPTH_ENCODINGS
+from cooper_ros.imaging.encodings import COLOUR_ENCODINGS, DEPTH_LAYOUTS
 
 LAYOUTS = {'rgb': [0, 1, 2], 'bgr': [2, 1, 0], 'rgba': [0, 1, 2, 3], 'bgra': [2, 1, 0, 3]}
 PLAIN = ['rgb8', 'bgr8', 'rgba8', 'bgra8', 'rgb16', 'bgr16', 'rgba16', 'bgra16', 'mono8', 'mono16',
@@ -99,7 +99,7 @@ def test_16_bit_grey_is_rounded_not_clipped_or_cut() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(encoding=st.sampled_from(sorted(DEPTH_ENCODINGS)), height=st.integers(1, 6),
+@given(encoding=st.sampled_from(sorted(DEPTH_LAYOUTS)), height=st.integers(1, 6),
        width=st.integers(1, 6), padding=st.integers(0, 5), big=st.booleans(),
        seed=st.integers(0, 999))
 def test_depth_comes_back_in_metres(encoding: str, height: int, width: int, padding: int,

@@ -154,6 +154,16 @@ def test_a_silence_of_hours_is_skipped_and_said(tmp_path: Path, listen: Listen,
     listener.until(process, lambda: listener.clock[-1] == late)
 
 
+@pytest.mark.parametrize(('seconds', 'skipped'), [(1, 0), (59, 0), (61, 61)])
+def test_slow_play_leaves_out_no_more_than_quick(seconds: int, skipped: int) -> None:
+    said: list[str] = []
+    me: Any = SimpleNamespace(live=SimpleNamespace(speed=0.01), node=SimpleNamespace(
+        get_logger=lambda: SimpleNamespace(warning=said.append)))
+    now = time.monotonic_ns()
+    start = live_replay._Player._without_gap(me, now, 0, seconds * 10**9)
+    assert (start == now) == (not skipped) and bool(said) == bool(skipped)
+
+
 def test_questions_are_asked_and_the_player_waits_for_answers(tmp_path: Path,
                                                               listen: Listen,
                                                               player: Player) -> None:

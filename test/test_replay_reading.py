@@ -17,6 +17,7 @@ from bag_maker import (
     IMAGE,
     INFO,
     PERIOD_NS,
+    ROS1,
     START_NS,
     STRING,
     camera,
@@ -31,10 +32,11 @@ from bag_maker import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rosbags.rosbag1 import Writer as Ros1Writer
 
 from cooper_ros.errors import BadBag, OutOfDisk
 from cooper_ros.replay import bag as bag_module
-from cooper_ros.replay import mend, storage
+from cooper_ros.replay import interfaces, mend, storage
 from cooper_ros.replay.bag import Bag, Frame, Skipped, Text
 from cooper_ros.replay.storage import Recording
 
@@ -101,6 +103,18 @@ def test_stamps_are_those_of_the_camera_and_fall_back_to_the_bag(tmp_path: Path)
     unstamped = ('/camera/image_raw', IMAGE, START_NS + 5, image(0, picture(1)))
     frames = pictures_of(write_ros2(tmp_path / 'bag', [*stamped, unstamped]))
     assert [frame.stamp_ns for frame in frames] == [START_NS - 1_000_000, START_NS + 5]
+
+
+@pytest.mark.parametrize('seconds', [3_000_000_000, 2**32 - 1])
+def test_a_stamp_that_ros2_cannot_say_is_that_of_the_bag(tmp_path: Path, seconds: int) -> None:
+    with Ros1Writer(tmp_path / 'in.bag') as writer:
+        connection = writer.add_connection('/camera/image_raw', IMAGE, typestore=ROS1)
+        message = bytearray(ROS1.serialize_ros1(image(0, picture(0), store=ROS1), IMAGE))
+        message[4:8] = seconds.to_bytes(4, 'little')  # after the number of the message
+        writer.write(connection, START_NS, message)
+    frame, = pictures_of(tmp_path / 'in.bag')
+    assert frame.stamp_ns == START_NS
+    assert interfaces.header(frame.stamp_ns, '').stamp.sec == START_NS // 10**9
 
 
 def test_missing_splits_are_named_and_the_others_read_in_order(tmp_path: Path) -> None:

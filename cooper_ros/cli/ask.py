@@ -27,7 +27,7 @@ def ask(images: Annotated[list[str], typer.Argument(
     """Ask one question about one or several pictures.
 
     The reasoning is printed as it is written; with --out its maps are kept. Exit status 1 when
-    there is no answer.
+    there is no answer, or a limit cut it short.
 
     \b
     Examples:
@@ -49,6 +49,8 @@ def ask(images: Annotated[list[str], typer.Argument(
     footer = fact_line(facts(engine), config.seed)
     if quiet:
         print(answer.text)
+        if answer.error_code:
+            console.print(answer.error_msg, style='yellow', highlight=False, markup=False)
     else:
         console.print(footer, style='dim', highlight=False, markup=False)
     if out is not None:
@@ -57,6 +59,8 @@ def ask(images: Annotated[list[str], typer.Argument(
                                                            footer)]
         for line in said + _lens_wanted(answer):
             console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if answer.error_code:
+        raise typer.Exit(1)
 
 
 def _lens_wanted(answer: Answer) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional, Sequence
 
 import typer
 
@@ -11,7 +11,7 @@ from cooper_ros.cli.flags import typed, with_settings
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadOption
 from cooper_ros.replay.live import Live
-from cooper_ros.replay.questions import Plan, collect
+from cooper_ros.replay.questions import Plan, Question, collect
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,6 +87,7 @@ def replay(context: typer.Context, bag: BagArg, question: QuestionFlag = None,
     plan = Plan(rate, every, limit)
     _check_typed(typed(context), live)
     if live:
+        _check_no_modes(asked)
         return _go_live(Live(bag, topic, asked, plan, question_topic, speed, loop, wait))
     from cooper_ros.replay.run import Request
     _through_engine(Request(bag, out, asked, plan, topic, question_topic, config.mode,
@@ -103,6 +104,15 @@ def _check_typed(names: set[str], live: bool) -> None:
         raise BadOption(f'options that do nothing {words} --live', value=shown,
                         remedy='leave them out' + (
                             ', or set them on the node that is asked' if live else ''))
+
+
+def _check_no_modes(asked: Sequence[Question]) -> None:
+    """Refuse questions with a mode of their own: a text on a topic carries none."""
+    for question in asked:
+        if question.mode is not None:
+            raise BadOption('questions have no mode of their own with --live',
+                            value=f'{question.mode}: {question.text}',
+                            remedy='leave `mode` out of the file, and set it on the node')
 
 
 def _through_engine(request: Request, config: CooperConfig, console: Console) -> None:

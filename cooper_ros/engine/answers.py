@@ -8,6 +8,7 @@ the last ``\\boxed{...}`` with balanced braces, else the block, else the whole t
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -103,6 +104,14 @@ def _last_box(text: str) -> str | None:
 
 def _clean(text: str) -> str:
     text = text.strip().strip('$').strip()
-    while len(text) > 1 and (text[0], text[-1]) in (('{', '}'), ('(', ')')):
+    while any(_encloses(text, *pair) for pair in ('{}', '()')):
         text = text[1:-1].strip()
     return text
+
+
+def _encloses(text: str, left: str, right: str) -> bool:
+    """Whether the first bracket is closed by the last letter, as it is not in `(a) or (b)`."""
+    if len(text) < 2 or text[0] != left or text[-1] != right:
+        return False
+    inside = itertools.accumulate({left: 1, right: -1}.get(letter, 0) for letter in text[:-1])
+    return all(depth > 0 for depth in inside)

@@ -72,7 +72,7 @@ Map = DepthMap | SegmentationMap
 
 @dataclass(frozen=True)
 class Event:
-    """Something happened. ``elapsed`` is seconds since the request was taken up."""
+    """Something happened. ``elapsed`` is seconds since it was asked, waiting included."""
 
     request_id: str
     elapsed: float
@@ -151,7 +151,7 @@ class Answer(Event):
 
     Attributes:
         text: content of the last answer block, or the best there is.
-        short: the boxed part, stripped (``B``, ``yes``, ``1.4``).
+        short: the boxed part, stripped (``B``, ``yes``, ``1.4``); all of it where none is boxed.
         reasoning: every turn, in order.
         confidence: geometric mean probability of the answer turn's tokens, 0..1. It measures
             the model's own certainty, not truth.

@@ -7,7 +7,6 @@ import re
 from cooper_ros.errors import BadQuestion
 
 _CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]')
-_SPECIAL = re.compile(r'<\|[^|<>]*\|>')  # would be read as a control token of the network
 
 
 def clean_question(question: str, max_chars: int) -> str:
@@ -21,11 +20,26 @@ def clean_question(question: str, max_chars: int) -> str:
     if len(question) > max_chars:
         raise BadQuestion('the question is too long', value=f'{len(question)} characters',
                           limit=f'{max_chars} characters', remedy='raise max_question_chars')
-    cleaned = question
-    while _SPECIAL.search(cleaned):  # removing one may put another together
-        cleaned = _SPECIAL.sub('', cleaned)
-    cleaned = _CONTROL.sub(' ', cleaned).strip()
+    cleaned = _CONTROL.sub(' ', _without_tokens(question)).strip()
     if not any(letter.isprintable() and not letter.isspace() for letter in cleaned):
         raise BadQuestion('the question is empty', value=repr(question[:80]),
                           limit='at least one printable character')
     return cleaned
+
+
+def _without_tokens(text: str) -> str:
+    """The text without ``<|...|>``, which the network would read as control tokens.
+
+    Removing one may put another together; in one pass, for a long text may be full of them.
+    """
+    kept: list[str] = []
+    for letter in text:
+        kept.append(letter)
+        if letter != '>' or kept[-2:-1] != ['|']:
+            continue
+        begin = len(kept) - 3
+        while begin > 0 and kept[begin] not in '|<>':
+            begin -= 1
+        if begin > 0 and kept[begin - 1:begin + 1] == ['<', '|']:
+            del kept[begin - 1:]
+    return ''.join(kept)

@@ -15,7 +15,7 @@ import numpy as np
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadImage
-from cooper_ros.imaging.encodings import COLOUR_ENCODINGS, DEPTH_ENCODINGS, Encoding
+from cooper_ros.imaging.encodings import COLOUR_ENCODINGS, DEPTH_LAYOUTS, Encoding
 
 Buffer = bytes | bytearray | memoryview | np.ndarray  # array.array works too: the buffer protocol
 MAX_PIXELS = CooperConfig.max_image_pixels
@@ -61,7 +61,7 @@ def decode_depth(encoding: str, height: int, width: int, step: int, is_bigendian
     Raises:
         BadImage: as :func:`decode_image`.
     """
-    layout = _lookup(encoding, DEPTH_ENCODINGS)
+    layout = _lookup(encoding, DEPTH_LAYOUTS)
     values = _values(encoding, layout, height, width, step, is_bigendian, data, max_pixels)
     metres = values.astype(np.float32)
     if layout.dtype is np.uint16:

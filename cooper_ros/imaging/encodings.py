@@ -11,7 +11,8 @@ rgb8, bgr8, rgba8, bgra8, mono8        reordering; alpha is dropped (equals cv_b
 8UC1, 8UC3, 8UC4                       read as mono8, bgr8, bgra8: OpenCV's own order (cv_bridge
                                        refuses to guess)
 mono16, rgb16, bgr16, rgba16, bgra16   ``round(value * 255 / 65535)`` (equals cv_bridge)
-16UC1, 16UC3, 16UC4                    the same rule, read as mono16, bgr16, bgra16
+16UC1, 16UC3, 16UC4                    the same rule, read as mono16, bgr16, bgra16 (node and
+                                       recording refuse 16UC1, which is depth: depth_messages.py)
 bayer_{rggb,bggr,gbrg,grbg}{8,16}      OpenCV's bilinear demosaicing (equals cv_bridge)
 yuv422, uyvy, yuv422_yuy2, yuyv        ``cvtColor`` UYVY / YUY2, BT.601 (equals cv_bridge)
 nv12, nv21                             ``cvtColor`` NV12 / NV21; ``data`` holds ``height`` rows
@@ -87,5 +88,6 @@ def _luma_chroma() -> dict[str, Encoding]:
 
 
 COLOUR_ENCODINGS = {**_plain(), **_bayer(), **_luma_chroma()}
-DEPTH_ENCODINGS = {'16UC1': Encoding(np.uint16, 1, None), 'mono16': Encoding(np.uint16, 1, None),
+# What can be read as depth. What a message says of itself is in depth_messages.py.
+DEPTH_LAYOUTS = {'16UC1': Encoding(np.uint16, 1, None), 'mono16': Encoding(np.uint16, 1, None),
                    '32FC1': Encoding(np.float32, 1, None)}

@@ -16,9 +16,10 @@ Picture = Image.Image | np.ndarray
 
 
 def to_rgb(picture: Picture) -> Image.Image:
-    """Turn any Pillow mode or an array into an RGB picture, transparency pasted on white.
+    """Turn any Pillow mode or an array into an RGB picture.
 
-    16-bit grey becomes ``round(value / 257)``.
+    What RGBA and palettes leave out becomes white; transparent grey (``LA``) only loses its
+    transparency, as the published rule has it. 16-bit grey becomes ``round(value / 257)``.
 
     Args:
         picture: a Pillow picture, or uint8 ``[H, W, 3]`` RGB.

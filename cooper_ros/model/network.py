@@ -112,7 +112,7 @@ class Cooper(nn.Module):
         """Pictures to decoder tokens.
 
         Args:
-            patches: ``[B, T, 588]`` in -1..1, the pictures of a sample one after the other.
+            patches: ``[B, T, 3 * patch**2]`` in -1..1, pictures of a sample one after the other.
             position_ids: ``[T]``, places in both position tables.
             lengths: patches of every picture, summing to T.
             recompute: as in :class:`~.mot.PassMode`.

@@ -84,7 +84,7 @@ class PackedBatch:
     Attributes:
         layout: places and lengths; equal for all rows.
         text_ids: ``[B, Tt]`` ids at ``layout.text_index``, all markers included.
-        patches: ``[B, Tv, 588]`` flattened patches at ``layout.vit_index``.
+        patches: ``[B, Tv, 3 * patch**2]`` flattened patches at ``layout.vit_index``.
         latents: ``[B, Tz, P]`` clean latent tokens at ``layout.latent_index``.
         times: ``[B, images]`` flow time of every latent image after the shift; 0 is clean.
         noise: ``[B, Tz, P]`` standard normal, used where the time is above 0.

@@ -73,7 +73,7 @@ class VitEmbeddings(nn.Module):
         self.position_embedding = nn.Embedding(config.positions_per_side**2, config.hidden_size)
 
     def forward(self, patches: Tensor, position_ids: Tensor) -> Tensor:
-        """Patches ``[B, T, 588]`` and their places ``[T]`` to ``[B, T, D]``."""
+        """Patches ``[B, T, 3 * patch**2]`` and their places ``[T]`` to ``[B, T, D]``."""
         patches = patches.to(self.patch_embedding.weight.dtype)
         return self.patch_embedding(patches) + self.position_embedding(position_ids)
 
@@ -107,7 +107,7 @@ class VisionTransformer(nn.Module):
         """Features of pictures.
 
         Args:
-            patches: ``[B, T, 588]``, the pictures of one sample one after the other.
+            patches: ``[B, T, 3 * patch**2]``, the pictures of one sample one after the other.
             position_ids: ``[T]``, rows of the learned table.
             lengths: patches of every picture, summing to T.
             recompute: as in :class:`~.mot.PassMode`.

@@ -113,9 +113,9 @@ class CooperNode(LifecycleNode):
         names = camera_names(self)
         check_camera_names(names)
         self._handler.supervisor = Supervisor(self._factory, config, self._say, self._former)
-        self._handler.cameras = {name: Camera(self, name, self.config) for name in names}
-        for camera in self._handler.cameras.values():
-            self._outputs[camera.name] = MapOutputs(self, camera)
+        for name in names:  # one by one: a failure leaves what `_take_apart` finds
+            camera = self._handler.cameras[name] = Camera(self, name, self.config)
+            self._outputs[name] = MapOutputs(self, camera)
 
     def on_activate(self, state: State) -> TransitionCallbackReturn:
         """Let requests in."""

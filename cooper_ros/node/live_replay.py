@@ -130,10 +130,11 @@ class _Player:
         """Return a start that makes a message due at once if it were due in minutes or days."""
         due = start_wall + int((stamp - start_bag) / self.live.speed)
         gap = due - time.monotonic_ns()
-        if gap <= LONGEST_GAP_S * 1e9:
+        recorded_s = gap * self.live.speed / 1e9
+        if recorded_s <= LONGEST_GAP_S:
             return start_wall
         self.node.get_logger().warning(
-            f'nothing is recorded for {gap * self.live.speed / 1e9:.0f} s; /clock skips them')
+            f'nothing is recorded for {recorded_s:.0f} s; /clock skips them')
         return start_wall - gap
 
     def _pace(self, start_wall: int, start_bag: int, stamp: int) -> None:

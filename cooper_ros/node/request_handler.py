@@ -10,7 +10,7 @@ import functools
 import traceback
 import uuid
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping
+from typing import Any, Callable
 
 from builtin_interfaces.msg import Time
 from rclpy.node import Node
@@ -107,7 +107,7 @@ class RequestHandler:
     def __init__(self, queue: ExecutorQueue, config: Callable[[], CooperConfig],
                  audience: Listener) -> None:
         self._queue, self._config, self._audience = queue, config, audience
-        self.cameras: Mapping[str, Camera] = {}
+        self.cameras: dict[str, Camera] = {}
         self.supervisor: Supervisor | None = None
         self.active = False
         self.refusal = ''  # why there is nothing to activate

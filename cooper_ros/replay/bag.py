@@ -39,7 +39,8 @@ class Frame:
     Attributes:
         topic: where it was recorded.
         index: its number among the pictures of the topic, from 0.
-        stamp_ns: time of capture from its header; the bag stamp where the header has none.
+        stamp_ns: time of capture from its header; the bag stamp where the header has no usable
+            one.
         bag_ns: when the recorder got it.
         frame_id: optical frame of the camera, may be empty.
         rgb: uint8 ``[H, W, 3]``.
@@ -251,8 +252,10 @@ class Bag:
 
     def _frame(self, record: Record, index: int) -> Frame:
         message = self.decode(record)
-        return Frame(record.topic.name, index, _stamp_ns(message) or record.stamp_ns,
-                     record.stamp_ns, message.header.frame_id,
+        stamp = _stamp_ns(message)
+        if stamp <= 0:  # not set; seconds of ROS 1 that are too many come as negative ones
+            stamp = record.stamp_ns
+        return Frame(record.topic.name, index, stamp, record.stamp_ns, message.header.frame_id,
                      rgb_of(message, record.topic.type, self._max_pixels), self.cdr(record))
 
     def _text(self, record: Record) -> Iterator[Text]:

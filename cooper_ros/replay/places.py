@@ -12,10 +12,11 @@ from typing import Iterator
 from cooper_ros.errors import BadOption
 
 ANSWERS = 'answers'
+BAG = 'bag'  # of a demo
 SHEETS = 'sheets'
 SUMMARY_JSON, SUMMARY_MD = 'summary.json', 'summary.md'
 MARKER = '.cooper_answers'  # readers go by metadata.yaml and by suffixes, and pass it over
-_SAID = 'cooper replay made this folder, and replaces it if told to --overwrite.\n'
+_SAID = 'Made by cooper, which may replace it: a demo always, a replay if told to --overwrite.\n'
 _HEADS = {SUMMARY_JSON: '{\n  "bag": ', SUMMARY_MD: '# Replay of '}  # how those of ours begin
 _SHEET = re.compile(r'\d{4,}\.png')
 
@@ -26,7 +27,7 @@ def sheet_name(number: int) -> str:
 
 
 def mark(folder: Path) -> None:
-    """Mark a folder of answers as ours; a killed run leaves nothing else to know it by."""
+    """Mark a bag of answers as ours; a killed run leaves nothing else to know it by."""
     (folder / MARKER).write_text(_SAID, encoding='utf-8')
 
 
@@ -64,6 +65,17 @@ def check_output(folder: Path, overwrite: bool) -> None:
         BadOption: the folder exists.
     """
     _check(folder, overwrite, (folder / MARKER).is_file(), 'bag of answers')
+
+
+def check_bag(folder: Path) -> None:
+    """Refuse to replace a folder that no demo made: others call theirs `bag`, too.
+
+    Raises:
+        BadOption: it exists and is not ours.
+    """
+    if folder.exists() and not (folder / MARKER).is_file():
+        raise BadOption('there is a folder that no demo made, and it is not replaced',
+                        value=str(folder), remedy='give another --out, or move it away yourself')
 
 
 def check_beside(out: Path, overwrite: bool) -> None:

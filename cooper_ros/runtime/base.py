@@ -140,14 +140,15 @@ class Runtime(Protocol):
         """
 
     def encode_vision(self, pixels: Tensor) -> Tensor:
-        """Pixels ``[3, H, W]`` in -1..1, sides multiples of 14, to vision tokens ``[n, D]``.
+        """Pixels ``[3, H, W]`` in -1..1, sides multiples of a patch, to vision tokens ``[n, D]``.
 
         Raises:
             BadImage: the size does not fit the patches or the position table.
         """
 
     def encode_image(self, pixels: Tensor, noise: Tensor | None) -> Tensor:
-        """Pixels ``[3, H, W]`` in -1..1, sides multiples of 16, to latents ``[C, h, w]``.
+        """Pixels ``[3, H, W]`` in -1..1, sides multiples of a latent token, to latents
+        ``[C, h, w]``.
 
         ``noise`` (standard normal, ``[C, h, w]``) samples the posterior; None takes its mean.
         Latents are float32, shifted and scaled.

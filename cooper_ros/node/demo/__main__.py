@@ -20,7 +20,7 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.shipped import shipped_model
 from cooper_ros.errors import BadCheckpoint, CooperError, EngineLost
 from cooper_ros.node.arguments import whole
-from cooper_ros.replay.places import make_folder
+from cooper_ros.replay.places import BAG, check_bag, make_folder
 from cooper_ros.scenes.splits import SPLIT_SIZE
 
 PACKAGE = 'cooper_ros.node.demo'
@@ -130,6 +130,7 @@ def run(options: argparse.Namespace) -> int:
         raise BadCheckpoint('there is no such model folder', value=options.model,
                             remedy='name one with --model')
     out = options.out.resolve()
+    check_bag(out / BAG)
     make_folder(out)
     make_folder(out / 'log')
     set_environment(out)

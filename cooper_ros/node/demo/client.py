@@ -35,6 +35,7 @@ from cooper_ros.node.arguments import whole
 from cooper_ros.node.demo.record import Recorder
 from cooper_ros.node.demo.report import Asked, score, summary, write_sheet
 from cooper_ros.node.demo.views import TrueQuestion, View, Views
+from cooper_ros.replay.places import BAG
 from cooper_ros.replay.topics import ANSWER, NODE
 
 COOPER, CAMERA = f'/{NODE}', '/camera'
@@ -193,7 +194,7 @@ def run(out: Path, count: int, console: Console) -> list[Asked]:
     footer = facts(client.settings())
     console.print(f'[dim]{footer}[/]', highlight=False)
     done: list[Asked] = []
-    with Recorder(client, out / 'bag', (CAMERA + '/', COOPER + '/', QUESTIONS)) as bag:
+    with Recorder(client, out / BAG, (CAMERA + '/', COOPER + '/', QUESTIONS)) as bag:
         client.wait(lambda: ANSWERS in bag.counts and bag.counts.get(PICTURES), CALL_S,
                     NotReady('camera or node fell silent'))
         for number in range(count):

@@ -15,6 +15,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 
 from cooper_ros.replay import interfaces
 from cooper_ros.replay.output import BAG_VERSION
+from cooper_ros.replay.places import check_bag, mark
 
 LOOK_S = 0.5
 QUEUE = 20
@@ -25,19 +26,21 @@ class Recorder:
 
     Args:
         node: subscribes.
-        folder: bag folder; an older one is replaced.
+        folder: bag folder; the one of an earlier demo is replaced.
         names: topics that begin with one of these are recorded, as soon as they exist.
     """
 
     def __init__(self, node: Node, folder: Path, names: Sequence[str]) -> None:
+        check_bag(folder)
         shutil.rmtree(folder, ignore_errors=True)
-        self._node, self._names = node, tuple(names)
+        self._node, self._names, self._folder = node, tuple(names), folder
         self._writer = Writer(folder, version=BAG_VERSION, storage_plugin=StoragePlugin.MCAP)
         self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         self.counts: dict[str, int] = {}
 
     def __enter__(self) -> Recorder:
         self._writer.open()
+        mark(self._folder)
         self._look()
         self._timer = self._node.create_timer(LOOK_S, self._look)
         return self
