@@ -23,6 +23,7 @@ DEVICES = ('auto', 'cpu', 'cuda')
 DTYPES = ('auto', 'float32', 'bfloat16', 'float16')
 LOAD_DRAWING = ('start', 'first_map')
 TRANSPORTS = ('raw', 'compressed', 'both')
+LEAST_SHIFT = 0.001  # of flow times; of smaller ones the first time is no number in float32
 LONGEST_LENS = 100.0  # focal length over the longest side of a picture; a telescope's
 
 
@@ -77,8 +78,8 @@ class CooperConfig:
                        'thinking, no maps; text: thinking, no maps; maps: both maps, then answer',
                        choices=MODES)
     max_turns: int = option(3, 'reasoning', 'text turns at most; one map fewer', low=1, high=16)
-    max_turn_tokens: int = option(2048, 'reasoning', 'tokens of one turn at most; the model folder '
-                                  'may say fewer', unit='tokens', low=1, high=16384)
+    max_turn_tokens: int = option(2048, 'reasoning', 'tokens of one turn at most; the model '
+                                  'folder may say fewer', unit='tokens', low=1, high=16384)
     sample: bool = option(False, 'reasoning', 'sample the text instead of taking the likeliest '
                           'token')
     temperature: float = option(0.3, 'reasoning', 'softmax temperature when sampling', low=0.0,
@@ -90,8 +91,9 @@ class CooperConfig:
     # drawing: rectified flow; -1 takes the value of the model folder
     flow_points: int = option(-1, 'drawing', 'steps in which a map is drawn, plus one: 2 is one '
                               'step; -1: as the model folder says', low=-1, high=1000)
-    flow_shift: float = option(-1.0, 'drawing', 'shift of the flow times towards noise; -1: as '
-                               'the model folder says', low=-1.0, high=100.0)
+    flow_shift: float = option(-1.0, 'drawing', 'shift of the flow times towards noise, '
+                               f'{LEAST_SHIFT} or more; -1: as the model folder says', low=-1.0,
+                               high=100.0)
     cfg_text: float = option(-1.0, 'drawing', 'text guidance scale; 1 switches it off; -1: as the '
                              'model folder says', low=-1.0, high=100.0)
     cfg_image: float = option(-1.0, 'drawing', 'image guidance scale; 1 switches it off; -1: as '
@@ -164,6 +166,9 @@ class CooperConfig:
         if self.flow_points in (0, 1):
             raise BadOption('a flow needs two grid points', value=self.flow_points,
                             limit='flow_points >= 2, or -1')
+        if 0 <= self.flow_shift < LEAST_SHIFT:
+            raise BadOption('flow_shift leaves no flow times', value=self.flow_shift,
+                            limit=f'flow_shift >= {LEAST_SHIFT}, or -1')
         if self.depth_min_m >= 0 and 0 <= self.depth_max_m <= self.depth_min_m:
             raise BadOption('depth_max_m must lie beyond depth_min_m', value=self.depth_max_m,
                             limit=f'> {self.depth_min_m}')

@@ -59,7 +59,8 @@ MEANING = {
     '/cooper/segment': 'one segmentation',
     '/cooper/reason': 'a question with reasoning and maps, streamed and cancellable',
 }
-STANDARD = ('/rosout', '/parameter_events', '/clock', '/cooper/transition_event')
+# Types of what every lifecycle node has: parameters, logs, time, transitions.
+STANDARD = ('rcl_interfaces/', 'rosgraph_msgs/', 'lifecycle_msgs/', 'type_description_interfaces/')
 
 
 def rows(title: Sequence[str], lines: Iterator[Sequence[str]]) -> str:
@@ -71,8 +72,10 @@ def rows(title: Sequence[str], lines: Iterator[Sequence[str]]) -> str:
 def describe(names: list[tuple[str, list[str]]]) -> Iterator[Sequence[str]]:
     """Rows of (name, type, meaning) for what is not part of every ROS node."""
     for name, kinds in sorted(names):
-        if name in STANDARD or '/_action/' in name or name not in MEANING:
+        if kinds[0].startswith(STANDARD) or '/_action/' in name:
             continue
+        if name not in MEANING:  # left out, it would be missing from the page unnoticed
+            raise SystemExit(f'{name} ({kinds[0]}) has no line in MEANING of scripts/make_docs.py')
         yield f'`{name}`', f'`{kinds[0]}`', MEANING[name]
 
 
@@ -96,6 +99,9 @@ def node_tables() -> str:
     subscribed = node.get_subscriber_names_and_types_by_node(*me)
     services = node.get_service_names_and_types_by_node(*me)
     actions = servers(node, *me)
+    node.trigger_shutdown()
+    node.destroy_node()
+    rclpy.try_shutdown()
     tables = [f'## {name}\n\n' + rows((name.rstrip('s').lower(), 'type', 'meaning'),
                                       describe(found))
               for name, found in (('Subscribed topics', subscribed),
@@ -103,9 +109,6 @@ def node_tables() -> str:
                                   ('Actions', actions))]
     used = sorted({kinds[0] for _, kinds in (*published, *services, *actions)
                    if kinds[0].startswith('cooper_interfaces/')})
-    node.trigger_shutdown()
-    node.destroy_node()
-    rclpy.try_shutdown()
     files = '\n\n'.join(f'### {kind}\n\n```\n{interface_fields(kind)}\n```' for kind in used
                         if '/_' not in kind and not re.search(r'_(Send|Get|Feedback)', kind))
     return '\n\n'.join(tables) + '\n\n## Interface files\n\n' + files

@@ -7,6 +7,7 @@ the files among them, and each has a ROS domain of its own.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import shutil
@@ -26,19 +27,27 @@ GRAPHS = 'tiny graphs'
 GOLDEN = 'test_graphs_golden.py'
 ORDER = {GRAPHS: -2, 'test_training_stages.py': -2, 'test_training_processes.py': -1, GOLDEN: 1}
 
+
+def passing_folder(prefix: str) -> str:
+    """A folder for as long as this process lives."""
+    folder = tempfile.mkdtemp(prefix=prefix)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 os.environ.setdefault('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
 WORKER = os.environ.get('PYTEST_XDIST_WORKER', '')  # gw0, gw1 ...; none where there is one process
 if not WORKER:  # what follows is handed down to the others
     # Room for ten processes below the domains of a demo, which tests start too.
     os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 40))
     os.environ['COOPER_TEST_DOMAIN'] = os.environ['ROS_DOMAIN_ID']
-    os.environ['COOPER_TEST_GRAPHS'] = tempfile.mkdtemp(prefix='cooper_test_graphs_')
+    os.environ['COOPER_TEST_GRAPHS'] = passing_folder('cooper_test_graphs_')
+    os.environ.setdefault('ROS_LOG_DIR', passing_folder('cooper_ros_log_'))
 os.environ['ROS_DOMAIN_ID'] = str(int(os.environ['COOPER_TEST_DOMAIN']) + int(WORKER[2:] or 0))
 if os.environ.get('ROS_DISTRO') == 'humble':
     os.environ.setdefault('ROS_LOCALHOST_ONLY', '1')
-os.environ.setdefault('ROS_LOG_DIR', tempfile.mkdtemp(prefix='cooper_ros_log_'))
 # Graphs and engines of the user would change which runtime `auto` takes.
-os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(prefix='cooper_test_cache_')
+os.environ['XDG_CACHE_HOME'] = passing_folder('cooper_test_cache_')
 os.environ.setdefault('ROS_PYTHON_CHECK_FIELDS', '1')
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 # The wheels make the virtual environment an ament prefix, and nothing else says so.

@@ -76,9 +76,9 @@ def test_a_table_of_bad_rows_is_refused_before_the_first_question(tmp_path: Path
 
 
 def test_only_the_first_failures_are_listed() -> None:
-    found = {'questions': 7, 'draws': 0.0, 'overall': {'questions': 7}, 'groups': {},
+    found = {'questions': 7, 'pictures': 7, 'draws': 0.0, 'overall': {'questions': 7},
              'decided': dict.fromkeys(('rules', 'judge', 'unread', 'judge_failed', 'failed'), 0),
-             'failures': {str(number): 'why' for number in range(7)}}
+             'groups': {}, 'failures': {str(number): 'why' for number in range(7)}}
     assert lines('x', found)[-2:] == ['    row 4: why',
                                       '    and 2 more, all of them in the file of --json']
 

@@ -18,6 +18,7 @@ from cooper_ros.errors import BadData, BadOption
 from cooper_ros.evaluation.benchmarks.adapters import Mmvp, QSpatial, SiBench, make_adapter
 from cooper_ros.evaluation.benchmarks.run import Record, lines, run, summary
 from cooper_ros.evaluation.benchmarks.table import Row, Table
+from cooper_ros.scoring.scores import wilson
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
@@ -164,9 +165,10 @@ def test_kept_responses_are_scored_by_the_rules_of_today(tmp_path: Path) -> None
     assert record.scores == {} and again.scores == {'score': 1.0} and again.decided == 'rules'
 
 
-def record(score: float | None, category: str, decided: str = 'rules') -> Record:
+def record(score: float | None, category: str, decided: str = 'rules',
+           picture: str = '') -> Record:
     return Record('0', 'p', 't', 'r', {} if score is None else {'score': score}, decided,
-                  ('depth',), {'category': category}, 1.0)
+                  ('depth',), {'category': category}, 1.0, picture=picture)
 
 
 def test_a_summary_counts_unread_and_failed_as_wrong() -> None:
@@ -182,3 +184,40 @@ def test_a_summary_counts_unread_and_failed_as_wrong() -> None:
     assert any('category a (n=2) score 75.00' in line for line in lines('x', found))
     with pytest.raises(BadData):
         summary([])
+
+
+def test_questions_about_one_picture_do_not_narrow_an_interval() -> None:
+    """Ten questions about each of ten pictures, right or wrong together, say what ten do."""
+    rows = [record(float(number % 2), 'a', picture=f'p{number}') for number in range(10)]
+    found = summary(rows * 10)
+    assert (found['questions'], found['pictures']) == (100, 10)
+    assert found['overall']['score']['mean'] == 0.5
+    assert found['overall']['score']['interval'] == pytest.approx((0.2, 0.8), abs=0.03)
+    assert found['groups']['category']['a'] == found['overall']
+    assert 'x: 100 questions about 10 pictures, decided by rules 100' in lines('x', found)[0]
+    each = summary([record(float(number % 2), 'a', picture=f'p{number}') for number in range(100)])
+    assert each['overall']['score']['interval'] == wilson(0.5, 100)
+
+
+def test_rows_know_which_pictures_they_share(tmp_path: Path) -> None:
+    other, picture = encoded(PIXELS[::-1]), encoded(PIXELS)
+    cells = [(picture, ''), ('0', ''), (f'data:image/png;base64,{picture}', ''), (other, ''),
+             (f'["{picture}", "{other}"]', ''), (f'["{other}", "{picture}"]', ''), ('', 'a.png'),
+             ('', './a.png'), ('', 'b.png'), ('', ''), ('', '')]
+    path = write(tmp_path / 't.tsv', [
+        {'index': str(number), 'question': 'q', 'image': image, 'image_path': name}
+        for number, (image, name) in enumerate(cells)])
+    table = Table(path, ['question'])
+    names = [table.picture_name(row) for row in table.rows]
+    assert [names.index(name) for name in names] == [0, 0, 0, 3, 4, 4, 6, 6, 8, 9, 10]
+
+
+def test_records_of_a_run_name_their_picture(tmp_path: Path) -> None:
+    table, out = si_table(tmp_path), tmp_path / 'out.jsonl'
+    records = run(tiny_engine(), SiBench(), table, mode='direct', out=out)
+    assert {record.picture for record in records} == {table.picture_name(table.rows[0])}
+    assert summary(records)['pictures'] == 1
+    kept = [json.loads(line) for line in out.read_text().splitlines()]
+    out.write_text(''.join(json.dumps({key: value for key, value in line.items()
+                                       if key != 'picture'}) + '\n' for line in kept))
+    assert run(tiny_engine(), SiBench(), table, mode='direct', out=out) == records

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import os
 import re
 import shlex
@@ -31,6 +32,21 @@ def test_interface_page_is_what_a_running_node_offers() -> None:
                           env={**os.environ, 'AMENT_PREFIX_PATH': sys.prefix},
                           capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:] or 'run scripts/make_docs.py'
+
+
+def test_what_a_node_offers_has_a_meaning_on_the_page() -> None:
+    """What is new may not be left out of the page unnoticed."""
+    path = ROOT / 'scripts' / 'make_docs.py'
+    spec = importlib.util.spec_from_file_location('make_docs', path)
+    make_docs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_docs)
+    offered = [('/cooper/query', ['cooper_interfaces/srv/Query']),
+               ('/cooper/get_state', ['lifecycle_msgs/srv/GetState']),
+               ('/rosout', ['rcl_interfaces/msg/Log'])]
+    assert [name for name, *_ in make_docs.describe(offered)] == ['`/cooper/query`']
+    with pytest.raises(SystemExit, match=r'^/cooper/new \(std_msgs/msg/String\) has no line in '
+                                         'MEANING of scripts/make_docs.py'):
+        list(make_docs.describe([*offered, ('/cooper/new', ['std_msgs/msg/String'])]))
 
 
 # --- links --------------------------------------------------------------------------------------

@@ -28,10 +28,11 @@ from cooper_ros.runtime.engines.cache import (
     EngineCache,
 )
 from cooper_ros.runtime.engines.key import EngineKey
-from cooper_ros.runtime.files import PART, Unwritable, locked
+from cooper_ros.runtime.files import PART, Unwritable
 from cooper_ros.runtime.graphs import bundle as bundles
 from cooper_ros.runtime.graphs.bundle import Bundle, bundle_name
 from cooper_ros.runtime.graphs.digest import sealed
+from cooper_ros.runtime.locks import locked
 
 ROOT = Path(__file__).parents[1]
 FOREIGN = ('report.part-1.zip', 'my.engine', 'my.json', 'notes.json.part-7', 'a.timings.part-7',

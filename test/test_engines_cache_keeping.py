@@ -35,7 +35,8 @@ from cooper_ros.runtime.engines.cache import (
 )
 from cooper_ros.runtime.engines.flavour import RTX, STANDARD, Flavour
 from cooper_ros.runtime.engines.key import BuildOptions, EngineKey
-from cooper_ros.runtime.files import PART, Unwritable, discard, locked, write_whole
+from cooper_ros.runtime.files import PART, Unwritable, discard, write_whole
+from cooper_ros.runtime.locks import locked
 
 OLD, NEW = b'an engine', b'another engine'
 
@@ -261,7 +262,7 @@ def test_a_folder_that_is_not_there_is_named(cache: EngineCache, command: str) -
 HOLDING = """
 import sys
 from pathlib import Path
-from cooper_ros.runtime.files import locked
+from cooper_ros.runtime.locks import locked
 with locked(Path(sys.argv[1])):
     print('held', flush=True)
     sys.stdin.read()

@@ -85,7 +85,7 @@ def on_a_gpu(config: CooperConfig, monkeypatch: pytest.MonkeyPatch) -> list[str]
 
 
 def found_for(config: CooperConfig) -> Found:
-    return find_plan(Place.of(config), 'onnx')
+    return find_plan(Place.of(config), 'tensorrt')
 
 
 def engine_of(plan: Plan, config: CooperConfig, graph: str = 'understand') -> Path:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from cooper_ros.cli.engine import app
 from cooper_ros.errors import BadOption, EngineMismatch, ErrorCode
 from cooper_ros.runtime.engines import rights
-from cooper_ros.runtime.engines.cache import DESCRIPTION, BuiltEngine, EngineCache
+from cooper_ros.runtime.engines.cache import DESCRIPTION, KERNELS, BuiltEngine, EngineCache
 from cooper_ros.runtime.engines.leftovers import all_writers, graphs_writers
 from cooper_ros.runtime.engines.rights import Who, who_writes
 
@@ -52,9 +52,10 @@ def test_who_may_write(mode: int, owner: int, group: int, who: Who,
     assert who_writes(stat.S_IFDIR | mode, owner, group) == who
 
 
-@pytest.mark.parametrize('suffix', [None, '.engine', DESCRIPTION])
+@pytest.mark.parametrize('suffix', [None, '.engine', DESCRIPTION, KERNELS])
 def test_what_anyone_may_write_is_refused_and_bad(cache: EngineCache, suffix: str | None) -> None:
     path = store(cache)
+    path.with_suffix(KERNELS).write_bytes(b'kept while it ran')
     exposed = path.parent if suffix is None else path.with_suffix(suffix)
     assert cache.load(engine_key(), INTERFACE) == b'an engine'
     exposed.chmod(exposed.stat().st_mode | stat.S_IWOTH)
@@ -76,12 +77,15 @@ def test_what_anyone_may_write_is_refused_and_bad(cache: EngineCache, suffix: st
     assert 'ok  ' in check(cache, fails=False)
 
 
-def test_files_that_anyone_may_write_are_made_again(cache: EngineCache) -> None:
+@pytest.mark.parametrize('suffix', ['.engine', DESCRIPTION, KERNELS])
+def test_files_that_anyone_may_write_are_made_again(cache: EngineCache, suffix: str) -> None:
     path = store(cache)
-    path.chmod(0o666)
+    path.with_suffix(suffix).touch()
+    path.with_suffix(suffix).chmod(0o666)
     assert not cache.is_sound(engine_key())
     store(cache)
-    assert not path.stat().st_mode & stat.S_IWOTH and cache.is_sound(engine_key())
+    assert cache.is_sound(engine_key()) and cache.writers([path.stem]).who == Who.NOBODY
+    assert not path.with_suffix(KERNELS).exists()  # of the engine that was there
 
 
 def test_nothing_is_built_where_nothing_would_be_loaded(cache: EngineCache) -> None:

@@ -73,6 +73,18 @@ def test_bad_values_are_named(name: str, value: object, words: str) -> None:
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize('value', [0, -0.0, 1e-9, 0.0009])
+def test_a_shift_that_draws_no_numbers_is_refused(value: float) -> None:
+    with pytest.raises(BadOption, match='flow_shift leaves no flow times') as caught:
+        CooperConfig().replaced(flow_shift=value)
+    assert f'got {value}; allowed: flow_shift >= 0.001, or -1' in str(caught.value)
+
+
+@pytest.mark.parametrize('value', [-1.0, -0.5, 0.001, 100])
+def test_a_shift_may_be_left_to_the_model_folder(value: float) -> None:
+    assert CooperConfig(flow_shift=value).flow_shift == value
+
+
 def test_unknown_setting_lists_the_known() -> None:
     with pytest.raises(BadOption, match='max_turns') as caught:
         CooperConfig.from_mapping({'maxturns': 2})

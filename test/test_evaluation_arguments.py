@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Sequence
 
 import numpy as np
 import pytest
 from rich.console import Console
-from support.map_files import HEIGHT, MASK, MILLIMETRES, WIDTH, photo, save
+from support.map_files import HEIGHT, MASK, METRES, MILLIMETRES, WIDTH, photo, save
 from support.tiny import tiny_engine
 from typer.testing import CliRunner
 
@@ -17,14 +18,14 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import DepthMap
 from cooper_ros.errors import BadData, BadOption, OutOfDisk
-from cooper_ros.evaluation import scenes_suite
+from cooper_ros.evaluation import arguments, cli, names, scenes_suite
 from cooper_ros.evaluation.arguments import MODEL_FILES, ids_of, write_json
 from cooper_ros.evaluation.cli import app
 from cooper_ros.evaluation.depth_units import units_of
 from cooper_ros.evaluation.map_pairs import DEPTH, find_pairs, read_ids
 from cooper_ros.evaluation.scenes_report import show
 from cooper_ros.evaluation.scenes_suite import Maps
-from cooper_ros.evaluation.suites import run_file_suite
+from cooper_ros.evaluation.suites import SuiteOptions, make_judge, run_file_suite
 
 
 @pytest.fixture
@@ -60,6 +61,11 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     (['--out', 'x'], '--out does nothing in suite scenes; got x; allowed: suite sibench, mmvp'),
     (['--judge-url', 'http://a/v1'], '--judge-url does nothing in suite scenes; got http://a/v1'),
     (['--judge-model', 'm'], '--judge-model does nothing in suite scenes'),
+    (['--suite', 'mmvp', '.', '--judge-model', 'm'],
+     '--judge-model asks nobody without --judge-url; got m; allowed: an address too; remedy'),
+    (['--suite', 'depth', '.', '--mode', 'text'],
+     '--mode does nothing in suite depth; allowed: suite scenes, sibench, mmvp, qspatial'),
+    (['--suite', 'segmentation', '.', '--mode', 'auto'], '--mode does nothing in suite segment'),
     (['--limit', '3'], '--limit does nothing in suite scenes; got 3'),
     (['--depth-set', 'nyu'], '--depth-set does nothing in suite scenes; got nyu'),
     (['--suite', 'depth', '.', '--depth-set', 'NYU'], 'no such --depth-set; got NYU; allowed: vk'),
@@ -77,6 +83,18 @@ def test_mistakes_are_found_before_the_model_loads(
     with pytest.raises(BadOption) as refused:
         CliRunner().invoke(app, words, catch_exceptions=False)
     assert message in str(refused.value)
+
+
+def test_a_judge_without_an_address_is_refused_in_python_too(tmp_path: Path) -> None:
+    with pytest.raises(BadOption, match='--judge-model asks nobody without --judge-url; got m'):
+        make_judge(SuiteOptions(judge_model='m'))
+    assert make_judge(SuiteOptions()) is None
+
+
+def test_the_suites_are_listed_once() -> None:
+    """Two lists would drift apart: one is shown by --help, the other is what is accepted."""
+    assert cli.SUITES is arguments.SUITES is names.SUITES
+    assert set(names.SUITES) == {'scenes', 'depth', 'segmentation', 'sibench', 'mmvp', 'qspatial'}
 
 
 @pytest.mark.parametrize('text, ids', [('0,255', (0, 255)), (' -1 ', (-1,)), ('', ()),
@@ -202,6 +220,28 @@ def test_the_depth_suite_reads_units_from_its_folder_on(tmp_path: Path) -> None:
     noted(place, '500')
     found = run_file_suite(tiny_engine(), 'depth', place)[0]
     assert found['units'] == ['500 per metre (annotations.json)']
+
+
+def test_a_named_data_set_says_the_units_of_its_files(tmp_path: Path) -> None:
+    """KITTI has 256 numbers a metre, and people call its folder what they like."""
+    place = tmp_path / 'drive' / 'tum'
+    photo(place / 'rgb' / '1.png')
+    save(place / 'depth' / '1.png', np.rint(METRES * 256).astype(np.uint16))
+    options = SuiteOptions(depth_set='kitti')
+    found, text = run_file_suite(tiny_engine(), 'depth', place, options)
+    assert found['units'] == ['256 per metre (--depth-set kitti)']
+    right = found['aligned']['abs_relative_difference']
+    assert 'truth in 256 per metre (--depth-set kitti)' in text[0]
+    given = run_file_suite(tiny_engine(), 'depth', place, replace(options, units=256.0))[0]
+    assert given['units'] == ['256 per metre (given)']
+    assert given['aligned']['abs_relative_difference'] == right
+    noted(place, '500')
+    found = run_file_suite(tiny_engine(), 'depth', place, options)[0]
+    assert found['units'] == ['500 per metre (annotations.json)']
+    save(place / 'depth' / '1.npy', METRES)
+    (place / 'depth' / '1.png').unlink()
+    found = run_file_suite(tiny_engine(), 'depth', place, options)[0]
+    assert found['units'] == ['1 per metre (floating point)']
 
 
 @pytest.mark.parametrize('odd', [np.nan, np.inf, 1e30])

@@ -140,11 +140,11 @@ def test_engines_in_parts_are_found_by_the_setting(tmp_path: Path,
     place = Place.of(config)
     plan = Plan(find.find_bundle(place, 'fp32'), require_flavour(), context=64)
     for job in plan.jobs(['SM89']):
-        assert not find.find_plan(place, 'onnx').complete
+        assert not find.find_plan(place, 'tensorrt').complete
         EngineCache(tmp_path).store(job.key, lambda job=job: BuiltEngine(
             b'an engine', job.spec.interface('fp32'),
             {'limits': plan.limits.to_dict(), 'options': vars(plan.options)}))
-    found = find.find_plan(place, 'onnx')
+    found = find.find_plan(place, 'tensorrt')
     assert found.complete and found.plan.limits == plan.limits and '--parts 3' in found.command
     assert 'onnx chosen: the fastest here' in '; '.join(map(str, choose(config)))
 
@@ -162,7 +162,7 @@ def test_what_is_to_be_made_names_the_parts(tmp_path: Path, monkeypatch: pytest.
     config = CooperConfig(model_path=str(model), engine_cache=str(tmp_path), engine_parts=2)
     monkeypatch.setattr(find, 'gpu_architecture', lambda: 'SM89')
     with pytest.raises(EngineMismatch, match='no engines were built .* --parts 2`'):
-        find.find_plan(Place.of(config), 'onnx')
+        find.find_plan(Place.of(config), 'tensorrt')
     assert '--precision fp32 --parts 2`' in '; '.join(map(str, choose(config)))
     request = request_of('tensorrt', Place.of(config))
     assert request.parts == 2 and ' --parts 2' in command_of(request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Iterator
@@ -16,10 +17,10 @@ from support.tiny import tiny_engine
 
 from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.engine.events import Answer, Event, Failure
-from cooper_ros.errors import BadData, BadOption, ContextFull
+from cooper_ros.errors import BadCheckpoint, BadData, BadOption, ContextFull
 from cooper_ros.runtime.checkpoint import read_model_folder
 from cooper_ros.runtime.deferred import is_drawing
-from cooper_ros.scoring.judge import Claim, Judge, JudgeSettings
+from cooper_ros.scoring.judge import EASY, Claim, Judge, JudgeSettings
 from cooper_ros.training import grpo_task
 from cooper_ros.training.checker import JudgeChecker
 from cooper_ros.training.data import FrameStore, frame_store
@@ -27,7 +28,13 @@ from cooper_ros.training.data_cli import flags as flags_command
 from cooper_ros.training.datasets.cooper_set import RlSet
 from cooper_ros.training.flags import FlagOptions, write_flags
 from cooper_ros.training.grpo_task import GrpoTask, grpo_options
-from cooper_ros.training.questions import SceneQuestions, hold_out, read_flags, with_flags
+from cooper_ros.training.questions import (
+    SceneQuestions,
+    hold_out,
+    read_flags,
+    scattered,
+    with_flags,
+)
 from cooper_ros.training.settings import DataSettings, Optim, TrainSettings
 from cooper_ros.training.trainer import Trainer
 
@@ -174,6 +181,59 @@ def test_an_export_over_the_start_can_be_given_again(tmp_path: Path) -> None:
         GrpoTask(values).export(model, end)
         found = read_model_folder(model).network.state_dict()[name]
         torch.testing.assert_close(found.float(), start[name].float() + 2, atol=0.02, rtol=0.02)
+
+
+def test_how_far_an_export_goes_may_be_chosen_after_training(tmp_path: Path) -> None:
+    """Also where the run has exported in the place of its start before."""
+    values = settings(tmp_path)
+    task, model = GrpoTask(values), Path(values.start)
+    Trainer(task, values).save()
+    name = 'language_model.lm_head.weight'
+    start = read_model_folder(model).network.state_dict()
+    end = {key: value.float() + 4 for key, value in start.items()}
+    task.export(model, end)
+    GrpoTask(settings(tmp_path, learned=0.5)).export(tmp_path / 'out', end)
+    found = read_model_folder(tmp_path / 'out').network.state_dict()[name]
+    torch.testing.assert_close(found.float(), start[name].float() + 2, atol=0.02, rtol=0.02)
+
+
+def test_a_network_in_shards_keeps_its_start_only_if_asked_to(tmp_path: Path) -> None:
+    """That file is as large as the network. What could not be exported rightly is refused."""
+    for name, learned in (('all', 1.0), ('half', 0.5)):
+        GrpoTask(replace(settings(tmp_path, name, learned=learned), parallel='fsdp'))
+        (tmp_path / name / 'checkpoint.pt').parent.mkdir(exist_ok=True)
+        (tmp_path / name / 'checkpoint.pt').touch()  # it has begun
+    assert not (tmp_path / 'all' / 'start.safetensors').exists()
+    GrpoTask(settings(tmp_path, 'half', learned=0.25))
+    with pytest.raises(BadCheckpoint, match='did not keep the weights that it set out from'):
+        GrpoTask(settings(tmp_path, 'all', learned=0.25))
+
+
+def test_a_start_of_weights_and_prompts_has_the_rest_in_the_base(tmp_path: Path) -> None:
+    values = settings(tmp_path, learned=0.5)
+    bare = tmp_path / 'bare'
+    bare.mkdir()
+    for name in ('ema.safetensors', 'prompts.yaml', 'cooper.json'):
+        shutil.copy(tmp_path / 'model' / name, bare)
+    task = GrpoTask(replace(values, start=str(bare), vae=str(tmp_path / 'model')))
+    task.export(tmp_path / 'out', weights(task))
+    assert read_model_folder(tmp_path / 'out').vocabulary
+
+
+def test_a_validation_asks_about_many_rooms(tmp_path: Path) -> None:
+    data = DataSettings(str(tmp_path / 'data'), seed=0, train=1, valid=8, questions=1)
+    task = GrpoTask(replace(settings(tmp_path, questions='', valid_questions=8), data=data))
+    asked = [task.valid.sample(index).data_id.split('/') for index in range(len(task.valid))]
+    assert len(asked) == 8 and len({frame for _, _, frame, *_ in asked}) >= 5
+    assert len({category for *_, category, _ in asked}) >= 4
+
+
+@pytest.mark.parametrize('count, wanted', [(104, 8), (13, 13), (5, 9), (3, 0), (0, 4)])
+def test_places_are_scattered_over_a_list(count: int, wanted: int) -> None:
+    found = scattered(count, wanted)
+    assert len(found) == min(count, wanted) and found == scattered(count, wanted)
+    assert [place * len(found) // count for place in found] == list(range(len(found)))
+    assert not found or count == len(found) or len({place % 13 for place in found}) > 2
 
 
 def test_held_out_questions_do_not_train(tmp_path: Path) -> None:
@@ -376,9 +436,12 @@ def test_flags_of_other_questions_are_refused(tmp_path: Path, store: FrameStore,
     assert f'flags: 1 of {len(asked)} questions have one (1 %)' in capsys.readouterr().err
 
 
-def judged(monkeypatch: pytest.MonkeyPatch, verdict: str) -> None:
-    """A judge that always says this; nothing where it is not there."""
+def judged(monkeypatch: pytest.MonkeyPatch, verdict: str, easy: str = 'true') -> None:
+    """A judge that says this of one row, and that to what it is asked first; nothing where it is
+    not there."""
     def said(self: Judge, claim: Claim, *prompts: str) -> str:
+        if claim == EASY and easy:
+            return easy
         if not verdict:
             raise ConnectionError
         return verdict if 'row 1' in claim.question else 'perhaps'
@@ -396,8 +459,19 @@ def test_a_judge_that_fails_shows_in_the_curves(tmp_path: Path,
     assert sorted(failed.values()) == [0.5, 1.0]  # row 1 is in one of both batches
 
 
-def test_a_judge_that_is_not_there_stops_the_run(tmp_path: Path,
-                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize('easy', ['', 'perhaps'])
+def test_a_judge_that_does_not_judge_is_noticed_before_anything_is_loaded(
+        easy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged(monkeypatch, '', easy)
+    monkeypatch.setattr(grpo_task, 'open_policy', None)
+    with pytest.raises(BadOption, match='the judge does not judge; got an easy question failed, '
+                                        'qwen2.5-vl-72b at http://judge/v1; .*without '
+                                        'task.checker.judge rules decide'):
+        GrpoTask(settings(tmp_path))
+
+
+def test_a_judge_that_goes_away_stops_the_run(tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
     judged(monkeypatch, '')
     run = settings(tmp_path)
     task = GrpoTask(run)

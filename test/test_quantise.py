@@ -124,8 +124,28 @@ def test_a_missing_scale_is_named(made: dict[str, Path], tmp_path: Path) -> None
         read_model_folder(folder)
 
 
+@pytest.mark.parametrize('shape', [(64,), (2, 2, 2), (), (0, 8)])
+@pytest.mark.parametrize('name', FORMATS)
+def test_a_layer_that_is_no_matrix_is_named(made: dict[str, Path], tmp_path: Path,
+                                            name: str, shape: tuple[int, ...]) -> None:
+    """Both where it is said to be quantised and where it is to be."""
+    wrong = re.escape(f'no sizes can be read from; got {KEY} {list(shape)}; allowed: 2 sizes')
+    folder = Path(shutil.copytree(made[name], tmp_path / 'q'))
+    tensors = load_file(folder / FIRST)
+    tensors[KEY] = torch.zeros(shape, dtype=tensors[KEY].dtype)
+    save_file(tensors, folder / FIRST)
+    with pytest.raises(BadCheckpoint, match=wrong):
+        read_model_folder(folder)
+    (tmp_path / 'm').mkdir()
+    save_file({KEY: torch.ones(shape)}, tmp_path / 'm' / 'ema.safetensors')
+    with pytest.raises(BadCheckpoint, match=wrong):
+        quantise_folder(tmp_path / 'm', tmp_path / 'new', name)
+    assert not (tmp_path / 'new').exists()
+
+
 @pytest.mark.parametrize(('declared', 'message'), [
     ({'format': 'int4', 'group': 32}, 'do not fit the declared group size'),
+    ({'format': 'int4', 'group': 48}, 'does not divide a layer; got .+: 128 inputs, group 48;'),
     ({'format': 'int4', 'group': 0}, 'cannot be read; got format int4, group 0'),
     ({'format': 'int3', 'group': 0}, 'cannot be read; got format int3'),
     (None, r'28 of another type: .* U8, .*remedy: .*quantised weights are declared')])

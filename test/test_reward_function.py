@@ -236,6 +236,9 @@ class OneWeight:
         self.module = torch.nn.Linear(1, 1)
         self.reward = Reward(RewardOptions(**settings.task['reward']))
 
+    def samples(self, step: int) -> int:
+        return 1
+
     def loss(self, step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         return {'loss': self.module(torch.ones(1)).sum()}
 

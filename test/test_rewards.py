@@ -6,6 +6,7 @@ import contextlib
 import doctest
 import json
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Callable, Iterator
@@ -55,6 +56,37 @@ def test_published_exploration_sees_only_the_second_tool_turn() -> None:
     (['<think>a</think><answer>x'], False)])
 def test_format_of_interleaved_rollouts(turns: list[str], legal: bool) -> None:
     assert rewards.format_reward(turns) == float(legal)
+
+
+TWICE = '<think>a</think><segmentation>s</segmentation> junk <segmentation>t</segmentation>'
+AGAIN = '<think>a</think><answer>1</answer> junk <answer>2</answer>'
+
+
+@pytest.mark.parametrize('turns, style', [
+    ([TWICE, LAST], 'interleaved'), ([AGAIN], 'interleaved'),
+    (['<think>a</think><answer>1</answer></answer>'], 'interleaved'),
+    ([f'<think>a</think>{SEGMENT}', LAST], 'interleaved'),
+    (['<think>a</think> b</think><answer>1</answer>'], 'interleaved'),
+    (['<think><depth-estimation>d</depth-estimation></think><answer>1</answer>'], 'interleaved'),
+    (['<answer>1</answer> junk <answer>2</answer>'], 'maps')])
+def test_nothing_stands_beside_the_one_call_or_answer(turns: list[str], style: str) -> None:
+    """The published patterns go on to a later closing tag where the first is not the end."""
+    options = rewards.RewardOptions(style=style, exploration=0.0)
+    for published in (False, True):
+        found, = rewards.group_rewards([turns], [0.0], 'boundary',
+                                       replace(options, published=published))
+        assert found.format == float(published)
+
+
+def test_a_turn_with_two_calls_is_no_tool_turn() -> None:
+    assert not rewards.is_tool_turn(TWICE) and not rewards.used_tools([TWICE, LAST])
+    assert rewards.is_tool_turn(TWICE, published=True)
+    assert rewards.used_tools([LAST, TWICE, LAST], published=True)
+
+
+def test_words_may_hold_signs_and_anything_may_follow_thoughts_in_text() -> None:
+    assert rewards.format_reward(['<think>x < 2 </ y> <answer</think><answer>1</answer>'])
+    assert rewards.format_reward([AGAIN], 'text') == 1.0
 
 
 def test_the_sum_and_the_text_only_weights() -> None:
@@ -129,8 +161,8 @@ def test_lengths_in_words_of_every_form(text: str, value: float, unit: str) -> N
 
 
 @pytest.mark.parametrize('truth', ['a man', 'A, then B', 'there is no chair', 'no idea',
-                                   'I am not sure', 'the left one', '3/4', '90 degrees',
-                                   'two steps left, one back'])
+                                   'I am not sure', 'the left one', '3/4/2025', "3 o'clock",
+                                   '90 degrees clockwise', 'two steps left, one back'])
 def test_free_text_stays_free_text(truth: str) -> None:
     assert answer_rules.kind_of(truth) == 'exact'
 

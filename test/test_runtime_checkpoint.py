@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any, Callable
@@ -130,6 +131,25 @@ def test_shards_named_by_an_index(folder: Path) -> None:
     assert same_weights(read_model_folder(folder))
     (folder / 'model-1.safetensors').unlink()
     with pytest.raises(BadCheckpoint, match='files that are not there.*model-1.safetensors'):
+        read_model_folder(folder)
+
+
+@pytest.mark.parametrize('name', [3, None, ['model-0.safetensors'], {'file': 'x'}, True])
+def test_an_index_that_names_no_files_is_refused(folder: Path, name: object) -> None:
+    (folder / EMA).unlink()
+    (folder / 'model.safetensors.index.json').write_text(
+        json.dumps({'weight_map': {'a': 'model-0.safetensors', 'b': name}}))
+    with pytest.raises(BadCheckpoint, match='model.safetensors.index.json names no file for a '
+                       f'tensor; got 1 without a name: b {re.escape(repr(name))}; allowed: names '
+                       'of files; remedy: copy the file again'):
+        read_model_folder(folder)
+
+
+@pytest.mark.parametrize('index', [{}, {'weight_map': []}])
+def test_an_index_without_a_map_is_refused(folder: Path, index: dict[str, object]) -> None:
+    (folder / EMA).unlink()
+    (folder / 'model.safetensors.index.json').write_text(json.dumps(index))
+    with pytest.raises(BadCheckpoint, match='has no weight_map; got .+; allowed: .+; remedy: cop'):
         read_model_folder(folder)
 
 

@@ -6,10 +6,12 @@ the same graphs. Keys, descriptions and probes are the real ones.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import threading
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,13 @@ from cooper_ros.runtime.notice import Notice
 from cooper_ros.runtime.onnx_runtime import load_onnx_runtime
 from cooper_ros.runtime.opening import open_runtime
 from cooper_ros.runtime.place import Place
-from cooper_ros.runtime.prepare import Request, exported, prepare_in_child
+from cooper_ros.runtime.prepare import (
+    LAST_WORDS,
+    Request,
+    _read_out,
+    exported,
+    prepare_in_child,
+)
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
 ARCH = 'SM89'
@@ -192,7 +200,7 @@ def test_engines_are_found_whatever_sizes_they_serve(config: CooperConfig, gpu: 
     put_graphs(config)
     put_engines(config)
     wanted = put_engines(config, **sizes)
-    found = find.find_plan(Place.of(config), 'onnx')
+    found = find.find_plan(Place.of(config), 'tensorrt')
     assert found.complete and found.plan.limits == wanted.limits  # the longest context
     assert found.plan.limits == Limits.of(tiny_config(), **sizes)
     assert '--context 512' in found.command and ('--side' in found.command) == ('side' in sizes)
@@ -294,6 +302,52 @@ def test_torch_goes_on_when_preparing_fails(config: CooperConfig,
         config.model_path, config.replaced(runtime='onnx', engine_missing='serve'), tell)
     assert failed.wait(60) and ask(engine)
     assert isinstance(engine.parts.runtime, TorchRuntime)
+
+
+def test_torch_goes_on_when_graphs_are_refused_whatever_number_type_was_asked_for(
+        config: CooperConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network that answers is the one that is asked what is right: it must stay as it is."""
+    refused = threading.Event()
+
+    def other(*asked: Any, **more: Any) -> None:
+        raise EngineMismatch('graph flow does not say what the network says')
+
+    def tell(notice: Notice) -> None:
+        if notice.error:
+            assert 'torch goes on answering: ENGINE_MISMATCH: graph flow' in notice.text
+            refused.set()
+
+    monkeypatch.setattr(opening, 'prepare_in_child', lambda request, told: put_graphs(config))
+    monkeypatch.setattr(opening, 'compare', other)
+    engine = CooperEngine.from_pretrained(config.model_path, config.replaced(
+        runtime='onnx', engine_missing='serve', dtype='bfloat16'), tell)
+    assert refused.wait(60) and ask(engine)
+    runtime = engine.parts.runtime
+    assert isinstance(runtime, TorchRuntime)
+    assert {runtime.dtype} == {value.dtype for module in (runtime.network, runtime.vae)
+                               for value in module.parameters()}
+
+
+def test_the_last_words_of_a_child_are_heard_whatever_bytes_it_writes(
+        config: CooperConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte that is no text must not keep the rest in the pipe, which would fill up."""
+    (tmp_path / 'sitecustomize.py').write_text(
+        'import os\ndef die(by):\n    os.write(2, b"\\xff" * 50_000 + b"\\nof the last words")\n'
+        '    os._exit(3)\nos.nice = die\n')
+    monkeypatch.setenv('PYTHONPATH', f'{tmp_path}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
+    with pytest.raises(EngineBuild, match='could not be prepared; got exit code 3') as caught:
+        prepare_in_child(Request('onnx', (config.model_path,), 'fp32', config.engine_cache),
+                         lambda what, done: None)
+    said = caught.value.value
+    assert said.endswith('\ufffd\nof the last words') and len(said) < LAST_WORDS + 20
+
+
+def test_no_more_is_kept_of_what_a_child_writes_than_is_shown() -> None:
+    for text in ('a\n' * 50_000, 'a' * 500_000, ''):
+        kept: deque[str] = deque(maxlen=LAST_WORDS)
+        _read_out(io.StringIO(text), kept)
+        assert ''.join(kept)[-LAST_WORDS:] == text[-LAST_WORDS:]
+        assert sum(map(len, kept)) <= LAST_WORDS**2
 
 
 def test_a_child_prepares_and_says_what_went_wrong(config: CooperConfig, tmp_path: Path,

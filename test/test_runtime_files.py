@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import threading
 from pathlib import Path
 from typing import Callable
 
@@ -29,12 +25,11 @@ from cooper_ros.runtime.files import (
     check_writable,
     discard,
     drafted,
-    locked,
-    locked_once,
     replace_folder,
     room,
     write_whole,
 )
+from cooper_ros.runtime.locks import locked
 from cooper_ros.runtime.weights import save_tensors
 
 OF_ENGINES = 'cooper engine remove --stale'
@@ -200,47 +195,6 @@ def test_a_killed_replacement_leaves_the_old_or_nothing_or_the_new(tmp_path: Pat
     assert content(tmp_path / 'x') == ['new', 'new'] and names(tmp_path) == ['lock', 'x']
 
 
-HOLDING = """
-import sys
-from pathlib import Path
-from cooper_ros.runtime.files import locked_once
-with locked_once(Path(sys.argv[1])):
-    print('held', flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_lock_that_goes_keeps_out_whoever_waited_for_it(tmp_path: Path) -> None:
-    lock, waiting, inside = tmp_path / 'a.lock', threading.Event(), []
-
-    def wait() -> None:
-        with locked_once(lock, waiting.set):
-            inside.append(lock.is_file())  # its own, which it made again
-
-    with subprocess.Popen([sys.executable, '-c', HOLDING, str(lock)], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as holder:
-        assert holder.stdout.readline() == b'held\n'
-        waiter = threading.Thread(target=wait)
-        waiter.start()
-        assert waiting.wait(20) and not inside
-        holder.stdin.close()
-    waiter.join(20)
-    assert inside == [True] and not names(tmp_path)
-
-
-def test_a_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
-    lock = tmp_path / 'a.lock'
-    with subprocess.Popen([sys.executable, '-c', HOLDING, str(lock)], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as holder:
-        assert holder.stdout.readline() == b'held\n'
-        with lock.open('a') as stream, pytest.raises(BlockingIOError):
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        holder.kill()
-    with locked_once(lock, lambda: pytest.fail('nobody holds it')):
-        assert lock.is_file()
-    assert not names(tmp_path)
-
-
 def test_a_saved_model_folder_has_no_drafts(tmp_path: Path) -> None:
     from test_runtime_checkpoint import byte_tokenizer
     runtime = tiny_runtime()
@@ -265,22 +219,6 @@ def test_frames_last_before_they_take_the_place_of_older_ones(
     assert len(data.frame_store(tmp_path, 'train', 0, 1, 0)) == 1
     assert {f'{name}.npy' for name in data.ARRAYS} <= set(done[:done.index(f'-> {place.name}')])
     assert 'a' not in names(place) and not list(tmp_path.glob('*.part*'))
-
-
-def test_a_lock_that_vanishes_while_it_is_looked_at_is_taken_all_the_same(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / 'x.lock'
-    path.touch()
-    look = Path.lstat
-
-    def removed_meanwhile(self: Path) -> os.stat_result:
-        if self == path:
-            monkeypatch.undo()
-            self.unlink()
-        return look(self)
-    monkeypatch.setattr(Path, 'lstat', removed_meanwhile)
-    with locked_once(path):
-        assert path.exists()
 
 
 def test_a_tokenizer_with_several_templates_is_saved_whole(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from cooper_ros.evaluation import scenes_suite
 from cooper_ros.evaluation.map_suites import depth_row, depth_summary
 from cooper_ros.evaluation.scenes_suite import Maps, Row
 from cooper_ros.scenes.generate import make_sample
+from cooper_ros.scoring import scores
 from cooper_ros.scoring.answer_rules import find_letter, mean_relative_accuracy, options_of
 from cooper_ros.scoring.judge import Claim
 from cooper_ros.scoring.scores import best_constant, mean_interval, score, wilson
@@ -151,6 +152,13 @@ def test_questions_of_one_scene_do_not_narrow_an_interval() -> None:
     assert copies == mean_interval(np.repeat(hits, 4), np.repeat(scenes, 4))
     low, high = wilson(mean, 800)
     assert copies[0] < low - 0.01 and copies[1] > high + 0.01
+
+
+def test_scenes_are_drawn_in_parts_as_they_are_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    hits, scenes = np.random.default_rng(2).random(90), np.arange(90) // 3
+    whole = mean_interval(hits, scenes, rounds=500)
+    monkeypatch.setattr(scores, '_AT_ONCE', 100)
+    assert mean_interval(hits, scenes, rounds=500) == whole
 
 
 def test_scenes_that_all_score_alike_are_one_witness_each() -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from cooper_ros.errors import BadData, BadOption
 from cooper_ros.training.cli import app
-from cooper_ros.training.curve_sheet import draw_curves, read_curves
+from cooper_ros.training.curve_sheet import _title, draw_curves, read_curves
 from cooper_ros.training.logs import RunLog
 
 
@@ -68,3 +68,12 @@ def test_what_cannot_be_drawn_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
     with pytest.raises(BadOption, match='matplotlib is not installed.*pip install matplotlib'):
         draw_curves([run], tmp_path / 'x.png')
+
+
+def test_a_run_is_named_by_what_it_was_begun_with(tmp_path: Path) -> None:
+    """Recipes have frames; the batch of a mixture says nothing."""
+    assert _title(tmp_path) == str(tmp_path)
+    for task, batch in (({'crop': [8, 8]}, ', batch 8'), ({'recipes': {}}, '')):
+        kept = {'stage': 'amg', 'seed': 3, 'batch': 8, 'task': task}
+        (tmp_path / 'settings.json').write_text(json.dumps(kept))
+        assert _title(tmp_path) == f'{tmp_path}: amg, seed 3{batch}'

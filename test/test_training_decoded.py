@@ -132,7 +132,7 @@ def test_a_map_that_does_not_exist_is_refused() -> None:
 def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A run of the shipped network on four frames."""
     nano = str(Path(__file__).parents[1] / 'models' / 'cooper-nano')
-    return {'stage': 'joint', 'folder': 'unused', 'start': nano, 'vae': nano, 'steps': 1,
+    return {'stage': 'joint', 'folder': str(tmp_path_factory.mktemp('run')), 'start': nano, 'vae': nano, 'steps': 1,
             'batch': 2, 'optim': {'bfloat16': False},
             'data': {'folder': str(tmp_path_factory.mktemp('data')), 'train': 4, 'valid': 2,
                      'questions': 1},

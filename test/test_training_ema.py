@@ -26,6 +26,9 @@ class Walk:
         self.module = nn.Linear(1, 1, bias=False)
         nn.init.constant_(self.module.weight, 2.0)
 
+    def samples(self, step: int) -> int:
+        return 1
+
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         return {'loss': self.module.weight.sum()}
 

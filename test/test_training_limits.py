@@ -19,9 +19,11 @@ from typer.testing import CliRunner
 from cooper_ros.errors import BadCheckpoint, BadData, BadOption
 from cooper_ros.scenes.edition import EDITION
 from cooper_ros.training import data as frames
+from cooper_ros.training.checkpoints import load_checkpoint, save_checkpoint
 from cooper_ros.training.cli import app, run_stage
 from cooper_ros.training.data import frame_store
 from cooper_ros.training.kept_settings import check_settings, keep_settings
+from cooper_ros.training.logs import RunLog
 from cooper_ros.training.mixed_options import MixOptions, Recipe
 from cooper_ros.training.mixed_task import MixedTask
 from cooper_ros.training.once import one_maker
@@ -255,6 +257,68 @@ def test_a_run_goes_on_with_its_own_settings_or_says_so(data: dict[str, Any],
         check_settings(kept.parent, own)
     kept.unlink()  # as in a run of an older version
     check_settings(kept.parent, own)
+
+
+@pytest.mark.parametrize(('task', 'changes', 'words'), [
+    ({}, {'task': {'flow_points': 3}}, ''), ({}, {'batch': 3}, ''),
+    ({'own_maps': 2}, {'task': {'flow_points': 3}}, 'got task.flow_points 3; allowed: .* 2'),
+    ({'sets': {}}, {'batch': 3}, 'got batch 3; allowed: batch 2')])
+def test_what_a_run_does_not_learn_from_may_change(task: dict[str, Any], changes: dict[str, Any],
+                                                   words: str, tmp_path: Path) -> None:
+    """Flow points are those of the export, unless the maps of the traces are drawn with them; a
+    mixture has frames instead of a batch."""
+    def run(batch: int = 2, **more: Any) -> TrainSettings:
+        return TrainSettings('joint', str(tmp_path), 9, batch,
+                             task={'flow_points': 2, **task, **more.get('task', {})})
+    keep_settings(tmp_path, run())
+    (tmp_path / 'checkpoint.pt').touch()  # it has begun
+    if not words:
+        check_settings(tmp_path, run(**changes))
+        return
+    with pytest.raises(BadCheckpoint, match=f'begun with other settings; {words}'):
+        check_settings(tmp_path, run(**changes))
+
+
+@pytest.mark.parametrize(('stage', 'words'), [
+    ('see', 'stage see makes no model folder; got --export; remedy: name its run folder as .eyes'),
+    ('joint', 'a model folder needs an autoencoder; got vae: ""; remedy: train stage vae first')])
+def test_an_export_that_cannot_be_made_is_refused_before_the_run(
+        stage: str, words: str, tmp_path: Path) -> None:
+    values = {'stage': stage, 'folder': str(tmp_path / 'run'), 'steps': 1,
+              'data': {'folder': str(tmp_path / 'data'), 'train': 1, 'valid': 1},
+              'task': {'recipes': {'direct': {'weight': 1, 'frames': 1}}} if stage == 'joint'
+              else {}}
+    (tmp_path / 'x.yaml').write_text(yaml.safe_dump(values))
+    with pytest.raises(BadOption, match=words):
+        run_stage(stage, tmp_path / 'x.yaml', export=str(tmp_path / 'out'))
+    assert [path.name for path in tmp_path.iterdir()] == ['x.yaml']  # not even frames were drawn
+
+
+def test_a_step_has_the_frames_of_its_recipe(data: dict[str, Any], vae_folder: Path,
+                                             tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                             ) -> None:
+    """The bar counts them; the `batch` of a mixture is nothing."""
+    values = mixed_values(data, vae_folder, tmp_path, track='none', steps=5, batch=16)
+    values['task']['recipes'] = {'draw': {'weight': 1, 'frames': 1},
+                                 'describe': {'weight': 1, 'frames': 3}}
+    task, told = MixedTask(build(TrainSettings, values)), list[int]()
+    plain = RunLog.step
+    monkeypatch.setattr(RunLog, 'step', lambda self, step, found, samples: told.append(samples)
+                        or plain(self, step, found, samples))
+    Trainer(task, task.settings).run()
+    assert told == [len(task.ahead(step).batch.labels) for step in range(1, 6)]
+    assert set(told) == {1, 3}
+
+
+def test_a_checkpoint_of_an_older_version_is_gone_on_from(data: dict[str, Any],
+                                                          tmp_path: Path) -> None:
+    """Which had the names of the averaged weights in it; nothing reads them."""
+    settings = vae_settings(data, tmp_path)
+    Trainer(VaeTask(settings), settings).run(until=1)
+    state = load_checkpoint(tmp_path)
+    assert set(state) == {'step', 'model', 'ema', 'optimiser'}
+    save_checkpoint(tmp_path, {**state, 'ema_names': list(state['ema'])})
+    assert Trainer(VaeTask(settings), settings).step == 1
 
 
 def test_changed_settings_of_the_optimiser_hold(data: dict[str, Any], tmp_path: Path) -> None:

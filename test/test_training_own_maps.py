@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from test_training_run import exported_vae, mixed_values
 
 from cooper_ros.engine.engine import CooperEngine
-from cooper_ros.errors import BadOption
+from cooper_ros.errors import BadCheckpoint, BadOption
 from cooper_ros.imaging.colours import colourise
 from cooper_ros.imaging.resize import ImageTransform, normalise
-from cooper_ros.training import own_maps
+from cooper_ros.training import mixed_task, own_maps
+from cooper_ros.training.folder import load_vae
 from cooper_ros.training.mixed_task import MixedTask
 from cooper_ros.training.settings import TrainSettings
 from cooper_ros.training.starting import START_NAME
@@ -112,3 +113,60 @@ def test_own_maps_need_something_that_reads_maps(values: dict[str, Any], start: 
     recipes = {'describe': {'weight': 1, 'frames': 1}}
     with pytest.raises(BadOption, match='own_maps needs a recipe that reads maps; got describe'):
         task_of(values, tmp_path, start, own_maps=1, recipes=recipes)
+
+
+def test_own_maps_are_drawn_on_the_device_that_trains(
+        values: dict[str, Any], start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        ) -> None:
+    """And nothing is moved for it: the loss decodes with the same autoencoder. (``meta`` stands
+    for a GPU; what would be drawn there is not asked for.)"""
+    seen: list[tuple[CooperEngine, Any]] = []
+    monkeypatch.setattr(mixed_task, 'training_device', lambda wanted: torch.device('meta'))
+    monkeypatch.setattr(MixedTask, '_autoencoder', lambda self: load_vae(Path(self.settings.vae)))
+    monkeypatch.setattr(mixed_task, 'own_maps', lambda store, engine, weights, *rest:
+                        seen.append((engine, weights)) or np.zeros((1, 2, 4, 4, 3), np.uint8))
+    task = task_of(values, tmp_path, start, own_maps=1)
+    assert len(seen) == 2  # training and validation
+    for engine, (network, vae) in seen:
+        assert {value.device.type for value in network.parameters()} == {'meta'}
+        assert vae is task.vae and {value.device.type for value in vae.parameters()} == {'cpu'}
+        assert engine.parts.runtime.device.type == 'meta'
+
+
+def test_how_far_an_export_goes_may_be_chosen_after_training(
+        values: dict[str, Any], start: Path, tmp_path: Path) -> None:
+    """Also where the run has exported in the place of its start before."""
+    place, run = tmp_path / 'start', tmp_path / 'run'
+    shutil.copytree(start, place)
+    first = task_of(values, run, place)
+    before = {name: value.clone() for name, value in first.module.state_dict().items()}
+    trained = {name: value + 1 for name, value in before.items()}
+    (run / 'checkpoint.pt').touch()  # it has begun
+    first.export(place, trained)
+    task_of(values, run, place, learned=0.5).export(tmp_path / 'out', trained)
+    for name, value in load_file(tmp_path / 'out' / 'ema.safetensors').items():
+        torch.testing.assert_close(value.float(), before[name] + 0.5, atol=0.02, rtol=0.02)
+
+
+def test_a_run_that_kept_no_start_does_not_take_a_trained_one(
+        values: dict[str, Any], start: Path, tmp_path: Path) -> None:
+    """Such as one of an older version, whose start may have been replaced by its own export."""
+    (tmp_path / 'checkpoint.pt').touch()
+    with pytest.raises(BadCheckpoint, match='did not keep the weights that it set out from; got .*'
+                       'start.safetensors; .*; remedy: set task.learned to 1'):
+        task_of(values, tmp_path, start, learned=0.5)
+    assert task_of(values, tmp_path, start).module  # it goes on all the same
+    assert not (tmp_path / START_NAME).exists()
+
+
+def test_a_start_of_weights_alone_has_the_rest_in_the_base(
+        values: dict[str, Any], start: Path, tmp_path: Path) -> None:
+    bare = tmp_path / 'bare'
+    bare.mkdir()
+    shutil.copy(start / 'ema.safetensors', bare)
+    task = {**values['task'], 'tokenizer': str(start)}
+    settings = build(TrainSettings, {**values, 'folder': str(tmp_path / 'run'), 'task': task,
+                                     'start': str(bare), 'vae': str(start)})
+    wanted = load_file(start / 'ema.safetensors')
+    assert all(torch.equal(value, wanted[name].float())
+               for name, value in MixedTask(settings).module.state_dict().items())

@@ -414,6 +414,7 @@ def test_digits_stay_single() -> None:
     assert len(TOKENIZER.encode('1.83', add_special_tokens=False)) == 4
 
 
+@hypothesis_settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 9))
 def test_every_pass_takes_every_sample_once(count: int, batch: int, seed: int) -> None:
     steps = 2 * count

@@ -12,6 +12,8 @@ from cooper_ros.cli.flags import with_settings
 from cooper_ros.config import CooperConfig
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from cooper_ros.engine.events import Answer, Event
 
 
@@ -47,12 +49,7 @@ def ask(images: Annotated[list[str], typer.Argument(
     engine = load_engine(config, console)
     answer = _answered(engine.ask(pictures, question), Printer(console), quiet)
     footer = fact_line(facts(engine), config.seed)
-    if quiet:
-        print(answer.text)
-        if answer.error_code:
-            console.print(answer.error_msg, style='yellow', highlight=False, markup=False)
-    else:
-        console.print(footer, style='dim', highlight=False, markup=False)
+    _conclude(answer, footer, console, quiet)
     if out is not None:
         from cooper_ros.replay.pictures import write_pictures
         said = [f'wrote {file}' for file in write_pictures(out, pictures[-1], question, answer,
@@ -61,6 +58,17 @@ def ask(images: Annotated[list[str], typer.Argument(
             console.print(line, highlight=False, markup=False, soft_wrap=True)
     if answer.error_code:
         raise typer.Exit(1)
+
+
+def _conclude(answer: Answer, footer: str, console: Console, quiet: bool) -> None:
+    """Say what the events have not said: to whom wants the answer only, the answer, and why it is
+    none or was cut short."""
+    if not quiet:
+        console.print(footer, style='dim', highlight=False, markup=False)
+        return
+    print(answer.text)
+    if answer.error_code:
+        console.print(answer.error_msg, style='yellow', highlight=False, markup=False)
 
 
 def _lens_wanted(answer: Answer) -> list[str]:

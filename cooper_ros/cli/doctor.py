@@ -9,7 +9,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Callable, Iterator, Optional
+from typing import Annotated, Callable, Iterable, Iterator, Optional
 
 import typer
 
@@ -17,6 +17,7 @@ from cooper_ros.cli.flags import with_settings
 from cooper_ros.config import CooperConfig
 
 OK, NOTE, MISSING = 'ok', 'note', 'missing'
+TORCH = 'torch'
 _COLOURS = {OK: 'green', NOTE: 'yellow', MISSING: 'red'}
 
 
@@ -53,7 +54,7 @@ def doctor(checkpoint: Annotated[Optional[Path], typer.Argument(
     for row in findings:
         table.add_row(row.what, Text(row.state, _COLOURS[row.state]), row.detail, row.next)
     console.print(table)
-    for title, rows in memory_tables(config):
+    for title, rows in () if _lacks_torch(findings) else memory_tables(config):
         console.print(f'\n{title}', soft_wrap=True, highlight=False)
         table = Table('weights', 'use', 'needs', 'here')
         for cells in rows:
@@ -64,11 +65,23 @@ def doctor(checkpoint: Annotated[Optional[Path], typer.Argument(
 
 
 def examine(config: CooperConfig) -> Iterator[Finding]:
-    """Yield every finding; a check that cannot run is itself a finding."""
+    """Yield every finding; a check that cannot run is itself a finding.
+
+    Without torch, what needs it is not looked at.
+    """
     checks: tuple[Callable[[CooperConfig], Iterator[Finding]], ...] = (
         _python, _torch, _memory, _runtimes, _choice, _ros, _model)
+    found: list[Finding] = []
     for check in checks:
-        yield from check(config)
+        if check in (_runtimes, _choice, _model) and _lacks_torch(found):
+            continue
+        for row in check(config):
+            found.append(row)
+            yield row
+
+
+def _lacks_torch(findings: Iterable[Finding]) -> bool:
+    return any(row.what == TORCH and row.state == MISSING for row in findings)
 
 
 def _python(config: CooperConfig) -> Iterator[Finding]:
@@ -79,10 +92,14 @@ def _python(config: CooperConfig) -> Iterator[Finding]:
 
 def _torch(config: CooperConfig) -> Iterator[Finding]:
     if importlib.util.find_spec('torch') is None:
-        yield Finding('torch', MISSING, 'not installed', _how_to_install())
+        yield Finding(TORCH, MISSING, 'not installed', _how_to_install())
         return
-    import torch
-    yield Finding('torch', OK, torch.__version__)
+    try:
+        import torch
+    except Exception as error:  # a wheel for another machine lacks libraries of its own
+        yield Finding(TORCH, MISSING, f'cannot be imported: {error}'[:200], _how_to_install())
+        return
+    yield Finding(TORCH, OK, torch.__version__)
     if not torch.cuda.is_available():
         yield Finding('GPU', NOTE, 'no CUDA device', 'small checkpoints run on the CPU; '
                       'COOPER itself needs about 32 GB of GPU memory in bfloat16')

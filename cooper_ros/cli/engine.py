@@ -391,9 +391,10 @@ def _say_costs(jobs: list[Job], plan: Plan) -> None:
 def _build_all(plan: Plan, jobs: Iterable[Job], cache: EngineCache, force: bool,
                folders: Sequence[Path]) -> None:
     """Build; what starts from modules reads them here, after the fingerprint was taken."""
-    from cooper_ros.runtime.prepare import ONNX, check_unchanged, modules_of
+    from cooper_ros.runtime.engines.plan import PARSER
+    from cooper_ros.runtime.prepare import check_unchanged, modules_of
     modules = unchanged = None
-    if plan.converter != ONNX:
+    if plan.converter != PARSER:
         modules = modules_of(folders, plan.bundle.precision, plan.bundle.parts)
         unchanged = partial(check_unchanged, folders, cache.folder, plan.bundle.model)
     with _bar() as bar:

@@ -118,12 +118,13 @@ def check_converter(converter: str) -> None:
         BadOption: there is no such converter.
         NotReady: Torch-TensorRT cannot be used.
     """
+    from cooper_ros.runtime.engines.plan import PARSER
     from cooper_ros.runtime.engines.torch_tensorrt import answering_for_a_gpu, load
-    from cooper_ros.runtime.prepare import ONNX, TORCH_TENSORRT
-    if converter == ONNX:
+    from cooper_ros.runtime.names import TORCH_TENSORRT
+    if converter == PARSER:
         return
     if converter != TORCH_TENSORRT:
         raise BadOption('there is no such converter', value=converter,
-                        limit=f'{ONNX}, {TORCH_TENSORRT}')
+                        limit=f'{PARSER}, {TORCH_TENSORRT}')
     with answering_for_a_gpu():
         load()

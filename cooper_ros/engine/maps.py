@@ -11,7 +11,7 @@ from torch import Tensor
 from cooper_ros.engine.contexts import ImagePiece
 from cooper_ros.engine.events import DEPTH, DepthMap, Map, SegmentationMap
 from cooper_ros.engine.pictures import PictureReader
-from cooper_ros.errors import BadOption
+from cooper_ros.errors import BadOption, CooperError
 from cooper_ros.imaging import depth, segmentation
 from cooper_ros.imaging.colours import colourise
 from cooper_ros.imaging.depth_edges import DRAWN, PICTURE, edges_from_picture
@@ -64,9 +64,18 @@ class MapMaker:
             kind: depth or segmentation.
             tokens, grid: what was drawn.
             rgb: uint8 ``[H, W, 3]``, the picture it was drawn of, at the size of the map.
+
+        Raises:
+            CooperError: what was drawn is no picture: numbers are NaN or infinite.
         """
         decoded = self.pictures.runtime.decode_tokens(tokens, grid)  # [3, H, W], about -1..1
         pixels = decoded.float().cpu().numpy()
+        if not (good := np.isfinite(pixels)).all():  # else NaN would pass for depth and for black
+            raise CooperError(f'the drawn {kind} is no picture',
+                              value=f'{good.size - good.sum()} of {good.size} numbers are NaN or '
+                                    'infinite', limit='finite numbers',
+                              remedy='set dtype to bfloat16 or float32, if it is float16; else '
+                                     'check flow and guidance settings')
         if kind == DEPTH:
             return self._depth(depth.relative_from_decoded(pixels), rgb)
         return self._segmentation(depth.picture_from_decoded(pixels))

@@ -8,5 +8,5 @@
 * ``benchmarks``: tables of public benchmarks, scored by rules and, where one is configured, by a
   judge (:mod:`cooper_ros.scoring`);
 * ``parity``: two checkpoints on the same questions;
-* ``cli``, ``arguments``, ``outputs``: ``cooper evaluate``.
+* ``cli``, ``names``, ``arguments``, ``outputs``: ``cooper evaluate``.
 """

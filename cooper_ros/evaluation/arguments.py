@@ -10,25 +10,19 @@ from PIL import Image
 
 from cooper_ros.config import MODES, CooperConfig
 from cooper_ros.errors import BadOption
-from cooper_ros.evaluation.benchmarks.adapters import ADAPTERS
+from cooper_ros.evaluation.names import BENCHMARKS, FILE_SUITES, MAP_SUITES, SCENES, SUITES
 from cooper_ros.evaluation.outputs import writing
 from cooper_ros.evaluation.scenes_report import ScenesRun, parse_variant
-from cooper_ros.evaluation.suites import (
-    FILE_SUITES,
-    MAP_SUITES,
-    SuiteOptions,
-    make_judge,
-)
+from cooper_ros.evaluation.suites import SuiteOptions, make_judge
 from cooper_ros.imaging.depth_sets import DEPTH_SETS
 from cooper_ros.scenes.splits import absolute_seed
 
-SUITES = ('scenes', *FILE_SUITES)
 CONCERNS = {'limit': FILE_SUITES, 'units': ('depth',), 'depth_set': ('depth',),
-            'palette': ('segmentation',), 'ignore': ('segmentation',), 'images': ADAPTERS,
-            'templates': ('qspatial',), 'out': ADAPTERS, 'sheet': MAP_SUITES,
-            'judge_url': ADAPTERS, 'judge_model': ADAPTERS}
-SETTINGS_OF = {'focal': ('depth',), **dict.fromkeys(('variant', 'count', 'split', 'blind', 'maps'),
-                                                    ('scenes',))}
+            'palette': ('segmentation',), 'ignore': ('segmentation',), 'images': BENCHMARKS,
+            'templates': ('qspatial',), 'out': BENCHMARKS, 'sheet': MAP_SUITES,
+            'judge_url': BENCHMARKS, 'judge_model': BENCHMARKS}
+SETTINGS_OF = {'focal': ('depth',), 'mode': (SCENES, *BENCHMARKS),
+               **dict.fromkeys(('variant', 'count', 'split', 'blind', 'maps'), (SCENES,))}
 MODEL_FILES = ('llm_config.json', 'prompts.yaml')  # that every model folder has
 
 
@@ -70,7 +64,7 @@ def check(suite: str, place: Path | None, options: SuiteOptions, json_file: str)
 
 def _check_concerns(suite: str, place: Path | None, options: SuiteOptions) -> None:
     """Refuse what a suite would pass over in silence."""
-    if suite == 'scenes' and place is not None:
+    if suite == SCENES and place is not None:
         raise BadOption('suite scenes takes no folder and no table', value=place,
                         remedy='name the suite of it with --suite')
     for name, suites in CONCERNS.items():

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from cooper_ros.config import CooperConfig
+from cooper_ros.evaluation.names import SCENES, SUITES
 
 HELP = """Score a checkpoint: ask every question of simulated rooms, or measure on your own files.
 
@@ -24,14 +25,14 @@ HELP = """Score a checkpoint: ask every question of simulated rooms, or measure 
   cooper evaluate --suite segmentation FOLDER                        pictures with masks
   cooper evaluate --suite sibench SIBench.tsv --out answers.jsonl    a benchmark table
 """
-SUITES = ('scenes', 'depth', 'segmentation', 'sibench', 'mmvp', 'qspatial')
 app = typer.Typer(name='evaluate', rich_markup_mode=None, add_completion=False,
                   pretty_exceptions_enable=False)
 DEFAULTS = CooperConfig()
 TYPED = 'COMMANDLINE'  # a source of parameters, by name: typer may carry a click of its own
 PlaceArgument = Annotated[Optional[Path], typer.Argument(help='folder or table; not for scenes')]
 SuiteFlag = Annotated[str, typer.Option(help=', '.join(SUITES))]
-ModeFlag = Annotated[str, typer.Option(help='auto, direct, text or maps')]
+ModeFlag = Annotated[str, typer.Option(
+    help='auto, direct, text or maps; where questions are asked')]
 ModelFlag = Annotated[str, typer.Option(help='model folder')]
 VariantFlag = Annotated[Optional[list[str]], typer.Option(
     help='MODE, FOLDER or FOLDER:MODE, asked the same questions and compared in pairs; may be '
@@ -46,7 +47,8 @@ FocalFlag = Annotated[float, typer.Option(
          'the model')]
 UnitsFlag = Annotated[float, typer.Option(min=0, help='depth file numbers per metre; 0: as found')]
 DepthSetFlag = Annotated[str, typer.Option(
-    help='nyu, kitti, vkitti or hypersim: only what its benchmark counts (range and Eigen crop)')]
+    help='nyu, kitti, vkitti or hypersim: only what its benchmark counts (range and Eigen crop), '
+         'and integers in its units unless annotations.json or --units say others')]
 PaletteFlag = Annotated[bool, typer.Option(
     help='mask ids are classes of the model, and all of them count')]
 IgnoreFlag = Annotated[Optional[str], typer.Option(
@@ -68,7 +70,7 @@ JsonFlag = Annotated[str, typer.Option('--json', help='file for all numbers and 
 @app.command(help=HELP)  # of one command, typer shows no help of the app
 def evaluate(
         context: typer.Context, place: PlaceArgument = None,
-        suite: SuiteFlag = 'scenes', seed: SeedFlag = 0,
+        suite: SuiteFlag = SCENES, seed: SeedFlag = 0,
         count: Annotated[int, typer.Option(min=1, help='scenes')] = 100,
         mode: ModeFlag = DEFAULTS.mode, model: ModelFlag = DEFAULTS.model_path,
         variant: VariantFlag = None, split: SplitFlag = 'test',
@@ -94,7 +96,7 @@ def evaluate(
     arguments.check(suite, place, options, json_file)
     arguments.check_given(suite, [name for name in context.params
                                   if context.get_parameter_source(name).name == TYPED])
-    if suite == 'scenes':
+    if suite == SCENES:
         arguments.check_variants(variant or [], (model, mode))
         arguments.check_scenes(run)
     engine = CooperEngine.from_pretrained(model, offline(
@@ -102,7 +104,7 @@ def evaluate(
         **map_suites.drawing_for(suite, Path(model))))
     about = {'model': engine.parts.card.name or model, **_machine(engine)}
     keep = functools.partial(arguments.write_json, json_file)
-    if suite == 'scenes':
+    if suite == SCENES:
         keep(report(engine, run, (model, mode), variant or [], about, Console(), keep))
     elif place is not None:  # checked above
         keep(_on_files(engine, suite, place, options, about))

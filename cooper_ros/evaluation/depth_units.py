@@ -1,4 +1,5 @@
-"""What the integers of a depth file mean: its notes say it, or a name, else they are millimetres.
+"""What the integers of a depth file mean: its notes say it, or the data set that the user names,
+or a name in its path, else they are millimetres.
 
 Only the dataset folder and what lies in it count: people keep pictures in all sorts of homes.
 """
@@ -11,6 +12,7 @@ import re
 from pathlib import Path
 
 from cooper_ros.errors import BadData
+from cooper_ros.imaging.depth_sets import depth_set
 
 NOTES = 'annotations.json'
 UNIT_HINTS = (('vkitti', 100.0), ('kitti', 256.0), ('tum', 5000.0), ('nyu', 1000.0),
@@ -19,13 +21,14 @@ MILLIMETRES = 1000.0
 _SCALE = re.compile(r'"depth_scale"\s*:\s*"?(?!null)([^\s",}\]]+)')
 
 
-def units_of(path: Path, place: Path | None = None) -> tuple[float, str]:
+def units_of(path: Path, place: Path | None = None, known: str = '') -> tuple[float, str]:
     """Numbers per metre of a depth file with integers, and where that is known from.
 
     Args:
         path: the file.
         place: the dataset: its folder, or a list in it; None for the folder of the file. Where
             the file lies elsewhere, the nearest folder that holds both is the dataset.
+        known: published data set that the file is of, a key of ``DEPTH_SETS``; empty for none.
 
     Raises:
         BadData: ``annotations.json`` cannot be read, or says no number above 0.
@@ -36,6 +39,8 @@ def units_of(path: Path, place: Path | None = None) -> tuple[float, str]:
         found = _noted(notes) if notes.is_file() else None
         if found is not None:
             return found, notes.name
+    if known:
+        return depth_set(known).units_per_metre, f'--depth-set {known}'
     for word in reversed((folder.name, *inside.parts)):
         for hint, units in UNIT_HINTS:
             if hint in re.split('[^a-z]+', word.lower()):

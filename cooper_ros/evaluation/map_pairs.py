@@ -204,7 +204,8 @@ def read_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def read_depth(path: Path, units: float = 0.0, max_pixels: int = MAX_PIXELS,
-               place: Path | None = None) -> tuple[np.ndarray, tuple[float, str]]:
+               place: Path | None = None, known: str = ''
+               ) -> tuple[np.ndarray, tuple[float, str]]:
     """Depth in metres, float32 ``[H, W]``, 0 where unknown; and file numbers per metre, and why.
 
     Args:
@@ -212,7 +213,7 @@ def read_depth(path: Path, units: float = 0.0, max_pixels: int = MAX_PIXELS,
         units: numbers per metre; 0 takes floating point numbers as metres, and for integers what
             :func:`units_of` says.
         max_pixels: larger files are refused.
-        place: the dataset, as for :func:`units_of`.
+        place, known: the dataset, as for :func:`units_of`.
 
     Raises:
         BadData: unreadable, too large, or not one channel of depth.
@@ -223,7 +224,7 @@ def read_depth(path: Path, units: float = 0.0, max_pixels: int = MAX_PIXELS,
         raise BadData('not a depth map', value=f'{path}: {raw.dtype} {raw.shape}',
                       limit='16-bit or float, [H, W]')
     known = (units, 'given') if units else (
-        (1.0, 'floating point') if floating else units_of(path, place))
+        (1.0, 'floating point') if floating else units_of(path, place, known))
     metres = raw.astype(np.float32) / np.float32(known[0])
     return np.where(np.isfinite(metres), metres, np.float32(0)), known
 

@@ -158,9 +158,9 @@ def measure_depth(engine: CooperEngine, place: Path, *, units: float = 0.0, know
         engine: draws.
         place: folder or list.
         units: file numbers per metre; 0: floating point numbers are metres, integers what
-            ``annotations.json`` or the path says, from ``place`` on.
-        known: published data set, whose range and crop decide which truth counts; empty for none:
-            all between ``NEAR_M`` and ``FAR_M``.
+            ``annotations.json``, ``known`` or the path says, from ``place`` on.
+        known: published data set, whose range and crop decide which truth counts, and whose files
+            hold integers in its units; empty for none: all between ``NEAR_M`` and ``FAR_M``.
         seed: of the drawing noise.
         limit: first pictures only; 0 for all.
         sheets: collects what can be looked at.
@@ -174,7 +174,7 @@ def measure_depth(engine: CooperEngine, place: Path, *, units: float = 0.0, know
     for pair in _pairs(place, DEPTH, limit, skipped):
         try:
             rgb = read_rgb(pair.rgb, most)
-            truth, found = read_depth(pair.target, units, most, place)
+            truth, found = read_depth(pair.target, units, most, place, known)
             check_shapes(rgb, truth)
             drawn = engine.estimate_depth(rgb, seed=seed)
             rows.append(depth_row(pair.name, drawn, truth, found, known))

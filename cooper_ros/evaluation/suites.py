@@ -12,13 +12,11 @@ from cooper_ros.engine.engine import CooperEngine
 from cooper_ros.errors import BadOption
 from cooper_ros.evaluation import map_suites
 from cooper_ros.evaluation.benchmarks import run as benchmarks
-from cooper_ros.evaluation.benchmarks.adapters import ADAPTERS, make_adapter
+from cooper_ros.evaluation.benchmarks.adapters import make_adapter
 from cooper_ros.evaluation.benchmarks.table import Table
+from cooper_ros.evaluation.names import BENCHMARKS, FILE_SUITES
 from cooper_ros.evaluation.outputs import writing
 from cooper_ros.scoring.judge import Judge, JudgeSettings
-
-MAP_SUITES = ('depth', 'segmentation')
-FILE_SUITES = (*MAP_SUITES, *ADAPTERS)
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,8 @@ class SuiteOptions:
         sheet: PNG with the first pictures of a map suite.
         judge_url, judge_model: who decides what the rules cannot read; empty for nobody.
         ignore: mask ids that are not counted; None for the usual ones.
-        depth_set: published data set that the depth is of: its range and its crop count.
+        depth_set: published data set that the depth is of: its range and its crop count, and
+            integers are in its units unless notes or ``units`` say others.
     """
 
     mode: str = 'auto'
@@ -79,7 +78,7 @@ def run_file_suite(engine: CooperEngine, suite: str, place: Path,
     """
     if suite not in FILE_SUITES:
         raise BadOption('no such suite', value=suite, limit=', '.join(FILE_SUITES))
-    if suite in ADAPTERS:
+    if suite in BENCHMARKS:
         return _benchmark(engine, suite, place, options)
     sheets = map_suites.Sheets() if options.sheet else None
     found = (_depth if suite == 'depth' else _segmentation)(engine, place, options, sheets)
@@ -131,9 +130,13 @@ def make_judge(options: SuiteOptions) -> Judge | None:
     """The judge that is named, or None.
 
     Raises:
-        BadOption: its address is none.
+        BadOption: its address is none, or a model is named and nowhere to ask it.
     """
     if not options.judge_url:
+        if options.judge_model:
+            raise BadOption('--judge-model asks nobody without --judge-url',
+                            value=options.judge_model, limit='an address too',
+                            remedy='name the server with --judge-url, or leave it out')
         return None
     named = {'model': options.judge_model} if options.judge_model else {}
     return Judge(JudgeSettings(options.judge_url, **named))

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Mapping
 
-from cooper_ros.config import LONGEST_LENS, options
+from cooper_ros.config import LEAST_SHIFT, LONGEST_LENS, options
 from cooper_ros.errors import BadCheckpoint
 from cooper_ros.imaging.depth_edges import DRAWN, PICTURE
 from cooper_ros.imaging.segmentation import Label, palette_from_rows
@@ -25,7 +25,7 @@ EDGE_CHOICES = (DRAWN, PICTURE)
 INT8, INT4, FP8 = 'int8', 'int4', 'fp8'
 QUANTISED_FORMATS = (INT8, INT4, FP8)
 # What a card may say at least: 0 of other numbers, for the -1 of a setting stands for the card.
-LEAST = {'flow_points': 2, 'flow_shift': 0.001}  # a shift of 0 has no first flow time
+LEAST = {'flow_points': 2, 'flow_shift': LEAST_SHIFT}
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,8 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.errors import CooperError, EngineMismatch
 from cooper_ros.runtime.engines.find import find_bundle, find_plan, request_of
 from cooper_ros.runtime.engines.rights import Who
-from cooper_ros.runtime.place import (
-    AUTO,
-    COMPILE,
-    ONNX,
-    TENSORRT,
-    TORCH,
-    TORCH_TENSORRT,
-    Place,
-)
+from cooper_ros.runtime.names import AUTO, COMPILE, ONNX, TENSORRT, TORCH, TORCH_TENSORRT
+from cooper_ros.runtime.place import Place
 from cooper_ros.runtime.prepare import command_of
 
 ORDER = (TENSORRT, TORCH_TENSORRT, COMPILE, ONNX, TORCH)  # best first
@@ -82,11 +75,11 @@ def _no_gpu(place: Place) -> str:
     return ''
 
 
-def _tensorrt(place: Place, converter: str = ONNX) -> str:
+def _tensorrt(place: Place, name: str = TENSORRT) -> str:
     if reason := _no_gpu(place):
         return reason
     try:
-        found = find_plan(place, converter)
+        found = find_plan(place, name)
     except EngineMismatch as error:  # not even exported
         return '' if place.may_make else str(error)
     except CooperError as error:  # no TensorRT: named with what to do

@@ -16,17 +16,10 @@ from cooper_ros.runtime.card import ModelCard
 from cooper_ros.runtime.checkpoint import LoadedModel, read_model_folder
 from cooper_ros.runtime.choice import choose
 from cooper_ros.runtime.late_network import LateNetwork
+from cooper_ros.runtime.names import AUTO, COMPILE, ONNX, TORCH
 from cooper_ros.runtime.notice import Notice, Tell, silent
 from cooper_ros.runtime.opening import Opened, Upgrade, open_runtime
-from cooper_ros.runtime.place import (
-    AUTO,
-    COMPILE,
-    FIRST_MAP,
-    ONNX,
-    TORCH,
-    choose_device,
-    choose_dtype,
-)
+from cooper_ros.runtime.place import FIRST_MAP, choose_device, choose_dtype
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
 
@@ -80,9 +73,9 @@ def load_runtime(folder: str | Path, config: CooperConfig, tell: Tell = silent) 
 
     for verdict in verdicts:
         say(Notice(f'runtime {verdict}'))
-    device = choose_device('cpu' if chosen == ONNX else config.device)
+    device, dtype = _device_and_dtype(chosen, config)
     read = partial(read_model_folder, folder, config.base_path or None, device=device,
-                   dtype=choose_dtype(config.dtype, device), defer_drawing=defer)
+                   dtype=dtype, defer_drawing=defer)
     late = chosen not in (TORCH, COMPILE)  # graphs and engines may do without the network
     loaded = read(hollow=late)
     network = LateNetwork(lambda: _in_torch(read() if late else loaded))
@@ -90,6 +83,17 @@ def load_runtime(folder: str | Path, config: CooperConfig, tell: Tell = silent) 
     say(Notice(runtime=TORCH if isinstance(opened.runtime, TorchRuntime) else chosen,
                preparing=chosen if opened.upgrade else ''))
     return _loaded(loaded, opened)
+
+
+def _device_and_dtype(chosen: str, config: CooperConfig) -> tuple[torch.device, torch.dtype]:
+    """Where the network goes and in which numbers: those of the graphs it is compared with.
+
+    For onnxruntime they are float32, whatever the setting ``dtype`` is.
+    """
+    if chosen == ONNX:
+        return torch.device('cpu'), torch.float32
+    device = choose_device(config.device)
+    return device, choose_dtype(config.dtype, device)
 
 
 def _in_torch(loaded: LoadedModel) -> TorchRuntime:

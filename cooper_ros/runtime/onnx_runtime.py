@@ -7,17 +7,14 @@ the network does.
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cooper_ros.errors import BadCheckpoint, BadOption, EngineMismatch, NotReady
-from cooper_ros.runtime.graphs.bundle import Bundle, Progress, bundle_name, export_bundle
-from cooper_ros.runtime.graphs.digest import weights_digest
+from cooper_ros.errors import BadOption, EngineMismatch, NotReady
+from cooper_ros.runtime.graphs.bundle import Bundle
 from cooper_ros.runtime.graphs.runtime import GraphRuntime, Tensors
-from cooper_ros.runtime.torch_runtime import TorchRuntime
 
 PRECISIONS_HERE = ('fp32', 'fp16')  # onnxruntime has few bfloat16 kernels for CPUs
 
@@ -98,28 +95,3 @@ def load_onnx_runtime(bundle: Bundle, *, threads: int = 0) -> GraphRuntime:
     return GraphRuntime(OnnxRunner(bundle, threads), bundle.config, specials=bundle.specials,
                         vocabulary=bundle.vocabulary, precision=bundle.precision, words=words,
                         parts=bundle.parts)
-
-
-def onnx_runtime_of(runtime: TorchRuntime, cache: Path, *, threads: int = 0,
-                    progress: Progress = lambda graph, done, total: None) -> GraphRuntime:
-    """The same network in onnxruntime; exported on first use, found again afterwards.
-
-    Graphs that are damaged on disk are exported again.
-
-    Args:
-        runtime: the loaded network; moved to float32 in place.
-        cache: folder that keeps exported graphs.
-        threads: CPU threads; 0 takes torch's number.
-        progress: see :func:`~..bundle.export_bundle`.
-    """
-    network, vae = runtime.network.float(), runtime.vae.float()
-    model = weights_digest((network, vae))
-    try:
-        bundle = Bundle.find(cache, model, 'fp32')
-        bundle.prove()
-    except BadCheckpoint:  # not there, or damaged: the network is at hand, so make it
-        bundle = export_bundle(network, vae, cache / bundle_name(model, 'fp32'),
-                               specials=runtime.specials, model=model,
-                               vocabulary=runtime.vocabulary, precision='fp32',
-                               progress=progress)
-    return load_onnx_runtime(bundle, threads=threads)

@@ -30,8 +30,9 @@ from cooper_ros.runtime.graphs.runtime import GraphRuntime
 from cooper_ros.runtime.graphs.spec import Limits
 from cooper_ros.runtime.late_network import LateNetwork
 from cooper_ros.runtime.memory import is_memory_error
+from cooper_ros.runtime.names import AUTO, COMPILE, ONNX, TORCH
 from cooper_ros.runtime.notice import Notice, Tell
-from cooper_ros.runtime.place import AUTO, COMPILE, ERROR, ONNX, SERVE, TENSORRT, TORCH, Place
+from cooper_ros.runtime.place import ERROR, SERVE, Place
 from cooper_ros.runtime.prepare import Request, command_of, prepare_in_child
 from cooper_ros.runtime.torch_runtime import TorchRuntime
 
@@ -86,7 +87,8 @@ def open_runtime(name: str, network: LateNetwork, config: CooperConfig, tell: Te
 
     Args:
         name: ``torch``, ``compile``, ``onnx``, ``tensorrt`` or ``torch_tensorrt``.
-        network: in PyTorch; read where it answers, or where it must be asked what is right.
+        network: in PyTorch, in the number type of the graphs; read where it answers, or where it
+            must be asked what is right.
         config: settings.
         tell: hears what is prepared.
 
@@ -152,7 +154,7 @@ def _remaking(name: str, place: Place) -> Request:
     whole = _is_whole(bundle)
     if name == ONNX:
         return replace(request_of(name, place), force=whole)
-    found = find_plan(place, _converter(name))
+    found = find_plan(place, name)
     return replace(found.request, force=whole and found.is_sound())
 
 
@@ -162,10 +164,6 @@ def _is_whole(bundle: Bundle) -> bool:
     except BadCheckpoint:
         return False
     return True
-
-
-def _converter(name: str) -> str:
-    return ONNX if name == TENSORRT else name
 
 
 def proved(name: str, network: LateNetwork, place: Place) -> GraphRuntime:
@@ -214,11 +212,8 @@ def _named_memory_errors(name: str) -> Iterator[None]:
 
 
 def _asking(network: LateNetwork, bundle: Bundle) -> Ask:
-    """What asks the network, in the number type of the graphs; float32 ones may be of another."""
+    """What asks the network as it is: it may be answering questions in that number type."""
     runtime = network.get()
-    if bundle.precision == 'fp32':
-        runtime.network.float()
-        runtime.vae.float()
     modules = graph_modules(runtime.network, runtime.vae, bundle.parts)
     return partial(said_by, modules, runtime.device)
 
@@ -238,7 +233,7 @@ def _find_graphs(name: str, place: Place) -> Source:
 
 def _find_engines(name: str, place: Place) -> Source:
     from cooper_ros.runtime.engines.runner import load_tensorrt_runtime
-    found = find_plan(place, _converter(name))
+    found = find_plan(place, name)
     if found.best is not None and not found.complete:
         raise _too_small(found.best, found)
     found.expect()  # before the network is read for them

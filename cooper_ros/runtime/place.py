@@ -12,9 +12,8 @@ from cooper_ros.errors import BadCheckpoint, BadOption
 from cooper_ros.runtime.card import read_card
 from cooper_ros.runtime.engines.plan import default_cache
 from cooper_ros.runtime.graphs.spec import PRECISIONS
+from cooper_ros.runtime.names import ONNX
 
-AUTO, TORCH, COMPILE, ONNX = 'auto', 'torch', 'compile', 'onnx'
-TENSORRT, TORCH_TENSORRT = 'tensorrt', 'torch_tensorrt'
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 ERROR, BUILD, SERVE = 'error', 'build', 'serve'  # the setting engine_missing
 FIRST_MAP = 'first_map'  # of the setting load_drawing

@@ -14,15 +14,17 @@ import shlex
 import subprocess
 import sys
 import threading
+from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import IO, Any, Callable, Sequence
 
 from cooper_ros.errors import BadCheckpoint, CooperError, EngineBuild, class_of
+from cooper_ros.runtime.names import ONNX, TENSORRT, TORCH_TENSORRT
 
-ONNX, TENSORRT, TORCH_TENSORRT = 'onnx', 'tensorrt', 'torch_tensorrt'
 NICENESS = 10  # the robot and whoever answers meanwhile go first
+LAST_WORDS = 400  # characters that are shown of a child that died
 Told = Callable[[str, float], None]  # what is made, and how much of it is done 0..1
 
 
@@ -31,7 +33,8 @@ class Request:
     """What to make ready.
 
     Attributes:
-        kind: ``onnx`` (graphs only), ``tensorrt`` or ``torch_tensorrt``.
+        kind: the runtime that it is for: ``onnx`` (graphs only), ``tensorrt`` or
+            ``torch_tensorrt``.
         folders: model folder, then base folder if any.
         precision: ``fp32``, ``fp16`` or ``bf16``.
         cache: folder of graphs and engines.
@@ -72,13 +75,11 @@ def prepare(request: Request, told: Told) -> None:
     from cooper_ros.runtime.engines.cache import EngineCache
     from cooper_ros.runtime.engines.flavour import gpu_architecture, require_flavour
     from cooper_ros.runtime.engines.key import BuildOptions
-    from cooper_ros.runtime.engines.plan import ONNX as PARSER
-    from cooper_ros.runtime.engines.plan import Plan
+    from cooper_ros.runtime.engines.plan import CONVERTERS, Plan
     from cooper_ros.runtime.graphs.spec import CONTEXT
     plan = Plan(bundle, require_flavour(), request.context or CONTEXT, request.side,
                 BuildOptions(request.workspace_mib, request.weight_streaming,
-                             request.decode_profile),
-                converter=PARSER if request.kind == TENSORRT else request.kind)
+                             request.decode_profile), CONVERTERS[request.kind])
     modules = None if request.kind == TENSORRT else modules_of(
         folders, request.precision, request.parts)
     unchanged = None if modules is None else partial(check_unchanged, folders, cache, bundle.model)
@@ -194,10 +195,10 @@ def prepare_in_child(request: Request, told: Told) -> None:
     """
     command = [sys.executable, '-m', __name__, json.dumps(dataclasses.asdict(request))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                          stderr=subprocess.PIPE) as child:
-        complaints: list[str] = []
+                          errors='replace', stderr=subprocess.PIPE) as child:
+        complaints: deque[str] = deque(maxlen=LAST_WORDS)
         assert child.stdout is not None and child.stderr is not None
-        reader = threading.Thread(target=lambda: complaints.extend(child.stderr), daemon=True)
+        reader = threading.Thread(target=_read_out, args=(child.stderr, complaints), daemon=True)
         reader.start()
         failure, code = '', 0
         for line in child.stdout:
@@ -211,8 +212,18 @@ def prepare_in_child(request: Request, told: Told) -> None:
     if status or failure:
         kind = class_of(code) if failure else EngineBuild
         raise kind('graphs or engines could not be prepared', value=failure or (
-            f'exit code {status}, {"".join(complaints)[-400:].strip()}'),
+            f'exit code {status}, {"".join(complaints)[-LAST_WORDS:].strip()}'),
             remedy=f'run `{command_of(request)}` and read what it says')
+
+
+def _read_out(stream: IO[str], kept: deque[str]) -> None:
+    """Empty a pipe, whatever it holds: a child whose pipe is full waits for ever.
+
+    Args:
+        stream: libraries write to it what they like.
+        kept: takes pieces of a character at least, so that the last of them hold the last words.
+    """
+    kept.extend(iter(partial(stream.readline, LAST_WORDS), ''))
 
 
 def command_of(request: Request) -> str:

@@ -23,8 +23,9 @@ from cooper_ros.runtime.card import (
     read_card,
     read_json,
 )
-from cooper_ros.runtime.files import drafted, locked_once, refusals_named, write_whole
+from cooper_ros.runtime.files import drafted, refusals_named, write_whole
 from cooper_ros.runtime.float8 import check_widths
+from cooper_ros.runtime.locks import locked_once
 from cooper_ros.runtime.quantised import (
     SCALE,
     check_shapes,
@@ -130,7 +131,7 @@ def _check_free(out: Path, force: bool) -> None:
 
 
 def _choose(weights: Weights, to: str, source: Path) -> Quantisation:
-    layers = {key: shape for key, shape in weights.shapes.items() if is_quantised(key)}
+    layers = {key: weights.shape(key, 2) for key in weights.shapes if is_quantised(key)}
     shapes = set(layers.values())
     if not shapes:
         raise BadCheckpoint('the folder has no linear layers to quantise', value=str(source))

@@ -126,8 +126,8 @@ def with_scales(weights: Weights, how: Quantisation | None) -> Weights:
     """Weights as the network sees them; unchanged when nothing is quantised.
 
     Raises:
-        BadCheckpoint: scales are missing, left over or of another group size than declared, or
-            numbers are stored in another format.
+        BadCheckpoint: scales are missing, left over or of another group size than declared,
+            numbers are stored in another format, or a layer is no matrix.
     """
     scales = {key for key in weights.shapes if is_quantised(key.removesuffix(SCALE))
               and key.endswith(SCALE)}
@@ -136,8 +136,9 @@ def with_scales(weights: Weights, how: Quantisation | None) -> Weights:
     shapes = {key: shape for key, shape in weights.shapes.items() if key not in scales}
     for key in filter(is_quantised, tuple(shapes)):
         _check_type(key, weights.types[key], how)
-        rows, columns = shapes[key]
+        rows, columns = weights.shape(key, 2)
         columns *= 2 if how.format == INT4 else 1
+        _check_group(key, columns, how)
         wanted = (rows, columns // how.group if how.group else 1)
         found = weights.shapes.get(key + SCALE)
         if found != wanted:
@@ -160,6 +161,13 @@ def _check_type(key: str, found: str, how: Quantisation) -> None:
                             value=f'{key}: {found}',
                             limit=f'{STORED[how.format]} for {how.format}',
                             remedy='quantise the checkpoint again')
+
+
+def _check_group(key: str, columns: int, how: Quantisation) -> None:
+    if how.group and columns % how.group:
+        raise BadCheckpoint('the declared group size does not divide a layer',
+                            value=f'{key}: {columns} inputs, group {how.group}',
+                            limit='groups of one size', remedy='quantise the checkpoint again')
 
 
 def _target(how: Quantisation) -> torch.dtype:

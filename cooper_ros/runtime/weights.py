@@ -225,7 +225,13 @@ def _indexed(folder: Path) -> list[Path]:
                             remedy='check model_path, and that the download is complete')
     names = read_json(indexes[0]).get('weight_map')
     if not isinstance(names, dict):
-        raise BadCheckpoint(f'{indexes[0].name} has no weight_map', value=str(indexes[0]))
+        raise BadCheckpoint(f'{indexes[0].name} has no weight_map', value=str(indexes[0]),
+                            limit='{"weight_map": {tensor: file, ...}}',
+                            remedy='copy the file again')
+    if wrong := [f'{key} {name!r}' for key, name in names.items() if not isinstance(name, str)]:
+        raise BadCheckpoint(f'{indexes[0].name} names no file for a tensor',
+                            value=_listed('without a name', wrong), limit='names of files',
+                            remedy='copy the file again')
     paths = [folder / name for name in sorted(set(names.values())) if name != VAE_FILE]
     absent = [path.name for path in paths if not path.is_file()]
     if absent:

@@ -7,7 +7,6 @@ The turn grammar is the published one: a tool turn is ``<think>..</think>`` and 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from cooper_ros.errors import BadOption
@@ -17,11 +16,6 @@ from cooper_ros.scenes.truth import ObjectTruth
 DEPTH, SEGMENTATION = 'depth', 'segmentation'
 STYLES = ('direct', 'text', 'interleaved', 'maps')
 KINDS = ('mcq', 'yes_no', 'number', 'number_int')
-
-TOOL_TURN = re.compile(
-    r'<think>.*?</think>\s*(?:<segmentation>.*?</segmentation>'
-    r'|<depth-estimation>.*?</depth-estimation>)', re.DOTALL)
-LAST_TURN = re.compile(r'<think>.*?</think>\s*<answer>.*?</answer>', re.DOTALL)
 
 _TAG = {DEPTH: '<depth-estimation>depth of the scene</depth-estimation>',
         SEGMENTATION: '<segmentation>objects of the scene</segmentation>'}

@@ -31,7 +31,9 @@ ASKERS: dict[str, Asker] = {
     'situational': ask_relation.situational,
     'spatial_grid': ask_picture.spatial_grid,
 }
-CATEGORIES = tuple(ASKERS)  # a category's place seeds its questions: new ones go to the end
+# A category's place seeds its questions, so new ones go to the end. Stores of frames are found by
+# name, those made without the new one too: raise EDITION (edition.py), which is in their names.
+CATEGORIES = tuple(ASKERS)
 _TRIES = 6
 
 

@@ -6,49 +6,50 @@ function takes free text and returns None where it cannot decide, which counts a
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from dataclasses import dataclass
-from typing import Mapping, Sequence
+from typing import Iterator, Mapping, Sequence
 
 from cooper_ros.engine.answers import short_answer
+from cooper_ros.scoring.numerals import NUMERAL, in_digits
+from cooper_ros.scoring.units import METRES, UNIT, unit_of
 
 MCQ, YES_NO, NUMBER, COUNT, EXACT = 'mcq', 'yes_no', 'number', 'number_int', 'exact'
 THRESHOLDS = tuple(0.5 + 0.05 * step for step in range(10))
 _SLACK = 1e-9  # 0.15 < 1 - 0.85 must not hang on the last bit
-METRES = {'mm': 0.001, 'cm': 0.01, 'm': 1.0, 'km': 1000.0, 'in': 0.0254, 'ft': 0.3048,
-          'yd': 0.9144}
-_NAMES = {'mm': 'mm|millimet(?:er|re)s?', 'cm': 'cms?|centimet(?:er|re)s?',
-          'km': 'km|kilomet(?:er|re)s?', 'm': 'm|met(?:er|re)s?', 'ft': "ft|feet|foot|'(?!')",
-          # a bare "in" is a unit only where no other word follows
-          'in': r'inch(?:es)?|in(?=\s*(?:$|[.,;)\]}]|(?:tall|wide|long|high|deep|away|apart)\b))'
-                r'|"|\'\'', 'yd': 'yards?|yd'}
-_UNIT = '|'.join(f'(?:{names})(?![a-z])' for names in _NAMES.values())
-_NUMERAL = r'(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:e[-+]?\d+)?'
 # the dash of "1 -2" is not a sign
-_NUMBER = re.compile(rf'(?<![\w.])((?:(?<!\d )[-+])?{_NUMERAL})(?:\s*({_UNIT}))?', re.IGNORECASE)
-_LATEX = re.compile(r'\\(?:text|mathrm)\s*\{|\\[,;! ]|[{}~$]')
-_PRIMES = str.maketrans('′’″”', '\'\'""')
-_QUOTED = re.compile(r'(?<!\w)(["\'])(\d[\d.,]*)\1')  # else the last quote is a unit
-_TOLERANCE = re.compile(rf'({_UNIT})?\s*(?:±|\\pm|\+/?-|\bplus or minus|,?\s*\bgive or take)\s*'
-                        rf'{_NUMERAL}(?:\s*({_UNIT}))?', re.IGNORECASE)
+_NUMBER = re.compile(rf'(?<![\w.])((?:(?<!\d )[-+])?{NUMERAL})(?:\s*({UNIT}))?', re.IGNORECASE)
 _TO = re.compile(r'\s*(?:-|–|to)\s*', re.IGNORECASE)
 _AND = re.compile(r'\s*(?:,|and)?\s*', re.IGNORECASE)
 _BETWEEN = re.compile(r'\bbetween\s+$', re.IGNORECASE)
 _AGAIN = re.compile(r'\s*\((?:[^\w)]|about|approx\w*|around|roughly|or|i\.e)*', re.IGNORECASE)
 _HEDGES = re.compile(r'(?:about|approx\w*|around|roughly|nearly|almost|between|from|[\s.,()≈])*',
                      re.IGNORECASE)
-_ASKED = re.compile(rf'(?:\b(?:in|how many)\s+|\((?:in\s+)?)(?=[a-z])({_UNIT})', re.IGNORECASE)
-_WORDS = {word: value for value, word in enumerate(
-    'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen '
-    'fifteen sixteen seventeen eighteen nineteen twenty'.split())}
-_WORD = re.compile(rf'\b({"|".join(_WORDS)})\b', re.IGNORECASE)
+_ASKED = re.compile(rf'(?:\b(?:in|how many)\s+|\((?:in\s+)?)(?=[a-z])({UNIT})', re.IGNORECASE)
+# what follows a number and is no name of what is counted or measured
+_NO_NOUN = frozenset(
+    'a an the and or but not no than of to from in into on onto at by with for as per is are was '
+    'were be can that which who there here total altogether overall visible shown left right up '
+    'down front back behind forward forwards backward backwards above below under over inside '
+    'outside north south east west clockwise counterclockwise anticlockwise'.split())
+_NOUNS = re.compile(r'(?: [a-z]+){1,3}', re.IGNORECASE)
+_MEASURES = re.compile(r'deg(?:rees?)?|percent|square|cubic|(?:milli)?seconds?|minutes?|hours?|'
+                       r'kgs?|kilos?|(?:kilo)?grams?|lbs?|pounds?|lit(?:er|re)s?|pixels?')
+_PEOPLE = {'people': 'person', 'men': 'man', 'women': 'woman'}
+_STEM = 3  # letters that a word and its plural share
 _OPTION = re.compile(r'(?:(?<=\s)|^)(?:\(([A-H])\)|([A-H])[.):])\s*(.+?)'
                      r'(?=\s+(?:\([A-H]\)|[A-H][.):])\s|\s*$)', re.IGNORECASE | re.DOTALL)
 _ALONE = re.compile(r'^\W*([A-H])\W*$', re.IGNORECASE)
-_CHOSEN = re.compile(r'\b(?:option|choice|answer(?:\s+is)?:?)\s+\W?([A-H])\b', re.IGNORECASE)
+# an "a" with this behind it is an article: a red box, but not "a because"
+_A_NOUN = (r'[ \t]+(?!(?:or|and|is|was|because|as|since|which|that|for|but|not|so|it|the|looks|'
+           r'seems)\b)[a-z]')
+_CHOSEN = re.compile(rf'\b(?:(?:option|choice)\s+\W?|answer(?:\s+is)?:?\s+\W?(?!a{_A_NOUN}))'
+                     r'([A-H])\b', re.IGNORECASE)
 _AHEAD = re.compile(r'^\W*([A-H])[.):,](?=\s|$)', re.IGNORECASE)
 _BRACKETED = re.compile(r'\(([A-H])\)', re.IGNORECASE)
-_CAPITAL = re.compile(r'(?<![\w.])([B-H]|A(?!\s+(?!(?:or|and|is|because|as)\b)[a-z]))\b')
+_CAPITAL = re.compile(rf'(?<![\w.])([B-H]|A(?!{_A_NOUN}))\b')
 _OR_ANOTHER = re.compile(r'\W*\s*(?:[,/&]|\bor\b|\band\b)\s*\W*[A-H]\b', re.IGNORECASE)
 _YES, _NO = (re.compile(rf'\b(?:{words})\b', re.IGNORECASE) for words in
              ('yes|true|correct', 'no|not|false|incorrect'))
@@ -99,17 +100,7 @@ def quantities(text: str) -> list[Quantity]:
     >>> quantities('1.75 m ± 10 cm'), quantities('1.75 m (5 ft 9 in)')
     ([Quantity(value=1.75, unit='m')], [Quantity(value=1.75, unit='m')])
     """
-    return [span.quantity for span in _spans(_in_digits(text))]
-
-
-def _in_digits(text: str) -> str:
-    """A text without markup, quotes and tolerances, and with digits."""
-    text = _LATEX.sub(' ', _QUOTED.sub(r' \2 ', text.translate(_PRIMES)))
-    text = ' '.join(text.split())  # no rule has to look far for the end of a gap
-    text = _TOLERANCE.sub(lambda match: f' {match[1] or match[2] or ""}', text)
-    if _NUMBER.search(text):
-        return text
-    return _WORD.sub(lambda match: str(_WORDS[match[0].lower()]), text)
+    return [span.quantity for span in _spans(in_digits(text))]
 
 
 def _spans(text: str) -> list[_Span]:
@@ -137,12 +128,7 @@ def _said_once(spans: Sequence[_Span], text: str) -> list[_Span]:
 
 
 def _quantity(match: re.Match[str]) -> Quantity:
-    return Quantity(float(match[1].replace(',', '')), _unit(match[2] or ''))
-
-
-def _unit(name: str) -> str:
-    return next((unit for unit, names in _NAMES.items()
-                 if re.fullmatch(names, name, re.IGNORECASE)), '')
+    return Quantity(float(match[1].replace(',', '')), unit_of(match[2] or ''))
 
 
 def _join(first: _Span, second: _Span, text: str) -> _Span | None:
@@ -174,8 +160,13 @@ def find_quantity(text: str) -> Quantity | None:
     >>> find_quantity('there are three chairs')
     Quantity(value=3.0, unit='')
     """
-    found = quantities(text)
-    with_unit = [quantity for quantity in found if quantity.unit]
+    span = _stated(in_digits(text))
+    return None if span is None else span.quantity
+
+
+def _stated(digits: str) -> _Span | None:
+    found = _spans(digits)
+    with_unit = [span for span in found if span.quantity.unit]
     return (with_unit or found)[-1] if found else None
 
 
@@ -186,7 +177,7 @@ def asked_unit(question: str) -> str:
     ('cm', '')
     """
     match = _ASKED.search(question)
-    return _unit(match[1]) if match else ''
+    return unit_of(match[1]) if match else ''
 
 
 def options_of(question: str) -> dict[str, str]:
@@ -197,7 +188,7 @@ def options_of(question: str) -> dict[str, str]:
     >>> options_of('Where is it?' + chr(10) + 'A. on top' + chr(10) + 'B. below')
     {'a': 'on top', 'b': 'below'}
     """
-    found = [((match[1] or match[2]).lower(), match[3].strip())
+    found = [((match[1] or match[2]).lower(), match[3].strip(' \t\r\n/|'))
              for match in _OPTION.finditer(question)]
     expected = [chr(ord('a') + place) for place in range(len(found))]
     listed = len(found) > 1 and [letter for letter, _ in found] == expected
@@ -205,7 +196,7 @@ def options_of(question: str) -> dict[str, str]:
 
 
 def find_letter(text: str, options: Mapping[str, str] = {}) -> str | None:
-    """The option an answer picks, lower case; by letter, else by an option's text.
+    """The option an answer picks, lower case; by letter, else by an option's text or meaning.
 
     None where several are named and none of them is chosen, or where it is no option.
 
@@ -213,6 +204,8 @@ def find_letter(text: str, options: Mapping[str, str] = {}) -> str | None:
     ('b', 'b')
     >>> find_letter('A or D'), find_letter("It is A"), find_letter('Not B, so A')
     (None, 'a', None)
+    >>> find_letter('it is four', {'a': '2', 'b': '4'}), find_letter('It is not.', {'a': 'no'})
+    ('b', 'a')
     """
     text, known = text.strip(), {letter.lower() for letter in options}
     alone = _ALONE.search(text)
@@ -225,8 +218,29 @@ def find_letter(text: str, options: Mapping[str, str] = {}) -> str | None:
             return letter
     named = [letter for letter, words in options.items() if _same(text, words)] or [
         letter for letter, words in options.items() if _inside(words, text)]
-    return _only(named, known) or _only(_BRACKETED.findall(text), known) or _only(
-        _CAPITAL.findall(text), known)
+    return (_only(named, known) or _only(_BRACKETED.findall(text), known)
+            or _only(_CAPITAL.findall(text), known)
+            or (None if named else _only([*_meant(text, options)], known)))
+
+
+def _meant(text: str, options: Mapping[str, str]) -> Iterator[str]:
+    """Options that say the same yes or no, or are the one number of a text."""
+    if not options:
+        return
+    said, spans = find_yes_no(text), _spans(in_digits(text))
+    for letter, words in options.items():
+        if said and _FIRST.match(words):
+            same = find_yes_no(words) == said
+        else:
+            same = len(spans) == 1 and _is_number(words, spans[0].quantity)
+        if same:
+            yield letter
+
+
+def _is_number(option: str, said: Quantity) -> bool:
+    """Whether an option is a number, and this one."""
+    wanted = find_quantity(option) if _kind_of_number(option, '') else None
+    return wanted is not None and math.isclose(said.to(wanted.unit), wanted.value)
 
 
 def _only(letters: Sequence[str], known: set[str]) -> str | None:
@@ -278,30 +292,68 @@ def mean_relative_accuracy(prediction: float, truth: float) -> float:
 def kind_of(truth: str, question: str = '') -> str:
     """What sort of answer a ground truth is.
 
+    What a question lists decides first: a number may be one of its options.
+
     >>> [kind_of(text) for text in ('b', 'Yes', '1.83', '4', '12 cm', 'behind the sofa')]
     ['mcq', 'yes_no', 'number', 'number_int', 'number', 'exact']
     >>> [kind_of(text) for text in ('(B) red box', 'Yes, it is.', 'two', 'about 2 meters')]
     ['mcq', 'yes_no', 'number_int', 'number']
-    >>> kind_of('20', 'how tall is it in centimeters?')
-    'number'
+    >>> [kind_of(text) for text in ('4 chairs', '45 degrees', '2 m tall', '45 degrees clockwise')]
+    ['number_int', 'number', 'number', 'exact']
+    >>> kind_of('20', 'how tall is it in centimeters?'), kind_of('4', 'how many? A. 2 B. 4')
+    ('number', 'mcq')
     """
-    text = truth.strip()
+    text, options = truth.strip(), options_of(question)
     if re.fullmatch(r'\(?[A-Ha-h][.)]?', text) or _OPTION.fullmatch(text):
         return MCQ
-    if _FIRST.match(text):
-        return YES_NO
-    options = options_of(question).values()
-    return _kind_of_number(_in_digits(text), question) or (
-        MCQ if any(_same(text, words) for words in options) else EXACT)
+    if any(_same(text, words) for words in options.values()):
+        return MCQ
+    kind = YES_NO if _FIRST.match(text) else _kind_of_number(text, question)
+    return MCQ if kind and _only([*_meant(text, options)], {*options}) else kind or EXACT
 
 
 def _kind_of_number(text: str, question: str) -> str:
-    """The kind of a truth that is one quantity and nothing else, or empty."""
-    spans = _spans(text)
-    if len(spans) != 1 or not _HEDGES.fullmatch(text[:spans[0].begin] + text[spans[0].end:]):
+    """The kind of a text that is one quantity, perhaps of some thing, and nothing else; or empty.
+
+    ``4 chairs`` are counted, ``45 degrees`` are measured; a direction changes the meaning.
+    """
+    digits = in_digits(text)
+    spans = _spans(digits)
+    if len(spans) != 1 or not _HEDGES.fullmatch(digits[:spans[0].begin]):
         return ''
-    whole = re.fullmatch(r'\d+', text.strip(' .()')) and not asked_unit(question)
+    span, noun = spans[0], _noun(digits, spans[0])
+    after = digits[span.end:].strip(' .()')
+    if not _HEDGES.fullmatch(after) and not (noun and ' '.join(noun) == after.lower()):
+        return ''
+    whole = (re.fullmatch(r'[ .()]*\d+', digits[:span.end]) and not asked_unit(question)
+             and not (noun and _MEASURES.fullmatch(noun[0])))
     return COUNT if whole else NUMBER
+
+
+def _noun(digits: str, span: _Span) -> tuple[str, ...]:
+    """The words right after a number that say what there are so many of; up to three."""
+    match = _NOUNS.match(digits, span.end)
+    words = re.findall('[a-z]+', match[0].lower()) if match else []
+    return tuple(itertools.takewhile(lambda word: word not in _NO_NOUN, words))
+
+
+def _of_other_things(answer: str, truth: str) -> bool:
+    """Whether both counts say what they count, and the last word of neither is in the other.
+
+    An answer in a unit of length counts nothing.
+    """
+    (said, unit), (wanted, _) = _counted(answer), _counted(truth)
+    return bool(wanted) and (bool(unit) or bool(said) and (said[-1] not in wanted
+                                                          and wanted[-1] not in said))
+
+
+def _counted(text: str) -> tuple[list[str], str]:
+    """Stems of the words behind the number a text states, and its unit of length."""
+    digits = in_digits(text)
+    span = _stated(digits)
+    if span is None:
+        return [], ''
+    return [_PEOPLE.get(word, word)[:_STEM] for word in _noun(digits, span)], span.quantity.unit
 
 
 def score(response: str, truth: str, question: str = '', kind: str = '') -> float:
@@ -330,7 +382,7 @@ def score(response: str, truth: str, question: str = '', kind: str = '') -> floa
         return 0.0
     found, wanted_number = in_one_unit(numbers[0], numbers[1], question)
     if kind == COUNT:
-        return float(found == wanted_number)
+        return float(found == wanted_number and not _of_other_things(answer, truth))
     return mean_relative_accuracy(found, wanted_number)
 
 

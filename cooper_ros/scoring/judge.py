@@ -179,11 +179,14 @@ class Judge:
         until = time.monotonic() + settings.timeout_s
         opener = urllib.request.build_opener(_Http(until), _Https(until))
         with opener.open(request, timeout=settings.timeout_s) as reply:
-            return str(json.load(reply)['choices'][0]['message']['content'])
+            content = json.load(reply)['choices'][0]['message']['content']
+        if not isinstance(content, str):  # null, from a server that refused or was cut off
+            raise TypeError(f'the content of a reply is no text: {content!r}')
+        return content
 
 
 def _verdict(reply: str) -> bool | None:
-    return {'true': True, 'false': False}.get(reply.lower())
+    return {'true': True, 'false': False}.get(reply.lower().rstrip('.'))
 
 
 def _number(reply: str) -> str | None:

@@ -13,6 +13,7 @@ from cooper_ros.scoring import answer_rules
 
 KINDS = ('mcq', 'yes_no', 'number', 'number_int')
 ROUNDS = 10_000
+_AT_ONCE = 2**22  # scenes drawn before their means are kept: tables have thousands of pictures
 
 
 def score(kind: str, given: str, truth: str, question: str = '') -> float:
@@ -49,7 +50,8 @@ def wilson(mean: float, count: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def per_scene(values: Sequence[float], scenes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def per_scene(values: Sequence[float], scenes: Sequence[int | str]
+              ) -> tuple[np.ndarray, np.ndarray]:
     """Sum of the values of every scene, and how many there are: ``[S]`` each."""
     _, owner = np.unique(np.asarray(scenes), return_inverse=True)
     return np.bincount(owner, np.asarray(values, float)), np.bincount(owner)
@@ -58,13 +60,15 @@ def per_scene(values: Sequence[float], scenes: Sequence[int]) -> tuple[np.ndarra
 def scene_bootstrap(sums: np.ndarray, counts: np.ndarray, rounds: int,
                     rng: np.random.Generator) -> tuple[float, float]:
     """95 % interval of a mean over questions, from scenes drawn again with their questions."""
-    drawn = rng.integers(len(sums), size=(rounds, len(sums)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.percentile(means, (2.5, 97.5))
+    means, step = [], max(1, _AT_ONCE // len(sums))
+    for first in range(0, rounds, step):
+        drawn = rng.integers(len(sums), size=(min(step, rounds - first), len(sums)))
+        means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
+    low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
     return float(low), float(high)
 
 
-def mean_interval(scores: Sequence[float], scenes: Sequence[int], rounds: int = ROUNDS,
+def mean_interval(scores: Sequence[float], scenes: Sequence[int | str], rounds: int = ROUNDS,
                   seed: int = 0) -> tuple[float, float]:
     """95 % interval of a mean score; questions about one scene are right or wrong together.
 
@@ -73,7 +77,7 @@ def mean_interval(scores: Sequence[float], scenes: Sequence[int], rounds: int = 
 
     Args:
         scores: 0..1, one per question, at least one.
-        scenes: the scene of every question.
+        scenes: the scene, or the picture, of every question: a number or a name.
         rounds: resamples.
         seed: of the resamples.
     """

@@ -21,7 +21,7 @@ from cooper_ros.scoring.answer_rules import (
     kind_of,
     score,
 )
-from cooper_ros.scoring.judge import Claim, Judge, JudgeSettings
+from cooper_ros.scoring.judge import EASY, Claim, Judge, JudgeSettings
 from cooper_ros.training.typed import build
 
 GRADES = ('threshold', 'mra')
@@ -105,6 +105,15 @@ class JudgeChecker:
         return [rule if verdict is None else float(verdict)
                 for verdict, rule in zip(verdicts, spare)]
 
+    def require(self) -> None:
+        """Ask one easy question, before anything is loaded and sampled for claims.
+
+        Raises:
+            BadOption: there is no verdict.
+        """
+        if self.judge.verdicts([EASY]) == [None]:
+            raise self._absent('the judge does not judge', 'an easy question failed')
+
     def require_verdicts(self) -> None:
         """Check that there is a judge at all: without one, a run would go on unnoticed.
 
@@ -112,13 +121,15 @@ class JudgeChecker:
             BadOption: not one claim was ever judged.
         """
         if self.asked and self.failed == self.asked:
-            asked = self.judge.settings
-            raise BadOption(
-                'the judge has judged nothing',
-                value=f'{self.failed} of {self.asked} claims failed, {asked.model} at {asked.url}',
-                limit='replies of True or False',
-                remedy='see that the server runs and knows the model, and check url, model and '
-                       f'the key in {asked.key_variable}; without task.checker.judge rules decide')
+            raise self._absent('the judge has judged nothing',
+                               f'{self.failed} of {self.asked} claims failed')
+
+    def _absent(self, what: str, seen: str) -> BadOption:
+        asked = self.judge.settings
+        return BadOption(
+            what, value=f'{seen}, {asked.model} at {asked.url}', limit='replies of True or False',
+            remedy='see that the server runs and knows the model, and check url, model and '
+                   f'the key in {asked.key_variable}; without task.checker.judge rules decide')
 
 
 def make_checker(values: Mapping[str, Any]) -> Checker:

@@ -16,7 +16,7 @@ from cooper_ros.training.precision import spoken
 from cooper_ros.training.processes import is_first, joined, leave, training_device, wait_for_all
 from cooper_ros.training.settings import STAGES, TrainSettings, load_settings
 from cooper_ros.training.sole_run import sole_run
-from cooper_ros.training.task import Task
+from cooper_ros.training.task import Task, require_export
 from cooper_ros.training.trainer import Trainer
 
 HELP = """Train a checkpoint, one stage at a time. The same commands train 7B and nano; only the
@@ -49,11 +49,11 @@ def make_task(settings: TrainSettings) -> Task:
     if settings.stage == 'grpo':
         from cooper_ros.training.grpo_task import GrpoTask
         return GrpoTask(settings)
-    if 'sets' in settings.task:  # amg and sft on the published data sets
-        from cooper_ros.training.corpus_task import CorpusTask
-        return CorpusTask(settings)
-    from cooper_ros.training.mixed_task import MixedTask
-    return MixedTask(settings)
+    if settings.mixes:
+        from cooper_ros.training.mixed_task import MixedTask
+        return MixedTask(settings)
+    from cooper_ros.training.corpus_task import CorpusTask
+    return CorpusTask(settings)
 
 
 def run_stage(stage: str, config: Path, steps: int = 0, export: str = '',
@@ -61,12 +61,15 @@ def run_stage(stage: str, config: Path, steps: int = 0, export: str = '',
     """Train one stage to its end (or to ``steps``), then export.
 
     Raises:
-        BadOption: the YAML is for another stage, or another run trains in its folder.
+        BadOption: the YAML is for another stage, another run trains in its folder, or the stage
+            has nothing to export.
         BadCheckpoint: the run was begun with other settings, and not ``changed`` on purpose.
     """
     settings = load_settings(config)
     if settings.stage != stage:
         raise BadOption('the settings are for another stage', value=settings.stage, limit=stage)
+    if export:
+        require_export(settings)
     if not changed:
         check_settings(Path(settings.folder), settings)
     if settings.threads:

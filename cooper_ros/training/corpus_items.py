@@ -122,7 +122,8 @@ class Corpus:
         name: of the set.
         rows: the data.
         items: sample number, mirrored or not, random numbers -> items.
-        tokens: tokens of a sample, without decoding more than needed.
+        tokens: tokens of a sample. A drawing is measured by the header of its picture; of a
+            conversation every picture is decoded.
     """
 
     name: str

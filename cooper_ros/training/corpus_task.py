@@ -50,6 +50,10 @@ class CorpusTask:
                         for name, entry in self.options.sets.items()]
         self.lanes = [self._lane(number) for number in share_of(settings.batch)]
 
+    def samples(self, step: int) -> int:
+        """Sequences of a step."""
+        return self.settings.batch
+
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Losses per token over all sequences of the step.
 

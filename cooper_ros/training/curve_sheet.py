@@ -121,10 +121,12 @@ def _draw_panel(axis: Axes, name: str, curves: Mapping[str, Mapping[str, Points]
 
 
 def _title(run: Path) -> str:
-    """Which run that is: stage, seed and batch, where its settings lie beside the log."""
+    """Which run that is: stage, seed and batch, where its settings lie beside the log. A mixture
+    has no batch: its recipes have frames."""
     place = (run if run.is_dir() else run.parent) / SETTINGS_NAME
     try:
         kept = json.loads(place.read_text(encoding='utf-8'))
-        return f"{run}: {kept['stage']}, seed {kept['seed']}, batch {kept['batch']}"
+        batch = '' if 'recipes' in kept.get('task', {}) else f", batch {kept['batch']}"
+        return f"{run}: {kept['stage']}, seed {kept['seed']}{batch}"
     except (OSError, ValueError, KeyError, TypeError):
         return str(run)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import uuid
 from pathlib import Path
 from typing import Any, Mapping, Protocol
 
@@ -14,8 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from cooper_ros.errors import BadOption
+from cooper_ros.runtime.files import write_whole
 
 PROJECT = 'cooper_ros'
+ID_NAME = 'wandb_id.txt'
 
 
 class Curves(Protocol):
@@ -66,20 +69,22 @@ class TensorBoard:
 
 
 class Wandb:
-    """See :class:`Curves`; one W&B run per run folder, resumed under the same name.
+    """See :class:`Curves`; one W&B run per run folder, known by an id that is kept there.
 
     W&B's own variables (``WANDB_PROJECT``, ``WANDB_MODE``) are obeyed.
 
     Raises:
         BadOption: W&B does not start.
+        OutOfDisk: there is no room for the id.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         import wandb
         name = '-'.join(folder.parts[-2:]).strip('/-') or 'run'
+        known_as = _kept_id(folder, name)
         try:
             self._run = wandb.init(project=os.environ.get('WANDB_PROJECT', PROJECT), name=name,
-                                   id=name, resume='allow', dir=str(folder),
+                                   id=known_as, resume='allow', dir=str(folder),
                                    config=dict(settings))
         except Exception as error:
             raise BadOption('W&B does not start', value=f'track: wandb, {error}',
@@ -97,6 +102,16 @@ class Wandb:
     def close(self) -> None:
         """Write what is left."""
         self._run.finish()
+
+
+def _kept_id(folder: Path, name: str) -> str:
+    """The id of the W&B run of a run folder, made up when it is first asked for. The name alone is
+    also that of a run begun anew in the place of a deleted one, or on another machine."""
+    path = folder / ID_NAME
+    if not path.exists():
+        older = (folder / 'wandb').is_dir()  # begun when the name was the id
+        write_whole(path, (name if older else uuid.uuid4().hex).encode())
+    return path.read_text(encoding='utf-8').strip()
 
 
 def open_curves(track: str, folder: Path, start: int, settings: Mapping[str, Any]) -> Curves:

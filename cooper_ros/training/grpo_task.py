@@ -40,6 +40,7 @@ from cooper_ros.training.questions import (
     Questions,
     SceneQuestions,
     hold_out,
+    scattered,
     with_flags,
 )
 from cooper_ros.training.reward_function import Reward
@@ -57,7 +58,7 @@ from cooper_ros.training.task import batch_indices, require_samples, sample_gene
 from cooper_ros.training.typed import build, check_ranges
 
 MODE_OF_STYLE = {'interleaved': 'auto', 'text': 'text', 'maps': 'maps'}
-Terms = Mapping[str, float]  # of one rollout
+NamedTerms = Mapping[str, float]  # of one rollout
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class GrpoOptions:
         unbiased: follow the gradient of the expected reward itself (Liu et al. 2025,
             arXiv 2503.20783): gains are not divided by the spread of their group, nor sums over
             words by their number. Published: off.
-        learned: how far from the start (0) to the trained weights (1) the exported ones stand.
+        learned: how far from the start (0) to the trained weights (1) the exported ones stand; may
+            be chosen after training, but with ``parallel: fsdp`` below 1 only from the beginning.
             Going back part of the way restores what no question asks for, which drifts in
             training, sooner than it undoes what was learned.
         freeze: name prefixes of weights that do not train; published: none but the autoencoder.
@@ -91,8 +93,9 @@ class GrpoOptions:
         recompute: trade time for memory.
         learned_together: rollouts of a group whose activations exist at a time, 0 for all; each
             such part reads the prefix once more. The gradient does not depend on it.
-        valid_questions: questions of a validation; of a file, its last ones. These do not train,
-            and neither do others about their pictures, where the set can spare them.
+        valid_questions: questions of a validation; of scenes, from all over those of
+            ``data.valid``; of a file, its last ones. These do not train, and neither do others
+            about their pictures, where the set can spare them.
 
     Raises:
         BadOption: a value is unknown, out of its range or not for this stage.
@@ -139,13 +142,14 @@ class GrpoTask:
         self.reward = Reward(build(RewardOptions, {'style': self.rollout.style,
                                                    **options.reward}, 'task.reward'))
         self.checker = make_checker(options.checker)
+        if isinstance(self.checker, JudgeChecker):
+            self.checker.require()
         self.config = offline(**options.drawing, sample_posterior=False,
                               max_turn_tokens=self.rollout.max_turn_tokens)
         self.policy = open_policy(settings.start, settings.vae, options.freeze,
                                   training_device(settings.device))
         self.module = self.policy.network
-        if options.learned < 1:
-            self._start = kept_start(Path(settings.folder), settings.start)
+        self._start = self._kept_start()
         if options.freeze_gen:
             freeze_generation(self.module)
         self.train, self.valid = _questions(settings, options)
@@ -154,6 +158,10 @@ class GrpoTask:
         self.rollout = replace(self.rollout, max_turn_tokens=min(
             self.rollout.max_turn_tokens, self.parts.card.max_turn_tokens))
         self.actor = Actor(self.parts, self.rollout, draw_options(self.config, self.parts.card))
+
+    def samples(self, step: int) -> int:
+        """Groups of a step."""
+        return self.settings.batch
 
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Sample, score and learn from one batch of groups.
@@ -194,11 +202,20 @@ class GrpoTask:
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """Write a complete model folder, ``learned`` of the way from the start to the weights."""
         if self.options.learned < 1:
+            assert self._start is not None  # it is wanted
             weights = part_way(load_file(self._start), weights, self.options.learned)
         self.policy.export(folder, weights)
 
+    def _kept_start(self) -> Path | None:
+        """Where the start is kept, for the export; `learned` may be chosen then. Of a network that
+        is trained in shards only if it is chosen from the beginning: that file is as large."""
+        learned, parallel = self.options.learned, self.settings.parallel
+        if learned == 1 and parallel == 'fsdp':
+            return None
+        return kept_start(Path(self.settings.folder), self.module.state_dict, learned < 1)
+
     def _rewards(self, rows: Sequence[RlSample], groups: Sequence[Group]
-                 ) -> list[list[Terms]]:
+                 ) -> list[list[NamedTerms]]:
         claims = [Claim(row.question, row.answer, rollout.texts[-1])
                   for row, group in zip(rows, groups) for rollout in group.rollouts]
         right, size = self.checker.scores(claims), self.rollout.group
@@ -206,7 +223,7 @@ class GrpoTask:
                                          self.reward.options))
                 for number, (row, group) in enumerate(zip(rows, groups))]
 
-    def _learn(self, groups: Sequence[Group], terms: Sequence[Sequence[Terms]]
+    def _learn(self, groups: Sequence[Group], terms: Sequence[Sequence[NamedTerms]]
                ) -> dict[str, Tensor]:
         """Backward passes of all groups with a signal; means over them, detached."""
         total = len(groups) * self.rollout.group
@@ -266,7 +283,7 @@ def _questions(settings: TrainSettings, options: GrpoOptions) -> tuple[Questions
         train, valid = hold_out(rows, rows.pictures(), options.valid_questions)
     else:
         train, valid = (_scenes(settings, options, split) for split in ('train', 'validation'))
-        valid = Chosen(valid, range(min(options.valid_questions, len(valid))))
+        valid = Chosen(valid, scattered(len(valid), options.valid_questions))
     return with_flags(train, Path(options.flags)) if options.flags else train, valid
 
 
@@ -289,7 +306,8 @@ def _rated(row: RlSample, group: Group, right: Sequence[float], options: RewardO
                        rollouts, options)
 
 
-def _statistics(groups: Sequence[Group], terms: Sequence[Sequence[Terms]]) -> dict[str, Tensor]:
+def _statistics(groups: Sequence[Group], terms: Sequence[Sequence[NamedTerms]]
+                ) -> dict[str, Tensor]:
     """What the published run logs, as means over rollouts."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     flat = [entry for entries in terms for entry in entries]

@@ -24,6 +24,7 @@ FUNCTION = 'task.reward.function'
 UNSET = 'not set'
 SHOWN = 8
 # Settings that do not change what is learnt, or only how far: places, pace, previews, exports.
+# Not all of them in every run, and in some one more: see `_is_free`.
 FREE = ('folder', 'steps', 'threads', 'device', 'parallel', 'shards', 'checkpoint_every',
         'preview_every', 'log_every', 'track', 'data.folder', 'data.valid', 'task.flow_points',
         'task.learned', 'task.learned_together', 'task.preview', 'task.recompute',
@@ -60,13 +61,20 @@ def check_settings(folder: Path, settings: TrainSettings) -> None:
         if name in digests:  # older versions kept none
             kept[f'{name}.{DIGESTS}'], now[f'{name}.{DIGESTS}'] = digests[name], digest
     changed = [name for name in sorted({**kept, **now})
-               if name not in FREE and kept.get(name, UNSET) != now.get(name, UNSET)]
+               if not _is_free(name, settings) and kept.get(name, UNSET) != now.get(name, UNSET)]
     if changed:
         raise BadCheckpoint(
             'this run was begun with other settings', value=_listed(changed, now),
             limit=_listed(changed, kept),
             remedy=f'name another folder, or go on with the settings in {folder / NAME}; '
                    '--changed-settings takes the new ones')
+
+
+def _is_free(name: str, settings: TrainSettings) -> bool:
+    """Whether a run may go on with another value of a setting."""
+    if name == 'task.flow_points' and settings.task.get('own_maps'):
+        return False  # the maps that it learns from are drawn with them
+    return name in FREE or (name == 'batch' and settings.mixes)
 
 
 def _read(path: Path) -> tuple[TrainSettings, dict[str, str]]:

@@ -33,7 +33,7 @@ class RunLog:
                  curves: Curves = NoCurves()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.every, self._steps = folder, every, steps
-        self._start, self._began = start, time.monotonic()
+        self._samples, self._began = 0, time.monotonic()
         self._kept = _kept_sums(folder / SUMS_NAME)
         self._sums, self._counts = (dict(kept) for kept in self._kept.get(start, ({}, {})))
         self._keep_until(start)
@@ -56,18 +56,19 @@ class RunLog:
                 raise
 
     def step(self, step: int, values: Mapping[str, float], samples: int) -> None:
-        """Count one optimiser step; the mean of every ``every`` steps becomes a line, and that of
-        the last ones."""
+        """Count one optimiser step of so many samples; the mean of every ``every`` steps becomes a
+        line, and that of the last ones."""
         self._bar.update(1)
+        self._samples += samples
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
         if step % self.every == 0 or step == self._steps:
             means = {name: total / self._counts[name] for name, total in self._sums.items()}
             # the bar's own rate is empty until it first draws itself, and where it is disabled
-            rate = (step - self._start) / max(time.monotonic() - self._began, 1e-9)
+            rate = self._samples / max(time.monotonic() - self._began, 1e-9)
             self._bar.set_postfix({'loss': f"{means['loss']:.4f}",
-                                   'samples/s': f'{rate * samples:.1f}'}, refresh=False)
+                                   'samples/s': f'{rate:.1f}'}, refresh=False)
             self.line(step, means)
             self._sums, self._counts = {}, {}
 

@@ -67,7 +67,8 @@ class MixOptions:
         latent_frames: how many frames get latents, for recipes that read or draw them; 0 for all.
         own_maps: of how many frames, from the first on, traces show what the start draws instead
             of the true maps, see :mod:`..own_maps`.
-        learned: how far from the start (0) to the trained weights (1) the exported ones stand.
+        learned: how far from the start (0) to the trained weights (1) the exported ones stand; may
+            be chosen after training.
 
     Raises:
         BadOption: a value is unknown or out of its range.

@@ -49,16 +49,17 @@ from cooper_ros.training.starting import (
     cut_latents,
     deepen,
     kept_start,
+    moved_layers,
     part_way,
     start_weights,
     take_weights,
 )
-from cooper_ros.training.task import step_generator, whole_batch
+from cooper_ros.training.task import require_export, step_generator, whole_batch
 from cooper_ros.training.tokenizer import build_tokenizer, kept_tokenizer
 from cooper_ros.training.tree import forward_trees, pack_trees
 from cooper_ros.training.typed import build
 from cooper_ros.training.vae_task import RGB
-from cooper_ros.training.watching import Watch, check_heads
+from cooper_ros.training.watching import Watch, check_heads, check_moved
 
 LATENT_RECIPES = [name for name, kind in RECIPES.items() if kind.latents]
 BALANCE_FRAMES = 32
@@ -118,10 +119,15 @@ class MixedTask:
                                   ((train, 'train'), (valid, 'validation')))
         self._check_usable()
         self._start = self._kept_start()
-        self.module = self._network()
+        # Own maps are drawn here, before the loop moves what trains.
+        self.module = self._network().to(training_device(settings.device))
         if self.options.own_maps:
             self.train, self.valid = map(self._with_own_maps, (self.train, self.valid))
         self.ahead = Ahead(self._training_batch, training_device(settings.device))
+
+    def samples(self, step: int) -> int:
+        """Frames of the recipe of a step."""
+        return self.recipes[self._recipe(step_generator(self.settings.seed, step))].frames
 
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Cross-entropy and flow loss of one batch of one recipe, and what else is asked for."""
@@ -190,11 +196,10 @@ class MixedTask:
         Raises:
             BadOption: the stage has no autoencoder to export.
         """
+        require_export(self.settings)
+        assert self.vae is not None  # it is named
         if self.options.learned < 1:
             weights = part_way(self._start_weights(), weights, self.options.learned)
-        if self.vae is None:
-            raise BadOption('a model folder needs an autoencoder', value='vae: ""',
-                            remedy='train stage vae first and name its export in the settings')
         write_folder(folder, self.config, weights, self.vae, self.tokenizer, self._card())
 
     def _card(self) -> ModelCard:
@@ -222,19 +227,25 @@ class MixedTask:
         return replace(source, cache=replace(source.cache, own=drawn))
 
     def _kept_start(self) -> Path | None:
-        """Where the start is kept, if it is asked for again when the run goes on or ends."""
+        """Where the start is kept, for when the run goes on or ends; `learned` may be chosen then.
+        """
         settings, options = self.settings, self.options
-        if options.learned == 1 and not options.own_maps:
-            return None
-        if not settings.start:
+        wanted = options.learned < 1 or options.own_maps > 0
+        if wanted and not settings.start:
             raise BadOption('learned and own_maps need a network to start from', value='start: ""',
                             remedy='name a model folder or a run in `start`')
+        if not settings.start:
+            return None
         with first_before_others():
-            return kept_start(Path(settings.folder), settings.start)
+            return kept_start(Path(settings.folder), self._named_start, wanted)
+
+    def _named_start(self) -> dict[str, Tensor]:
+        return start_weights(self.settings.start, self.settings.vae)
 
     def _start_weights(self) -> dict[str, Tensor]:
-        weights = (load_file(self._start) if self._start else
-                   start_weights(self.settings.start))
+        weights = load_file(self._start) if self._start else self._named_start()
+        if self.options.point:
+            check_moved(moved_layers(weights, self.config))
         return deepen(cut_latents(weights, self.config), self.config)
 
     def _network(self) -> Cooper:

@@ -9,7 +9,7 @@ from typing import Callable, Iterator
 
 from tqdm import tqdm
 
-from cooper_ros.runtime.files import locked
+from cooper_ros.runtime.locks import locked
 from cooper_ros.training.processes import first_before_others
 
 

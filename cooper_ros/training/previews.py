@@ -22,8 +22,8 @@ from cooper_ros.training.folder import PROMPTS
 
 def drawing_engine(network: Cooper, vae: AutoEncoder, tokenizer: PreTrainedTokenizerBase,
                    specials: SpecialTokens, card: ModelCard) -> CooperEngine:
-    """An engine around the very network that trains; the autoencoder follows to its device."""
-    vae.to(network.vae2llm.weight.device)
+    """An engine around the very network that trains. Neither is moved: both are on one device
+    already, and those who gave them go on with them."""
     runtime = TorchRuntime(network, vae, specials=specials, vocabulary=len(tokenizer))
     codec = TextCodec(tokenizer.encode, tokenizer.decode, specials.bos, specials.eos)
     return CooperEngine(Parts(runtime, codec, PROMPTS, card))

@@ -105,6 +105,16 @@ class Chosen:
         return self.questions.sample(self.places[index])
 
 
+def scattered(count: int, wanted: int) -> list[int]:
+    """At most ``wanted`` places of a list of ``count``: one of each of as many equal parts of it.
+
+    The first questions would be about one or two rooms. Places at equal distances might all be of
+    one category, for every room is asked about nearly the same ones in the same order.
+    """
+    edges = np.linspace(0, count, min(wanted, count) + 1).astype(int)
+    return np.random.default_rng(0).integers(edges[:-1], edges[1:]).tolist()
+
+
 def hold_out(questions: Questions, pictures: Sequence[str], count: int) -> tuple[Chosen, Chosen]:
     """The last ``count`` questions, at most half of them, apart from those to train on.
 

@@ -22,12 +22,28 @@ from cooper_ros.errors import BadOption
 from cooper_ros.training.typed import check_ranges
 
 POSITIVE, NEGATIVE, BOUNDARY = 'positive', 'negative', 'boundary'
-_TOOL_TURN = re.compile(r'<think>.*?</think>\s*(?:<segmentation>.*?</segmentation>'
-                        r'|<depth-estimation>.*?</depth-estimation>)', re.DOTALL)
-_LAST = {'interleaved': re.compile(r'<think>.*?</think>\s*<answer>.*?</answer>', re.DOTALL),
-         'text': re.compile(r'<think>.*?</think>.*', re.DOTALL),
-         'maps': re.compile(r'<answer>.*?</answer>', re.DOTALL)}
-STYLES = tuple(_LAST)
+STYLES = ('interleaved', 'text', 'maps')
+_ANYTHING = '.*?'  # as published: to the first closing tag, or, if more follows, to a later one
+_NO_END = '(?:(?!</(?:think|answer|segmentation|depth-estimation)>).)*'
+
+
+class _Forms:
+    """Legal turns.
+
+    Args:
+        inside: pattern of what stands between two tags.
+    """
+
+    def __init__(self, inside: str) -> None:
+        think, answer, depth, segments = (f'<{tag}>{inside}</{tag}>' for tag in (
+            'think', 'answer', 'depth-estimation', 'segmentation'))
+        self.tool = re.compile(rf'{think}\s*(?:{segments}|{depth})', re.DOTALL)
+        self.last = {'interleaved': re.compile(rf'{think}\s*{answer}', re.DOTALL),
+                     'text': re.compile(f'{think}.*', re.DOTALL),
+                     'maps': re.compile(answer, re.DOTALL)}
+
+
+_OURS, _PUBLISHED = _Forms(_NO_END), _Forms(_ANYTHING)
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,8 @@ class RewardOptions:
         threshold: tool use is rare while fewer rollouts of a group use tools, and common once
             more do; at exactly this number the term is 0.
         published: repeat the released code, where an interaction of two rewards hides the first
-            tool turn of every rollout (quirk Q5), and a turn that was cut off can be legal.
+            tool turn of every rollout (quirk Q5), and a turn can be legal that was cut off, or in
+            which anything stands between a first pair of tags and a last one.
         function: a reward function of your own, ``my_reward.py:rewards`` (a path from where the
             command is started) or ``package.module:rewards``; empty for :func:`cooperative`.
         settings: whatever that function wants to know; it finds it in ``group.options.settings``.
@@ -126,19 +143,30 @@ class Terms:
         return self.accuracy + self.format + self.exploration
 
 
-def is_tool_turn(turn: str) -> bool:
+def is_tool_turn(turn: str, published: bool = False) -> bool:
     """Whether a turn is a thought and one well-formed tool call, and nothing else.
+
+    With ``published`` anything may stand between a first call and a last one, calls among it: the
+    pattern goes on to a later closing tag where the first one is not the end.
 
     >>> is_tool_turn('<think>far?</think> <depth-estimation>go</depth-estimation>')
     True
     >>> is_tool_turn('<depth-estimation>go</depth-estimation>')
     False
+    >>> twice = '<think>x</think><segmentation>s</segmentation> and <segmentation>t</segmentation>'
+    >>> is_tool_turn(twice), is_tool_turn(twice, published=True)
+    (False, True)
     """
-    return _TOOL_TURN.fullmatch(turn.strip()) is not None
+    forms = _PUBLISHED if published else _OURS
+    return forms.tool.fullmatch(turn.strip()) is not None
 
 
-def format_reward(turns: Sequence[str], style: str = 'interleaved') -> float:
+def format_reward(turns: Sequence[str], style: str = 'interleaved', published: bool = False
+                  ) -> float:
     """1 if every turn but the last is a tool turn and the last has the legal form, else 0.
+
+    The last one has one answer, and in style ``text`` anything behind its thoughts. With
+    ``published``, see :func:`is_tool_turn`.
 
     >>> format_reward(['<think>x</think><answer>a</answer>'])
     1.0
@@ -147,8 +175,9 @@ def format_reward(turns: Sequence[str], style: str = 'interleaved') -> float:
     """
     if not turns:
         return 0.0
-    looked = all(is_tool_turn(turn) for turn in turns[:-1])
-    return float(looked and _LAST[style].fullmatch(turns[-1].strip()) is not None)
+    looked = all(is_tool_turn(turn, published) for turn in turns[:-1])
+    last = (_PUBLISHED if published else _OURS).last[style]
+    return float(looked and last.fullmatch(turns[-1].strip()) is not None)
 
 
 def used_tools(turns: Sequence[str], published: bool = False) -> bool:
@@ -161,7 +190,7 @@ def used_tools(turns: Sequence[str], published: bool = False) -> bool:
     >>> used_tools([turn, 'end']), used_tools([turn, 'end'], published=True)
     (True, False)
     """
-    return any(is_tool_turn(turn) for turn in turns[int(published):-1])
+    return any(is_tool_turn(turn, published) for turn in turns[int(published):-1])
 
 
 def exploration_rewards(used: Sequence[bool], flag: str, size: float = 0.2,
@@ -209,7 +238,8 @@ def group_rewards(group: Sequence[Sequence[str]], accuracy: Sequence[float], fla
     used = [used_tools(turns, options.published) for turns in group]
     explored = exploration_rewards(used, flag, options.exploration, options.threshold)
     whole = [True] * len(group) if ended is None or options.published else ended
-    legal = [end * format_reward(turns, options.style) for turns, end in zip(group, whole)]
+    legal = [end * format_reward(turns, options.style, options.published)
+             for turns, end in zip(group, whole)]
     return [Terms(right, options.format_weight * form, extra)
             for right, form, extra in zip(accuracy, legal, explored)]
 

@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cooper_ros.errors import BadOption
 from cooper_ros.imaging.resize import ImageTransform
 from cooper_ros.model.patches import patchify
 from cooper_ros.scenes.palette import SCENE_PALETTE, SHAPES
@@ -31,7 +30,7 @@ from cooper_ros.training.precision import mixed
 from cooper_ros.training.processes import mean_over_processes, share_of
 from cooper_ros.training.settings import TrainSettings
 from cooper_ros.training.sizes import RULE, Sizes, check_views, is_rule
-from cooper_ros.training.task import batch_indices
+from cooper_ros.training.task import batch_indices, require_export
 from cooper_ros.training.typed import build, check_ranges
 from cooper_ros.training.vae_task import DEPTH, LABELS, RGB
 
@@ -86,6 +85,10 @@ class SeeTask:
         self.module.initialise(torch.stack([self.train[1].pixels(frame, RGB) for frame in
                                             range(min(INITIAL_FRAMES, len(self.train[0])))]))
 
+    def samples(self, step: int) -> int:
+        """Pictures of a step."""
+        return self.settings.batch
+
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Errors of one batch of pictures, half of them mirrored.
 
@@ -114,8 +117,7 @@ class SeeTask:
         Raises:
             BadOption: always.
         """
-        raise BadOption('stage see makes no model folder', value=str(folder),
-                        remedy='name its run folder as `eyes` in the next stage')
+        require_export(self.settings)
 
     @property
     def _device(self) -> torch.device:

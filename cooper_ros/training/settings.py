@@ -12,6 +12,7 @@ from cooper_ros.errors import BadOption
 from cooper_ros.training.typed import build, check_ranges
 
 STAGES = ('vae', 'see', 'amg', 'sft', 'joint', 'grpo')
+MIXED = ('amg', 'sft', 'joint')  # if no published sets are named
 SCHEDULES = ('constant', 'cosine')
 PARALLEL = ('ddp', 'fsdp')
 DEVICES = ('auto', 'cpu', 'cuda')
@@ -74,7 +75,7 @@ class DataSettings:
         seed: seed of the scenes.
         train: number of training frames.
         valid: number of validation frames.
-        questions: questions per frame.
+        questions: questions per category and frame; 0 for pictures only.
         canonical_focal: draw depth as a lens of this focal length would see it, in longest sides
             of the picture, so that what is drawn says nothing about the lens; the exported model
             scales its metres by that of the camera. 0: metres as they are.
@@ -106,8 +107,8 @@ class TrainSettings:
         stage: which task is trained.
         folder: where checkpoints, logs and previews go.
         steps: optimiser steps.
-        batch: samples (frames, sequences, groups) per step, over all processes: the curve does not
-            depend on their number.
+        batch: samples (pictures, sequences, groups) per step, over all processes: the curve does
+            not depend on their number. Nothing where recipes are mixed: each has its ``frames``.
         seed: seed of initial weights, order and noise.
         threads: CPU threads; 0 leaves the choice to torch.
         device: ``auto`` is the GPU of this process where there is one; ``cpu``; ``cuda``.
@@ -166,6 +167,11 @@ class TrainSettings:
         check_ranges(self, (('threads', self.threads >= 0, '>= 0'),
                             ('shards', self.shards >= 0, '>= 0'),
                             ('seed', 0 <= self.seed <= LARGEST_SEED, f'0 .. {LARGEST_SEED}')))
+
+    @property
+    def mixes(self) -> bool:
+        """Whether recipes make the samples, each with ``frames`` of its own."""
+        return self.stage in MIXED and 'sets' not in self.task
 
 
 def load_settings(path: Path | str, changes: Mapping[str, Any] | None = None) -> TrainSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Mapping
+from typing import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,33 +18,58 @@ from cooper_ros.training.checkpoints import has_begun, run_weights
 from cooper_ros.training.processes import is_first
 
 START_NAME = 'start.safetensors'
+LANGUAGE = 'language_model.model.layers.'
 STACKS = {'vit_model.vision_model.encoder.layers.': lambda config: config.vit.num_layers,
-          'language_model.model.layers.': lambda config: config.llm.num_layers}
-ENDS = ('out_proj', 'fc2', 'o_proj', 'o_proj_moe_gen', 'down_proj')  # what layers add comes from these
+          LANGUAGE: lambda config: config.llm.num_layers}
+# What a layer adds to its input comes from these.
+ENDS = ('out_proj', 'fc2', 'o_proj', 'o_proj_moe_gen', 'down_proj')
 SIZES = 'give `model` the sizes of the network that `start` names, and its tokenizer'
 
 
-def start_weights(folder: str) -> dict[str, Tensor]:
+def start_weights(folder: str, base: str = '') -> dict[str, Tensor]:
     """Network weights of a run folder or a model folder, float32.
+
+    Args:
+        folder: either.
+        base: folder with configs, tokenizer and autoencoder where a model folder lacks them.
 
     Raises:
         BadCheckpoint: it is neither.
     """
     weights = run_weights(Path(folder))
     if weights is None:
-        weights = read_model_folder(folder, dtype=torch.float32).network.state_dict()
+        weights = read_model_folder(folder, base or None,
+                                    dtype=torch.float32).network.state_dict()
     return weights
 
 
-def kept_start(run: Path, start: str) -> Path:
+def kept_start(run: Path, start: Callable[[], Mapping[str, Tensor]], wanted: bool) -> Path | None:
     """The file of the weights that a run set out from, in its own folder: ``--export`` may have
-    replaced those that ``start`` names by the time they are asked for again."""
+    replaced those that ``start`` names by the time they are asked for again.
+
+    Args:
+        run: its folder.
+        start: gives the weights, for a run that has not begun.
+        wanted: whether the run asks for them now. If it does not yet, it still may.
+
+    Returns:
+        None where a run has begun without keeping them.
+
+    Raises:
+        BadCheckpoint: they are wanted then: what ``start`` names now may have been trained.
+        OutOfDisk: there is no room for them.
+    """
     path = run / START_NAME
-    if is_first() and not (path.exists() and has_begun(run)):
-        run.mkdir(parents=True, exist_ok=True)
-        save_tensors({name: value.contiguous() for name, value in start_weights(start).items()},
-                     path)
-    return path
+    if not has_begun(run):
+        if is_first():
+            run.mkdir(parents=True, exist_ok=True)
+            save_tensors({name: value.contiguous() for name, value in start().items()}, path)
+        return path
+    if wanted and not path.exists():
+        raise BadCheckpoint('this run did not keep the weights that it set out from',
+                            value=str(path), limit='runs that keep them when they begin',
+                            remedy='set task.learned to 1, or train anew in another folder')
+    return path if path.exists() else None
 
 
 def take_weights(network: nn.Module, weights: Mapping[str, Tensor], remedy: str = SIZES) -> None:
@@ -109,7 +134,7 @@ def deepen(weights: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tens
     """Weights of a network with more layers that does the same.
 
     New layers are spread among the old ones. Each is a copy of the one before it that adds nothing
-    until it has learnt to (LLaMA Pro, arXiv 2401.02415, section 3.1).
+    until it has learnt to (LLaMA Pro, arXiv 2401.02415).
 
     Args:
         weights: a network's weights.
@@ -134,12 +159,26 @@ def _deepened(weights: Mapping[str, Tensor], stack: str, wanted: int) -> Mapping
     if new > found:
         raise BadOption('a network can at most be made twice as deep', value=f'{wanted} layers',
                         limit=f'{2 * found}: the start has {found}')
-    copied = {(index + 1) * found // new - 1 for index in range(new)}
+    copied = _copied(found, new)
     layers = [layer for index, old in sorted(tails.items())
               for layer in (old, _silent(old))[:1 + (index in copied)]]
     return {**{name: value for name, value in weights.items() if not name.startswith(stack)},
             **{f'{stack}{place}.{tail}': value for place, layer in enumerate(layers)
                for tail, value in layer.items()}}
+
+
+def _copied(found: int, new: int) -> set[int]:
+    """Which old layers have a new one behind them: spread evenly, the last always among them."""
+    return {(index + 1) * found // new - 1 for index in range(new)}
+
+
+def moved_layers(weights: Mapping[str, Tensor], config: ModelConfig) -> range:
+    """Layers of the language model that :func:`deepen` gives other numbers: those behind the
+    first new one. Numbers are those of the weights."""
+    found = len({name.removeprefix(LANGUAGE).partition('.')[0] for name in weights
+                 if name.startswith(LANGUAGE)})
+    new = STACKS[LANGUAGE](config) - found
+    return range(min(_copied(found, new)) + 1 if 0 < new <= found else found, found)
 
 
 def _silent(layer: Mapping[str, Tensor]) -> dict[str, Tensor]:

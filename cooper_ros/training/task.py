@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cooper_ros.errors import BadData
+from cooper_ros.errors import BadData, BadOption
 from cooper_ros.training.processes import share_of
+from cooper_ros.training.settings import TrainSettings
 
 
 class Task(Protocol):
@@ -19,6 +20,9 @@ class Task(Protocol):
     the uninterrupted one would have done."""
 
     module: nn.Module
+
+    def samples(self, step: int) -> int:
+        """What a step takes (pictures, sequences, groups, frames), over all processes."""
 
     def loss(self, step: int, generator: torch.Generator) -> Mapping[str, Tensor]:
         """Losses of this process's share of one batch; ``loss`` is the one that is minimised.
@@ -53,6 +57,20 @@ def batch_indices(count: int, batch: int, seed: int, step: int) -> Tensor:
     """This process's share of :func:`whole_batch`."""
     mine = share_of(batch)
     return whole_batch(count, batch, seed, step)[mine.start:mine.stop]
+
+
+def require_export(settings: TrainSettings) -> None:
+    """Check that a stage can export, which costs nothing before it trains and all of it after.
+
+    Raises:
+        BadOption: it makes no model folder, or lacks the autoencoder of one.
+    """
+    if settings.stage == 'see':
+        raise BadOption('stage see makes no model folder', value='--export',
+                        remedy='name its run folder as `eyes` in the next stage')
+    if settings.mixes and not settings.vae:
+        raise BadOption('a model folder needs an autoencoder', value='vae: ""',
+                        remedy='train stage vae first and name its export in the settings')
 
 
 def require_samples(count: int) -> None:

@@ -68,7 +68,7 @@ class Trainer:
         with open_log(settings, self.step) as log:
             while self.step < last:
                 self.step += 1
-                log.step(self.step, self._one_step(), settings.batch)
+                log.step(self.step, self._one_step(), self.task.samples(self.step))
                 final = self.step == last
                 if final or self.step % settings.preview_every == 0:
                     self._validate(log)  # before the checkpoint: what is killed here comes again
@@ -87,7 +87,7 @@ class Trainer:
             save_checkpoint(self.folder, {
                 'step': self.step, 'model': self.task.module.state_dict(),
                 'ema': self.ema.full_state(self.task.module),
-                'ema_names': list(self.ema.weights), 'optimiser': self.optimiser.state_dict()})
+                'optimiser': self.optimiser.state_dict()})
         self.saved = self.step
 
     def _resume(self) -> None:

@@ -88,6 +88,10 @@ class VaeTask:
         self.valid = frame_store(data.folder, 'validation', data.seed, data.valid, 0)
         self.ahead = Ahead(self._batch, training_device(settings.device))
 
+    def samples(self, step: int) -> int:
+        """Pictures of a step."""
+        return self.settings.batch
+
     def loss(self, step: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Absolute reconstruction error and divergence of one batch of mixed pictures."""
         *parts, noises = self.ahead(step)

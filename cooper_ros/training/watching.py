@@ -107,6 +107,27 @@ def check_heads(config: ModelConfig) -> None:
                         remedy='set task.point and task.know to 0')
 
 
+def check_moved(moved: range) -> None:
+    """Check that the layers with heads that look keep their numbers when new ones are put in.
+
+    Lessons know layers by number. A new layer is silent at first: supervised in place of the one
+    that had learnt to look, it would take the lessons, and the old heads would be left alone.
+
+    Args:
+        moved: numbers of the layers that get others.
+
+    Raises:
+        BadOption: there are such heads in them.
+    """
+    taught = sorted({layer for heads in POINTING for layer in heads})
+    if lost := [layer for layer in taught if layer in moved]:
+        raise BadOption('new layers would move the heads of words that point',
+                        value=f'layers {", ".join(map(str, lost))} of the start',
+                        limit=f'new layers behind layer {taught[-1]}',
+                        remedy='add fewer layers to the language model (of one, the place is the '
+                               'end), or do without task.point and task.know from here on')
+
+
 def astray(q: Tensor, k: Tensor, batch: PackedBatch, spots: Spots) -> Tensor:
     """Sum over tokens of -log(attention on what is wanted).
 

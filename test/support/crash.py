@@ -7,9 +7,9 @@ import signal
 import sys
 from typing import Any, Callable
 
-WATCHED = ('runtime/files.py', 'runtime/engines/cache.py', 'runtime/engines/build.py',
-           'runtime/graphs/bundle.py', 'pathlib.py', 'pathlib/_local.py', 'pathlib/__init__.py',
-           'shutil.py')
+WATCHED = ('runtime/files.py', 'runtime/locks.py', 'runtime/engines/cache.py',
+           'runtime/engines/build.py', 'runtime/graphs/bundle.py', 'pathlib.py',
+           'pathlib/_local.py', 'pathlib/__init__.py', 'shutil.py')
 
 
 class Countdown:

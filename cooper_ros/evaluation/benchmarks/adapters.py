@@ -14,6 +14,7 @@ from typing import Protocol
 from cooper_ros.engine.answers import answer_text, short_answer
 from cooper_ros.errors import BadData, BadOption
 from cooper_ros.evaluation.benchmarks.table import Row
+from cooper_ros.evaluation.names import BENCHMARKS
 from cooper_ros.scoring import answer_rules as rules
 
 SUFFIX_SOURCES = frozenset({
@@ -222,14 +223,11 @@ def _readable(kind: str, response: str, question: str) -> bool:
     return rules.find_quantity(text) is not None
 
 
-ADAPTERS = ('sibench', 'mmvp', 'qspatial')
-
-
 def make_adapter(name: str, templates: Path | None = None) -> Adapter:
     """The adapter of a benchmark.
 
     Args:
-        name: one of ``ADAPTERS``.
+        name: one of ``BENCHMARKS``.
         templates: Q-Spatial's ``prompt_templates`` folder, for its own prompt texts.
 
     Raises:
@@ -244,5 +242,5 @@ def make_adapter(name: str, templates: Path | None = None) -> Adapter:
             raise BadData('the prompt templates cannot be read', value=str(error)) from error
     known: dict[str, Adapter] = {'sibench': SiBench(), 'mmvp': Mmvp(), 'qspatial': QSpatial()}
     if name not in known:
-        raise BadOption('no such benchmark', value=name, limit=', '.join(ADAPTERS))
+        raise BadOption('no such benchmark', value=name, limit=', '.join(BENCHMARKS))
     return known[name]

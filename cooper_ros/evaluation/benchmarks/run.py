@@ -20,7 +20,7 @@ from cooper_ros.evaluation.benchmarks.adapters import Adapter, Scores
 from cooper_ros.evaluation.benchmarks.table import Row, Table
 from cooper_ros.evaluation.outputs import writing
 from cooper_ros.scoring.judge import Claim, Judge
-from cooper_ros.scoring.scores import wilson
+from cooper_ros.scoring.scores import mean_interval
 
 WRONG = 'unread'  # rules could not read the response and nobody else was asked
 SILENT = 'judge_failed'  # nor did the judge say anything
@@ -45,6 +45,8 @@ class Record:
         groups: column -> value, for scores by group.
         seconds: of the request.
         error: message of a failure, of the request or of the row itself.
+        picture: name of what is seen, the same for questions about the same pictures; empty where
+            nothing else is known to show it.
     """
 
     index: str
@@ -57,6 +59,7 @@ class Record:
     groups: dict[str, str]
     seconds: float
     error: str = ''
+    picture: str = ''
 
 
 def run(engine: CooperEngine, adapter: Adapter, table: Table, *, mode: str = 'auto',
@@ -90,12 +93,10 @@ def run(engine: CooperEngine, adapter: Adapter, table: Table, *, mode: str = 'au
     if judge is not None:
         judge.require()
     for row in tqdm(rows, desc=adapter.name, mininterval=1):
-        if row.index in bad:
-            records.append(_failed(adapter, row, bad[row.index]))
-        elif row.index in known:
-            records.append(_scored_again(adapter, row, known[row.index]))
-        else:
-            records.append(_asked(engine, adapter, table, row, mode, seed))
+        record = (_failed(adapter, row, bad[row.index]) if row.index in bad else
+                  _scored_again(adapter, row, known[row.index]) if row.index in known else
+                  _asked(engine, adapter, table, row, mode, seed))
+        records.append(replace(record, picture=table.picture_name(row)))
         if out is not None and row.index not in known:
             _append(out, json.dumps({**now, **asdict(records[-1])}))
     return records if judge is None else _judged(adapter, rows, records, judge)
@@ -244,6 +245,8 @@ def check_answered(records: Sequence[Record]) -> None:
 def summary(records: Sequence[Record]) -> dict[str, Any]:
     """Means with 95 % intervals: overall, and per value of every group column.
 
+    Questions about one picture are right or wrong together, so intervals are over pictures.
+
     Raises:
         BadData: nothing was asked.
     """
@@ -256,7 +259,8 @@ def summary(records: Sequence[Record]) -> dict[str, Any]:
     decided = {name: sum(record.decided == name for record in records)
                for name in ('rules', 'judge', WRONG, SILENT, 'failed')}
     names = next((tuple(record.scores) for record in records if record.scores), ('score',))
-    return {'questions': len(records), 'overall': means(records, names), 'decided': decided,
+    return {'questions': len(records), 'pictures': len({*_pictures(records)}),
+            'overall': means(records, names), 'decided': decided,
             'draws': sum(bool(record.maps) for record in records) / len(records),
             'failures': {record.index: record.error for record in records if record.error},
             'groups': {column: {value: means(rows, names)
@@ -269,18 +273,23 @@ def means(records: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {'questions': len(records)}
     for name in names:
         values = [record.scores.get(name, 0.0) for record in records]
-        mean = sum(values) / len(values)
-        found[name] = {'mean': mean, 'interval': wilson(mean, len(values))}
+        found[name] = {'mean': sum(values) / len(values),
+                       'interval': mean_interval(values, _pictures(records))}
     return found
+
+
+def _pictures(records: Sequence[Record]) -> list[str]:
+    """The picture of every record; one without a name has one of its own."""
+    return [record.picture or f'#{number}' for number, record in enumerate(records)]
 
 
 def lines(name: str, found: dict[str, Any]) -> list[str]:
     """A summary as text."""
     decided = found['decided']
     silent = f', {SILENT} {decided[SILENT]}' if decided[SILENT] else ''
-    rows = [f'{name}: {found["questions"]} questions, decided by rules {decided["rules"]}, judge '
-            f'{decided["judge"]}, unread {decided[WRONG]}{silent}, failed {decided["failed"]}; '
-            f'maps drawn for {100 * found["draws"]:.0f} %']
+    rows = [f'{name}: {found["questions"]} questions about {found["pictures"]} pictures, decided '
+            f'by rules {decided["rules"]}, judge {decided["judge"]}, unread {decided[WRONG]}'
+            f'{silent}, failed {decided["failed"]}; maps drawn for {100 * found["draws"]:.0f} %']
     rows += _measures('overall', found['overall'])
     for column, values in found['groups'].items():
         for value, measured in values.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import base64
 import csv
+import hashlib
 import io
 import re
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from cooper_ros.evaluation.benchmarks.records import read_records
 from cooper_ros.imaging.resize import to_rgb
 
 SHOWN = 200  # characters of a name in a message
+DIGITS = 16  # of the name of a picture
 REFERENCE = 64  # a shorter image cell names the row whose picture it repeats
 _COMMA = re.compile('(?<!;base64),')  # not the one inside a data URL
 _DATA_URL = re.compile('^data:[^,]*;base64,')
@@ -93,6 +95,15 @@ class Table:
             return [_decode(text, row.index) for text in _entries(cell)]
         return [_picture(place, str(place)) for place in self._files(row)]
 
+    def picture_name(self, row: Row) -> str:
+        """The same for rows with the same pictures, whatever their order; nothing is decoded."""
+        cell = self._encoded(row)
+        shown = {_bare(text) for text in _entries(cell)} if cell else {
+            Path(name).as_posix() for name in _entries(row.get('image_path')) if name}
+        if not shown:
+            return f'row {row.index}'
+        return hashlib.sha256('\n'.join(sorted(shown)).encode()).hexdigest()[:DIGITS]
+
     def _encoded(self, row: Row) -> str:
         """The cell with the pictures themselves, its own or that of the row it names."""
         cell = row.get('image')
@@ -156,9 +167,14 @@ def _entries(cell: str) -> list[str]:
     return [entry.strip() for entry in _COMMA.split(cell)]
 
 
+def _bare(text: str) -> str:
+    """Base64 without blanks and the head of a data URL."""
+    return ''.join(_DATA_URL.sub('', text).split())
+
+
 def _decode(text: str, index: str) -> np.ndarray:
     try:
-        data = base64.b64decode(''.join(_DATA_URL.sub('', text).split()), validate=True)
+        data = base64.b64decode(_bare(text), validate=True)
     except ValueError as error:
         raise BadData('a picture in the table cannot be read',
                       value=f'row {index}: {error}') from error

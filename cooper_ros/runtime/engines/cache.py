@@ -25,19 +25,17 @@ from cooper_ros.runtime.files import (
     CACHE_FLAG,
     check_writable,
     discard,
-    is_locked,
-    locked,
     size_of,
     sweep,
     sync_folder,
-    unwritten,
     write_whole,
 )
 from cooper_ros.runtime.graphs.digest import Changed, check_seal, plain_digest, sealed
 from cooper_ros.runtime.graphs.spec import PRECISIONS
+from cooper_ros.runtime.locks import is_locked, locked, unwritten
 
 ENGINE, DESCRIPTION, LOCK = '.engine', '.json', '.lock'
-KERNELS = '.kernels'  # what TensorRT for RTX compiled of an engine while it ran
+KERNELS = '.kernels'  # what TensorRT for RTX compiled of an engine while it ran; code, too
 # of an engine, see EngineKey.name
 NAME = re.compile(f'[a-z0-9_]+-({"|".join(PRECISIONS)})-SM[0-9]+-[0-9a-f]{{16}}')
 DESCRIBED = {'key': dict, 'interface': list, 'bytes': int, 'sha256': str, 'facts': dict}
@@ -254,7 +252,7 @@ class EngineCache:
             names: of engines.
         """
         return writers(self.folder, (self._file(name, suffix) for name in names
-                                     for suffix in (ENGINE, DESCRIPTION)))
+                                     for suffix in (ENGINE, DESCRIPTION, KERNELS)))
 
     def _require_trust(self, name: str) -> None:
         """Refuse what anyone may have put here.

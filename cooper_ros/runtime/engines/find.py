@@ -11,13 +11,19 @@ from cooper_ros.runtime.card import read_card
 from cooper_ros.runtime.engines.cache import EngineCache, Entry
 from cooper_ros.runtime.engines.flavour import check_precision, gpu_architecture, require_flavour
 from cooper_ros.runtime.engines.key import BuildOptions
-from cooper_ros.runtime.engines.plan import FINGERPRINTS, GRAPHS, Plan, model_fingerprint
-from cooper_ros.runtime.engines.plan import ONNX as PARSER
+from cooper_ros.runtime.engines.plan import (
+    CONVERTERS,
+    FINGERPRINTS,
+    GRAPHS,
+    Plan,
+    model_fingerprint,
+)
 from cooper_ros.runtime.engines.rights import Writers
 from cooper_ros.runtime.graphs.bundle import Bundle
 from cooper_ros.runtime.graphs.spec import CONTEXT, UNDERSTAND, Limits
+from cooper_ros.runtime.names import ONNX
 from cooper_ros.runtime.place import Place
-from cooper_ros.runtime.prepare import ONNX, TENSORRT, Request, command_of
+from cooper_ros.runtime.prepare import Request, command_of
 
 _PICTURES = ('patches', 'cells', 'rows', 'columns')  # sizes that grow with a picture
 
@@ -99,12 +105,12 @@ def find_bundle(place: Place, precision: str) -> Bundle | None:
         return None
 
 
-def find_plan(place: Place, converter: str) -> Found:
+def find_plan(place: Place, name: str) -> Found:
     """The engines of a checkpoint for the GPU of this machine, whatever sizes they serve.
 
     Args:
         place: checkpoint and device.
-        converter: what makes TensorRT's network; see :class:`~.plan.Plan`.
+        name: the runtime that they are for: ``tensorrt`` or ``torch_tensorrt``.
 
     Returns:
         a complete set where there is one, the one for the longest context if there are several;
@@ -125,17 +131,17 @@ def find_plan(place: Place, converter: str) -> Found:
     check_precision(arch, place.precision)
     bundle = find_bundle(place, place.precision)
     if bundle is None:
-        command = command_of(request_of(_kind(converter), place))
+        command = command_of(request_of(name, place))
         raise EngineMismatch('no engines were built from this checkpoint, or its graphs are '
                              'damaged', value=place.folders[0], remedy=f'run `{command}`')
     usual = Plan(bundle, flavour, place.context or CONTEXT, usual_side(place),
-                 converter=converter)
-    return find_engines(usual, arch, EngineCache(place.cache), place)
+                 converter=CONVERTERS[name])
+    return find_engines(name, usual, arch, place)
 
 
-def find_engines(usual: Plan, arch: str, cache: EngineCache, place: Place) -> Found:
+def find_engines(name: str, usual: Plan, arch: str, place: Place) -> Found:
     """The best complete set in a cache, else what ``usual`` means."""
-    entries = list(cache.entries())
+    entries = list(EngineCache(place.cache).entries())
     names = {entry.name for entry in entries if entry.key and entry.key.name == entry.name}
     plans = [usual, *(plan for entry in entries if (plan := plan_of(entry, usual, arch)))]
     whole = [plan for plan in plans
@@ -144,7 +150,7 @@ def find_engines(usual: Plan, arch: str, cache: EngineCache, place: Place) -> Fo
     plan = usual
     if best is not None and best.context >= place.context and covers(best, usual):
         plan = best
-    request = request_of(_kind(usual.converter), place, plan)
+    request = request_of(name, place, plan)
     return Found(plan, best, EngineCache(place.cache, command_of(request)), request)
 
 
@@ -176,25 +182,21 @@ def _described_plan(entry: Entry, usual: Plan) -> Plan:
     return replace(usual, context=context, side=side, options=options)
 
 
-def request_of(kind: str, place: Place, plan: Plan | None = None) -> Request:
+def request_of(name: str, place: Place, plan: Plan | None = None) -> Request:
     """What must be made for a runtime.
 
     Args:
-        kind: ``onnx`` (graphs only), ``tensorrt`` or ``torch_tensorrt``.
+        name: ``onnx`` (graphs only), ``tensorrt`` or ``torch_tensorrt``.
         place: checkpoint and cache.
         plan: the engines; the usual ones if absent.
     """
-    request = Request(kind, tuple(str(folder.resolve()) for folder in place.folders),
+    request = Request(name, tuple(str(folder.resolve()) for folder in place.folders),
                       place.precision, str(place.cache.resolve()), parts=place.parts)
-    if kind == ONNX:
+    if name == ONNX:
         return request
     if plan is None:
         return replace(request, context=place.context, side=usual_side(place))
     return replace(request, context=plan.context, side=plan.side, **vars(plan.options))
-
-
-def _kind(converter: str) -> str:
-    return TENSORRT if converter == PARSER else converter
 
 
 def usual_side(place: Place) -> int:

@@ -29,12 +29,10 @@ from cooper_ros.runtime.files import (
     PART_END,
     discard,
     discard_folder,
-    is_locked,
-    locked,
     size_of,
-    unwritten,
 )
 from cooper_ros.runtime.graphs.bundle import Bundle
+from cooper_ros.runtime.locks import is_locked, locked, unwritten
 
 TIMINGS = '.timings'
 _GRAPHS_NAME = re.compile('[0-9a-f]{16}(-[0-9]+)?')  # bundle_name

@@ -1,4 +1,4 @@
-"""Which engines a checkpoint needs, what they will cost, and building them all."""
+"""Which engines a checkpoint needs, what they will cost, and building each of them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from cooper_ros.runtime.engines.build import Told, build_engine
 from cooper_ros.runtime.engines.cache import BuiltEngine, EngineCache
 from cooper_ros.runtime.engines.flavour import ANY_GPU, Flavour, check_precision, gpu_name
 from cooper_ros.runtime.engines.key import BuildOptions, EngineKey
-from cooper_ros.runtime.files import CACHE_REMEDY, locked, room, write_whole
+from cooper_ros.runtime.files import CACHE_REMEDY, room, write_whole
 from cooper_ros.runtime.graphs.bundle import Bundle
 from cooper_ros.runtime.graphs.digest import check_seal, file_digest, plain_digest, sealed
 from cooper_ros.runtime.graphs.spec import CONTEXT, GraphSpec, Limits, profiles_of
+from cooper_ros.runtime.locks import locked
+from cooper_ros.runtime.names import TENSORRT, TORCH_TENSORRT
 
 # Measured with TensorRT-RTX 1.7.1 on 2 cores (AMD EPYC), tiny to 7B-wide graphs, see docs.
 SECONDS_PER_GRAPH, SECONDS_PER_GB = 1.0, 4.0
 ENGINE_PER_WEIGHTS, ENGINE_OVERHEAD = 1.02, 3 << 20
 HOST_PER_WEIGHTS = 3.0  # builder copies; docs of Torch-TensorRT say 3 to 5
 HOST_BASE = int(0.8 * (1 << 30))  # libraries and builder: tiny graphs peak at 0.76 to 0.88 GB
-ONNX = 'onnx'
+PARSER = 'onnx'  # TensorRT's own converter, which reads that format
+CONVERTERS = {TENSORRT: PARSER, TORCH_TENSORRT: TORCH_TENSORRT}  # by runtime
 FINGERPRINTS, GRAPHS = 'fingerprints.json', 'graphs'  # beside the engines in their folder
 # Graphs keep marker ids and the size of the vocabulary, so the tokenizer counts too.
 _MODEL_FILES = ('*.safetensors', '*.safetensors.index.json', 'llm_config.json',
@@ -76,7 +79,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that :func:`build_all` needs.
+    """Engines for every graph of a checkpoint: for which sizes, and how they are built.
 
     Attributes:
         bundle: exported graphs.
@@ -93,7 +96,7 @@ class Plan:
     context: int = CONTEXT
     side: int = 0
     options: BuildOptions = BuildOptions()
-    converter: str = ONNX
+    converter: str = PARSER
 
     @property
     def limits(self) -> Limits:
@@ -117,7 +120,7 @@ class Plan:
     @property
     def maker(self) -> tuple[str, str]:
         """Name and version of all that decides what an engine computes."""
-        if self.converter == ONNX:
+        if self.converter == PARSER:
             return self.flavour.name, self.flavour.version
         from cooper_ros.runtime.engines.torch_tensorrt import version
         return (f'{self.flavour.name} by Torch-TensorRT',
@@ -175,7 +178,7 @@ class Plan:
 
     def _source(self, graph: str, modules: Mapping[str, nn.Module] | None) -> Path | nn.Module:
         """What the converter starts from: a proved file, or a module."""
-        if self.converter == ONNX:
+        if self.converter == PARSER:
             return self.bundle.prove_graph(graph)
         assert modules is not None
         return modules[graph]

@@ -1,7 +1,7 @@
 """Who else may write engines: whoever may, can put one of his own in the place of ours.
 
-An engine is code that runs on the GPU, and its description lies beside it: both together prove
-nothing against somebody who may write both.
+An engine is code that runs on the GPU, and so are the kernels kept beside it; its description lies
+there too: all together prove nothing against somebody who may write them.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from cooper_ros.errors import BadCheckpoint
 from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens, VaeConfig, VitConfig
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
-from cooper_ros.runtime.files import CACHE_FLAG, CACHE_REMEDY, drafted, locked, room
+from cooper_ros.runtime.files import CACHE_FLAG, CACHE_REMEDY, drafted, room
 from cooper_ros.runtime.graphs.digest import (
     Changed,
     check_seal,
@@ -34,6 +34,7 @@ from cooper_ros.runtime.graphs.export import EXTERNAL_SUFFIX, OPSET, export_grap
 from cooper_ros.runtime.graphs.late_weights import Read
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.spec import GraphSpec, dtype_of, graph_specs
+from cooper_ros.runtime.locks import locked
 from cooper_ros.runtime.weights import save_tensors
 
 FORMAT = 4  # raised when exported graphs change for the same weights

@@ -10,7 +10,7 @@ import numpy as np
 
 from cooper_ros.errors import BadData
 
-HYPERSIM_WIDTH, HYPERSIM_FIELD_OF_VIEW = 1024, math.pi / 3
+HYPERSIM_FIELD_OF_VIEW = math.pi / 3
 
 
 def _h5py() -> ModuleType:

@@ -45,12 +45,10 @@ class Draw:
     Attributes:
         source: which source.
         index: which of its samples.
-        number: how many draws came before; a seed for everything random about it.
     """
 
     source: int
     index: int
-    number: int
 
 
 def shard_order(count: int, lane: int, lanes: int, seed: int = ORDER_SEED) -> list[int]:
@@ -139,13 +137,12 @@ class Batches:
         random = np.random.default_rng([seed, lane])
         weights = np.array([source.weight for source in self.sources], float)
         weights /= weights.sum()
-        taken, number = [0] * len(self.sources), 0
+        taken = [0] * len(self.sources)
         while True:
             source = int(random.choice(len(weights), p=weights))
             order = self._orders[source]
-            yield Draw(source, order[taken[source] % len(order)], number)
+            yield Draw(source, order[taken[source] % len(order)])
             taken[source] += 1
-            number += 1
 
     def _length(self, draw: Draw) -> int:
         key = (draw.source, draw.index)
