@@ -106,9 +106,3 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             item.path.name == GOLDEN for item in session.items):
         from support.exported import begin_exporting
         begin_exporting()
-
-
-def pytest_unconfigure() -> None:
-    """Remove what all processes shared."""
-    if not WORKER:
-        shutil.rmtree(os.environ['COOPER_TEST_GRAPHS'], ignore_errors=True)

@@ -132,8 +132,8 @@ def test_a_map_that_does_not_exist_is_refused() -> None:
 def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A run of the shipped network on four frames."""
     nano = str(Path(__file__).parents[1] / 'models' / 'cooper-nano')
-    return {'stage': 'joint', 'folder': str(tmp_path_factory.mktemp('run')), 'start': nano, 'vae': nano, 'steps': 1,
-            'batch': 2, 'optim': {'bfloat16': False},
+    return {'stage': 'joint', 'folder': str(tmp_path_factory.mktemp('run')), 'start': nano,
+            'vae': nano, 'steps': 1, 'batch': 2, 'optim': {'bfloat16': False},
             'data': {'folder': str(tmp_path_factory.mktemp('data')), 'train': 4, 'valid': 2,
                      'questions': 1},
             'model': {'llm': {'hidden_size': 192, 'intermediate_size': 512, 'num_layers': 6,
