@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from cooper_ros.model.packing import LatentItem, TextItem, pack
 from cooper_ros.model.patches import patchify
 from cooper_ros.model.training_forward import forward_train
 from cooper_ros.model.vae import AutoEncoder
+from cooper_ros.runtime.checkpoint import read_model_config
 from cooper_ros.scenes.palette import paint
 from cooper_ros.scenes.scene import MAX_DEPTH_M, MIN_DEPTH_M
 from cooper_ros.training.decoded import DrawnTruth, decoded_loss, relative_error
@@ -132,15 +133,15 @@ def test_a_map_that_does_not_exist_is_refused() -> None:
 def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A run of the shipped network on four frames."""
     nano = str(Path(__file__).parents[1] / 'models' / 'cooper-nano')
+    sizes = read_model_config(nano)
     return {'stage': 'joint', 'folder': str(tmp_path_factory.mktemp('run')), 'start': nano,
             'vae': nano, 'steps': 1, 'batch': 2, 'optim': {'bfloat16': False},
             'data': {'folder': str(tmp_path_factory.mktemp('data')), 'train': 4, 'valid': 2,
                      'questions': 1},
-            'model': {'llm': {'hidden_size': 192, 'intermediate_size': 512, 'num_layers': 6,
-                              'num_heads': 6, 'num_kv_heads': 3},
-                      'vit': {'hidden_size': 192, 'intermediate_size': 768, 'num_layers': 5,
-                              'num_heads': 6, 'patch_size': 14, 'image_size': 168},
-                      'latent_patch_size': 1, 'max_latent_size': 16, 'vit_side': 12},
+            'model': {'llm': asdict(sizes.llm), 'vit': asdict(sizes.vit),
+                      'latent_patch_size': sizes.latent_patch_size,
+                      'max_latent_size': sizes.max_latent_size,
+                      'vit_side': sizes.vit_max_num_patch_per_side},
             'task': {'tokenizer': nano, 'vit_rule': [168, 168, 14], 'freeze_und': True,
                      'timestep_shift': 1000.0, 'mse_weight': 0.0,
                      'decode': {'depth': 1.0, 'segmentation': 0.5},
