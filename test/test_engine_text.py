@@ -31,6 +31,8 @@ TAGS = ['<think>', '</think>', '<answer>', '</answer>', '<segmentation>', '</seg
     ('\\boxed{{A}}', '\\boxed{{A}}', 'A'),
     ('\\boxed{(1, 2), (3, 4)}', '\\boxed{(1, 2), (3, 4)}', '(1, 2), (3, 4)'),
     ('\\boxed{((a) or (b))}', '\\boxed{((a) or (b))}', '(a) or (b)'),
+    ('\\boxed{ ( { a} )}', '\\boxed{ ( { a} )}', 'a'),
+    ('\\boxed{(( a )}', '\\boxed{(( a )}', '(( a )'),
     ('', '', '')])
 def test_answers_are_found(turn: str, text: str, short: str) -> None:
     assert (answer_text(turn), short_answer(turn)) == (text, short)
@@ -45,6 +47,11 @@ def test_malformed_turns_never_break_and_lose_no_plain_words(turn: str) -> None:
     assert call is None or len(call.rest) < len(turn)
     if has_answer(turn):
         assert '<answer>' in turn and '</answer>' in turn
+
+
+def test_brackets_around_brackets_take_no_time() -> None:
+    assert short_answer(f'<answer>{"(" * 20_000}1{")" * 20_000}</answer>') == '1'
+    assert short_answer(f'<answer>{"( " * 20_000}1{" )" * 9_000}</answer>').startswith('( (')
 
 
 def test_depth_wins_when_both_tools_are_called() -> None:

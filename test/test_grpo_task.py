@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Iterator
 
@@ -12,44 +12,28 @@ import numpy as np
 import pytest
 import torch
 from model_folder import write_model_folder
-from PIL import Image
-from support.tiny import tiny_engine
+from support.rl_data import questions
 
 from cooper_ros.engine.engine import CooperEngine
-from cooper_ros.engine.events import Answer, Event, Failure
-from cooper_ros.errors import BadCheckpoint, BadData, BadOption, ContextFull
+from cooper_ros.engine.events import Answer
+from cooper_ros.errors import BadCheckpoint, BadData, BadOption
 from cooper_ros.runtime.checkpoint import read_model_folder
 from cooper_ros.runtime.deferred import is_drawing
 from cooper_ros.scoring.judge import EASY, Claim, Judge, JudgeSettings
 from cooper_ros.training import grpo_task
 from cooper_ros.training.checker import JudgeChecker
 from cooper_ros.training.data import FrameStore, frame_store
-from cooper_ros.training.data_cli import flags as flags_command
-from cooper_ros.training.datasets.cooper_set import RlSet
-from cooper_ros.training.flags import FlagOptions, write_flags
 from cooper_ros.training.grpo_task import GrpoTask, grpo_options
 from cooper_ros.training.questions import (
     SceneQuestions,
     hold_out,
-    read_flags,
     scattered,
-    with_flags,
 )
 from cooper_ros.training.settings import DataSettings, Optim, TrainSettings
 from cooper_ros.training.trainer import Trainer
 
 TASK = {'rollout': {'group': 4, 'max_turns': 1, 'max_turn_tokens': 5}, 'valid_questions': 2,
         'drawing': {'flow_points': 2, 'cfg_text': 1.0}}
-
-
-def questions(folder: Path, count: int = 6) -> Path:
-    folder.mkdir(parents=True)
-    pixels = np.random.default_rng(2).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(folder / 'p.png')
-    rows = [{'question': f'how many are there in row {row}?', 'answer': 'yes', 'image': 'p.png',
-             'data_id': f'g{row}', 'flag': 'positive'} for row in range(count)]
-    (folder / 'RL_data.jsonl').write_text('\n'.join(map(json.dumps, rows)))
-    return folder
 
 
 def settings(tmp_path: Path, folder: str = 'run', **task: object) -> TrainSettings:
@@ -299,143 +283,6 @@ def test_wrong_settings_are_refused(tmp_path: Path, wrong: dict) -> None:
         GrpoTask(settings(tmp_path, **wrong))
 
 
-class ByMode:
-    """Right in some modes only, so that flags can be told apart."""
-
-    def __init__(self, right: dict[str, set[str]]) -> None:
-        self.right, self.asked = right, 0
-
-    def scores(self, claims: list[Claim]) -> list[float]:
-        mode = 'with' if self.asked % 2 == 0 else 'without'
-        self.asked += 1
-        return [float(claims[0].question.rstrip('?')[-1] in self.right[mode])] * len(claims)
-
-
-def test_flags_compare_both_ways_and_resume(tmp_path: Path) -> None:
-    rows, out = RlSet(questions(tmp_path / 'set')), tmp_path / 'flags.jsonl'
-    checker = ByMode({'with': {'0', '2'}, 'without': {'1', '2'}})
-    options = FlagOptions(with_mode='text', without_mode='direct')
-    engine = tiny_engine()
-    write_flags(engine, rows, out, options, checker, limit=2)
-    asked = checker.asked
-    counts = write_flags(engine, rows, out, options, checker, limit=4)
-    assert asked == 4 and checker.asked == 8  # the first two were not asked again
-    assert read_flags(out) == {'g0': 'positive', 'g1': 'negative', 'g2': 'boundary',
-                               'g3': 'boundary'}
-    assert counts == {'positive': 1, 'negative': 1, 'boundary': 2}
-    out.write_bytes(out.read_bytes()[:-30])  # killed while it wrote the last line
-    assert write_flags(engine, rows, out, options, checker, limit=4) == counts
-    assert checker.asked == 10 and len(read_flags(out)) == 4
-    first = json.loads(out.read_text().splitlines()[0])
-    assert (first['with_tools'], first['without_tools']) == (1.0, 0.0)
-    assert {name: first[name] for name in asdict(options)} == asdict(options)
-
-
-def test_a_line_that_lacks_nothing_but_its_end_is_kept(tmp_path: Path) -> None:
-    rows, out = RlSet(questions(tmp_path / 'set')), tmp_path / 'flags.jsonl'
-    out.write_text('{"data_id": "g0", "flag": "negative"}')
-    options = FlagOptions(with_mode='text', without_mode='direct')
-    write_flags(tiny_engine(), rows, out, options, limit=2)
-    assert list(read_flags(out)) == ['g0', 'g1']
-
-
-def test_another_file_is_left_as_it_is(tmp_path: Path) -> None:
-    rows, out = RlSet(questions(tmp_path / 'set')), tmp_path / 'notes.jsonl'
-    for text in ('{"data": 1}\n{"data": ', 'weights\x00', '{"data_id": "g0"}\n'):
-        out.write_text(text)
-        with pytest.raises(BadData):
-            write_flags(tiny_engine(), rows, out)
-        assert out.read_text() == text
-
-
-def test_flags_of_two_models_do_not_mix(tmp_path: Path) -> None:
-    rows, out = RlSet(questions(tmp_path / 'set')), tmp_path / 'flags.jsonl'
-    out.write_text('{"data_id": "g0", "flag": "negative"}\n')  # as older versions wrote it
-    options, engine = FlagOptions(with_mode='text', without_mode='direct'), tiny_engine()
-    for limit in (2, 3):
-        write_flags(engine, rows, out, options, limit=limit, model='abc')
-    assert [json.loads(line).get('model') for line in out.read_text().splitlines()] == [
-        None, 'abc', 'abc']
-    with pytest.raises(BadOption, match=r'another model; got flags.jsonl:2: model abc; allowed: '
-                                        'model xyz; remedy: give another --out'):
-        write_flags(engine, rows, out, options, limit=4, model='xyz')
-    assert len(read_flags(out)) == 3
-
-
-@pytest.mark.parametrize('changes, words', [
-    ({'with_mode': 'auto'}, 'flags.jsonl:2: with_mode text; allowed: with_mode auto; remedy: '
-                            'give another --out, or delete .*flags.jsonl'),
-    ({'without_mode': 'maps'}, 'without_mode direct; allowed: without_mode maps'),
-    ({'tries': 2, 'margin': 0.5}, 'tries 1, margin 0.0; allowed: tries 2, margin 0.5')])
-def test_flags_measured_in_other_ways_do_not_mix(changes: dict, words: str,
-                                                 tmp_path: Path) -> None:
-    rows, out = RlSet(questions(tmp_path / 'set')), tmp_path / 'flags.jsonl'
-    out.write_text('{"data_id": "g5", "flag": "negative"}\n')  # as older versions wrote it
-    options = FlagOptions(with_mode='text', without_mode='direct')
-    write_flags(tiny_engine(), rows, out, options, limit=2)
-    before = out.read_bytes()
-    with pytest.raises(BadOption, match=f'measured in another way; got .*{words}'):
-        write_flags(tiny_engine(), rows, out, replace(options, **changes), limit=3)
-    assert out.read_bytes() == before
-    assert with_flags(rows, out).sample(5).flag == 'negative'  # training reads both kinds of rows
-
-
-class Refusing:
-    """An engine that cannot answer one question."""
-
-    def __init__(self, number: int) -> None:
-        self.number, self.engine = number, tiny_engine()
-
-    def ask(self, image: np.ndarray, question: str, **changes: object) -> Iterator[Event]:
-        if f'row {self.number}?' in question:
-            return iter([Failure('r', 0.0, 307, 'CONTEXT_FULL: no room for it')])
-        return self.engine.ask(image, question, **changes)
-
-
-def test_a_question_the_engine_refuses_has_no_flag(tmp_path: Path) -> None:
-    """It would count as wrong both ways, or in one of both if just that one fails."""
-    rows, out = RlSet(questions(tmp_path / 'set')), tmp_path / 'flags.jsonl'
-    options = FlagOptions(with_mode='text', without_mode='direct')
-    with pytest.raises(ContextFull, match='not answered; got g1 in mode text: CONTEXT_FULL: no '
-                                          'room for it; remedy: .*the same command then goes on'):
-        write_flags(Refusing(1), rows, out, options)
-    assert list(read_flags(out)) == ['g0']
-    write_flags(tiny_engine(), rows, out, options, limit=2)
-    assert list(read_flags(out)) == ['g0', 'g1']
-
-
-@pytest.mark.parametrize('changes, words', [
-    ({'with_mode': 'nope'}, 'with_mode is out of range; got nope; allowed: auto, direct, text, '
-                            'maps'),
-    ({'without_mode': ''}, 'without_mode is out of range; .*allowed: auto, direct'),
-    ({'with_mode': 'text'}, 'without_mode is out of range; got text; allowed: another than'),
-    ({'tries': 0}, 'tries is out of range; got 0'), ({'margin': -0.1}, 'margin is out of range'),
-    ({'margin': float('nan')}, 'margin is out'), ({'temperature': 0.0}, 'temperature is out')])
-def test_flags_cannot_be_measured_in_any_way(changes: dict, words: str) -> None:
-    with pytest.raises(BadOption, match=words):
-        FlagOptions(**changes)
-
-
-def test_a_wrong_mode_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(BadOption, match='with_mode is out of range; got nope'):
-        flags_command('gone', tmp_path / 'f.jsonl', tmp_path / 'gone', with_mode='nope')
-    assert not list(tmp_path.iterdir())
-
-
-def test_flags_of_other_questions_are_refused(tmp_path: Path, store: FrameStore,
-                                              capsys: pytest.CaptureFixture[str]) -> None:
-    asked, path = SceneQuestions(store, 'train/0'), tmp_path / 'flags.jsonl'
-    for text in ('{"data_id": "train/0/3/1", "flag": "positive"}\n', ''):
-        path.write_text(text)
-        with pytest.raises(BadData, match='of other questions.*such as train/0/0/.*cooper data '
-                                          'flags.*docs/training.md'):
-            with_flags(asked, path)
-    name = asked.data_id(5)
-    path.write_text(text := f'{{"data_id": "{name}", "flag": "positive"}}\n')
-    assert text and with_flags(asked, path).sample(5).flag == 'positive'
-    assert f'flags: 1 of {len(asked)} questions have one (1 %)' in capsys.readouterr().err
-
-
 def judged(monkeypatch: pytest.MonkeyPatch, verdict: str, easy: str = 'true') -> None:
     """A judge that says this of one row, and that to what it is asked first; nothing where it is
     not there."""
@@ -497,19 +344,6 @@ def test_flags_reach_the_reward(tmp_path: Path) -> None:
     with pytest.raises(BadData):
         GrpoTask(settings(tmp_path, flags=str(tmp_path / 'flags.jsonl')))
     assert run.batch == 2
-
-
-def test_the_flags_command(tmp_path: Path) -> None:
-    from typer.testing import CliRunner
-
-    from cooper_ros.training.data_cli import app
-    outcome = CliRunner().invoke(app, [
-        'flags', '--model', str(write_model_folder(tmp_path / 'model')), '--questions',
-        str(questions(tmp_path / 'set')), '--out', str(tmp_path / 'f.jsonl'), '--limit', '2',
-        '--with-mode', 'text', '--without-mode', 'direct'])
-    assert outcome.exit_code == 0 and '2 boundary' in outcome.output, outcome.output
-    rows = [json.loads(line) for line in (tmp_path / 'f.jsonl').read_text().splitlines()]
-    assert rows[0]['model'] == rows[1]['model'] and len(rows[0]['model']) == 16
 
 
 @pytest.fixture(autouse=True)

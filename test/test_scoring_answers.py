@@ -73,7 +73,9 @@ def test_a_truth_that_is_none_of_the_options_keeps_its_kind() -> None:
 
 @pytest.mark.parametrize('truth, answer, wanted', [
     ('4 chairs', r'\boxed{4}', 1), ('4 chairs', 'four', 1), ('4 chairs', '4 wooden chairs', 1),
-    ('4 chairs', 'There are 4.', 1), ('4 chairs', '4 in total', 1), ('4 chairs', '5 chairs', 0),
+    ('4 chairs', '4 because I see them', 1), ('4 chairs', '4 if you count', 1),
+    ('4 chairs', '4 objects', 1), ('4 chairs', 'There are 4.', 1),
+    ('4 chairs', '4 in total', 1), ('4 chairs', '5 chairs', 0),
     ('4 chairs', '4 tables', 0), ('4 chairs', '4 m', 0), ('1 red ball', '1 red chair', 0),
     ('4 wooden chairs', 'four chairs', 1), ('two people', '2 persons', 1),
     ('45 degrees', '45', 1), ('45 degrees', '45°', 1), ('45°', '45 degrees', 1),
@@ -103,7 +105,8 @@ def test_kinds_of_numbers_with_words(truth: str, kind: str) -> None:
     ('3 and 1/2 feet', 3.5, 'ft'), ('-1/2', -0.5, ''), ('1½ m', 1.5, 'm'), ('½ m', 0.5, 'm'),
     (r'\frac{1}{2} m', 0.5, 'm'), (r'1\frac{1}{2} \text{ m}', 1.5, 'm'), (r'$\dfrac34$', 0.75, ''),
     ('5 ft 9 1/2 in', 5 + 9.5 / 12, 'ft'), ('1/2 to 3/4 m', 0.625, 'm'),
-    ('between 1 and 3/2 m', 1.25, 'm'), ('1/2 of a meter', 0.5, 'm'),
+    ('between 1 and 3/2 m', 1.25, 'm'), ('between 1 1/2 and 2 m', 1.75, 'm'),
+    ('1/2 of a meter', 0.5, 'm'),
     ('1,5 m', 1.5, 'm'), ('12,25 m', 12.25, 'm'), ('0,125 m', 0.125, 'm'), ('1,000', 1000, ''),
     ('1,000.5 m', 1000.5, 'm'), ('1.000,5 m', 1000.5, 'm'), ('1,234,567', 1234567, ''),
     ('1.75 ± 0,1 m', 1.75, 'm'), ('1.75 ± 1/2 m', 1.75, 'm'), ('1, 2 and 3', 3, ''),
@@ -128,12 +131,23 @@ def test_what_could_be_two_things_is_no_number(text: str) -> None:
     ('I cannot see a red one', None), ('the left one', None), ('this one', None),
     ('each one', None), ('no one', None), ('the bigger one', None), ('a wooden one', None),
     ('the wooden one on the left', None), ('I cannot see one', None), ("there isn't one", None),
-    ('one', 1), ('There is one.', 1), ('only one', 1), ('one red ball', 1), ('exactly one', 1),
+    ('There is a single one', 1), ('not more than one', 1), ('the number one', 1),
+    ("There isn't more than one chair", 1), ('one', 1), ('There is one.', 1),
+    ('only one', 1), ('one red ball', 1), ('exactly one', 1),
     ('the table has one', 1), ('a one meter gap', 1), ('each one hundred', 100),
     ('the red one has three legs', 3), ('twenty one', 21)])
 def test_a_one_that_stands_for_a_thing_is_no_number(text: str, count: int | None) -> None:
     found = find_quantity(text)
     assert (None if found is None else found.value) == count
+
+
+@pytest.mark.parametrize('rest', [
+    'with high confidence.', 'in this picture.', 'on the left', 'if we look', 'due to its size',
+    'based on depth', 'rather than the other', 'given the map', 'then'])
+def test_letters_are_read_alike_whichever_they_are(rest: str) -> None:
+    for letter in 'ab':
+        said = f'The answer is {letter.upper()} {rest}'
+        assert find_letter(said, {'a': 'red box', 'b': 'blue can'}) == letter
 
 
 def test_a_ball_that_is_not_seen_is_not_one_ball() -> None:
@@ -144,6 +158,7 @@ def test_a_ball_that_is_not_seen_is_not_one_ball() -> None:
 @pytest.mark.parametrize('text', [
     'one ' * 5_000, 'twenty ' * 4_000, '1/' * 9_000, '1 1/2 ' * 3_000, "don't " * 4_000,
     'the x ' * 4_000, '\\frac{' * 4_000, '1,1.' * 5_000, 'a hundred ' * 3_000, "x'" * 9_000,
+    ' ' * 9_000, '2' + ' ' * 9_000 + 'm', '+/-1' * 2_500, '2' + '\n' * 9_000 + 'm',
     '9' * 20_000 + '/3 dozen', '9' * 400 + ' million', '1 and a ' * 3_000, '{\\circ' * 4_000])
 def test_long_texts_of_numbers_are_read_in_no_time(text: str) -> None:
     for kind in ('mcq', 'number', 'number_int'):

@@ -8,7 +8,6 @@ the last ``\\boxed{...}`` with balanced braces, else the block, else the whole t
 
 from __future__ import annotations
 
-import itertools
 import re
 from dataclasses import dataclass
 
@@ -104,14 +103,24 @@ def _last_box(text: str) -> str | None:
 
 def _clean(text: str) -> str:
     text = text.strip().strip('$').strip()
-    while any(_encloses(text, *pair) for pair in ('{}', '()')):
-        text = text[1:-1].strip()
-    return text
+    ends, begin, end = _closed_at(text), 0, len(text)
+    while ends.get(begin) == end - 1:  # so it is not in `(a) or (b)`
+        begin, end = begin + 1, end - 1
+        while begin < end and text[begin].isspace():
+            begin += 1
+        while begin < end and text[end - 1].isspace():
+            end -= 1
+    return text[begin:end]
 
 
-def _encloses(text: str, left: str, right: str) -> bool:
-    """Whether the first bracket is closed by the last letter, as it is not in `(a) or (b)`."""
-    if len(text) < 2 or text[0] != left or text[-1] != right:
-        return False
-    inside = itertools.accumulate({left: 1, right: -1}.get(letter, 0) for letter in text[:-1])
-    return all(depth > 0 for depth in inside)
+def _closed_at(text: str) -> dict[int, int]:
+    """Places of brackets that are closed, and where; each kind for itself."""
+    ends: dict[int, int] = {}
+    for left, right in ('{}', '()'):
+        still_open: list[int] = []
+        for place, letter in enumerate(text):
+            if letter == left:
+                still_open.append(place)
+            elif letter == right and still_open:
+                ends[still_open.pop()] = place
+    return ends

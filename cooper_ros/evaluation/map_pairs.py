@@ -223,10 +223,10 @@ def read_depth(path: Path, units: float = 0.0, max_pixels: int = MAX_PIXELS,
     if raw.ndim != 2 or not raw.size or not (floating or fine):
         raise BadData('not a depth map', value=f'{path}: {raw.dtype} {raw.shape}',
                       limit='16-bit or float, [H, W]')
-    known = (units, 'given') if units else (
+    found = (units, 'given') if units else (
         (1.0, 'floating point') if floating else units_of(path, place, known))
-    metres = raw.astype(np.float32) / np.float32(known[0])
-    return np.where(np.isfinite(metres), metres, np.float32(0)), known
+    metres = raw.astype(np.float32) / np.float32(found[0])
+    return np.where(np.isfinite(metres), metres, np.float32(0)), found
 
 
 def read_ids(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:

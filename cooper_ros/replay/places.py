@@ -12,11 +12,11 @@ from typing import Iterator
 from cooper_ros.errors import BadOption
 
 ANSWERS = 'answers'
-BAG = 'bag'  # of a demo
+BAG, DEMO_MARKER = 'bag', '.cooper_demo'  # of a demo
 SHEETS = 'sheets'
 SUMMARY_JSON, SUMMARY_MD = 'summary.json', 'summary.md'
 MARKER = '.cooper_answers'  # readers go by metadata.yaml and by suffixes, and pass it over
-_SAID = 'Made by cooper, which may replace it: a demo always, a replay if told to --overwrite.\n'
+_SAID = 'cooper replay made this folder, and replaces it if told to --overwrite.\n'
 _HEADS = {SUMMARY_JSON: '{\n  "bag": ', SUMMARY_MD: '# Replay of '}  # how those of ours begin
 _SHEET = re.compile(r'\d{4,}\.png')
 
@@ -73,8 +73,8 @@ def check_bag(folder: Path) -> None:
     Raises:
         BadOption: it exists and is not ours.
     """
-    if folder.exists() and not (folder / MARKER).is_file():
-        raise BadOption('there is a folder that no demo made, and it is not replaced',
+    if folder.exists() and not (folder / DEMO_MARKER).is_file():
+        raise BadOption('there is a folder that no demo marked as its own, and it is not replaced',
                         value=str(folder), remedy='give another --out, or move it away yourself')
 
 

@@ -33,7 +33,8 @@ _NO_NOUN = frozenset(
     'a an the and or but not no than of to from in into on onto at by with for as per is are was '
     'were be can that which who there here total altogether overall visible shown left right up '
     'down front back behind forward forwards backward backwards above below under over inside '
-    'outside north south east west clockwise counterclockwise anticlockwise'.split())
+    'outside north south east west clockwise counterclockwise anticlockwise because if since so i '
+    'it you we they as when clearly distinct items objects things'.split())
 _NOUNS = re.compile(r'(?: [a-z]+){1,3}', re.IGNORECASE)
 _MEASURES = re.compile(r'deg(?:rees?)?|percent|square|cubic|(?:milli)?seconds?|minutes?|hours?|'
                        r'kgs?|kilos?|(?:kilo)?grams?|lbs?|pounds?|lit(?:er|re)s?|pixels?')
@@ -44,7 +45,8 @@ _OPTION = re.compile(r'(?:(?<=\s)|^)(?:\(([A-H])\)|([A-H])[.):])\s*(.+?)'
 _ALONE = re.compile(r'^\W*([A-H])\W*$', re.IGNORECASE)
 # an "a" with this behind it is an article: a red box, but not "a because"
 _A_NOUN = (r'[ \t]+(?!(?:or|and|is|was|because|as|since|which|that|for|but|not|so|it|the|looks|'
-           r'seems)\b)[a-z]')
+           r'seems|with|in|on|at|by|from|to|of|due|given|based|if|then|thus|rather|has|have|can|'
+           r'will|would|must)\b)[a-z]')
 _CHOSEN = re.compile(rf'\b(?:(?:option|choice)\s+\W?|answer(?:\s+is)?:?\s+\W?(?!a{_A_NOUN}))'
                      r'([A-H])\b', re.IGNORECASE)
 _AHEAD = re.compile(r'^\W*([A-H])[.):,](?=\s|$)', re.IGNORECASE)

@@ -1,6 +1,7 @@
 """Numbers of every form as plain digits: fractions, decimal commas, number words, LaTeX.
 
-What could be read in two ways becomes ``?``, which no rule takes for a number: an answer that
+A comma before three digits parts thousands, before one or two it is a decimal comma. Other groups
+of digits, dates and odd fractions become ``?``, which no rule takes for a number: an answer that
 cannot be decided must not count as a number that nobody said.
 """
 
@@ -18,14 +19,14 @@ _CHARACTERS = {'′': "'", '’': "'", '″': '"', '”': '"', '⁄': '/', '½':
 _PLAIN = str.maketrans(_CHARACTERS)
 _QUOTED = re.compile(r'(?<!\w)(["\'])(\d[\d.,]*)\1')  # else the last quote is a unit
 _FRAC = re.compile(r'(\d\s*)?\\[dt]?frac\s*(?:\{([^{}]*)\}\s*\{([^{}]*)\}|(\d)(\d))')
-_DEGREES = re.compile(r'\^?\s*\{?\s*\\(?:circ|degree)\b\s*\}?')
+_DEGREES = re.compile(r'(?:\^ ?)?(?:\{ ?)?\\(?:circ|degree)\b ?\}?')
 _LATEX = re.compile(r'\\(?:text|mathrm)\s*\{|\\[,;! ]|\\(?=%)|[{}~$]')
 _GROUPED = re.compile(r'(?<![\w.])\d(?:[\d.,]*\d)?')
 _DECIMAL = re.compile(r'\d+(?:\.\d+)?')
 _THOUSANDS = re.compile(r'[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?')
 _COMMA = re.compile(r'\d+,\d{1,2}|0,\d+|[1-9]\d{0,2}(?:\.\d{3})+,\d+')
 _OF_A = r'(?: (?:of )?an?(?= ))?'  # half of a metre
-_SLASHED = re.compile(r'(?<![\w.,/])(?:(?<!between )(\d+)(?: |-| and ))?'
+_SLASHED = re.compile(r'(?<![\w.,/])(?:(\d+)[ -]|(?<!between )(\d+) and )?'
                       rf'(\d+(?:\.\d+)?(?: ?/ ?\d+(?:\.\d+)?)+)([a-z]*){_OF_A}', re.IGNORECASE)
 _TOLERANCE = re.compile(rf'({UNIT})?\s*(?:±|\\pm|\+/?-|\bplus or minus|,?\s*\bgive or take)\s*'
                         rf'{NUMERAL}(?:\s*({UNIT}))?', re.IGNORECASE)
@@ -50,9 +51,12 @@ _BEFORE_ONE = (
     'lower|front|back|near(?:er|est)?|far(?:ther|thest)?|further|furthest|close(?:r|st)?|'
     'big(?:ger|gest)?|large(?:r|st)?|small(?:er|est)?|tall(?:er|est)?|short(?:er|est)?|'
     'long(?:er|est)?|high(?:er|est)?|low(?:est)?|wide(?:r|st)?|round|square|new|old')
-_NOT = r"(?:not|never|without|cannot|\w+n't)(?: (?!but\b)\w+){0,2} "
-_THE = r'the \w+ (?=one(?:$|[^\w -]| (?:is|was|on|in|at|by|near|with|to|of|behind|next|that)\b))'
-_THING = (rf'(?:(?:{_BEFORE_ONE})[ -]|an? \w+ |{_THE}|{_NOT})one\b'
+_NOT = (r"(?:not|never|without|cannot|\w+n't)(?! (?:more|less|fewer) than )"
+        r'(?: (?!but\b|(?:more|less|fewer) than )\w+){0,2} ')
+_A_NUMBER = '(?!(?:single|total|number|count|sum|answer|result) )'
+_THE = (rf'the {_A_NUMBER}\w+ (?=one(?:$|[^\w -]'
+        r'| (?:is|was|on|in|at|by|near|with|to|of|behind|next|that)\b))')
+_THING = (rf'(?:(?:{_BEFORE_ONE})[ -]|an? {_A_NUMBER}\w+ |{_THE}|{_NOT})one\b'
           rf'(?![ -](?:{UNIT}|hundred|thousand|dozen|and an? |half|third|quarter))')
 _WORDS = re.compile(rf'\b(?:{_THING}|({_NUMBER}))', re.IGNORECASE)
 _HALF_A = re.compile(r'\bhalf (?:of )?an?(?= )', re.IGNORECASE)
@@ -77,18 +81,20 @@ def in_digits(text: str) -> str:
     >>> [in_digits(text) for text in ('I cannot see a red one', '1.2.3', 'on 3/4/25')]
     ['I cannot see a red one', '?', 'on ?']
     """
-    text = _DEGREES.sub('°', _FRAC.sub(_in_a_line, text.replace('{,}', ','))).translate(_PLAIN)
-    text = ' '.join(_LATEX.sub(' ', _QUOTED.sub(r' \2 ', text)).split())  # gaps of one blank
+    text = ' '.join(text.replace('{,}', ',').split())  # in long gaps rules would look for ever
+    text = _DEGREES.sub('°', _FRAC.sub(_in_a_line, text)).translate(_PLAIN)
+    text = ' '.join(_LATEX.sub(' ', _QUOTED.sub(r' \2 ', text)).split())
     text = _SLASHED.sub(_fraction, _GROUPED.sub(_ungrouped, text))
     text = _without_tolerance(text)
     if not re.search(r'(?<![\w.])\.?\d', text):
         text = _HALF_A.sub('0.5', _WORDS.sub(_value, text))
     text = _PART.sub(_part, _AND_A.sub(_and_a_part, text))
-    return _without_tolerance(_SCALED.sub(_scaled, text)).strip()
+    return _without_tolerance(_SCALED.sub(_scaled, text))
 
 
 def _without_tolerance(text: str) -> str:
-    return _TOLERANCE.sub(lambda match: f' {match[1] or match[2] or ""}', text)
+    shorter = _TOLERANCE.sub(lambda match: f' {match[1] or match[2] or ""}', text)
+    return ' '.join(shorter.split())
 
 
 def _in_a_line(match: re.Match[str]) -> str:
@@ -118,14 +124,15 @@ def _ungrouped(match: re.Match[str]) -> str:
 
 def _fraction(match: re.Match[str]) -> str:
     """a/b or n a/b; dates, scores of several and fractions of fractions are none of these."""
-    whole, parts = match[1] or '0', [part.strip() for part in match[2].split('/')]
+    before, unit = match[1] or match[2], match[4]
+    whole, parts = before or '0', [part.strip() for part in match[3].split('/')]
     digits = all(part.isdigit() and len(part) <= _LONGEST for part in (whole, *parts))
     if len(parts) != 2 or not digits or not int(parts[1]):
         return UNCLEAR
     over, under = int(parts[0]), int(parts[1])
-    if (match[1] and over >= under) or (match[3] and not unit_of(match[3])):
+    if (before and over >= under) or (unit and not unit_of(unit)):
         return UNCLEAR
-    return _text(int(whole) + over / under) + match[3]
+    return _text(int(whole) + over / under) + unit
 
 
 def _value(match: re.Match[str]) -> str:

@@ -128,5 +128,5 @@ def _title(run: Path) -> str:
         kept = json.loads(place.read_text(encoding='utf-8'))
         batch = '' if 'recipes' in kept.get('task', {}) else f", batch {kept['batch']}"
         return f"{run}: {kept['stage']}, seed {kept['seed']}{batch}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return str(run)
