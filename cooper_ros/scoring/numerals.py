@@ -22,6 +22,8 @@ _FRAC = re.compile(r'(\d\s*)?\\[dt]?frac\s*(?:\{([^{}]*)\}\s*\{([^{}]*)\}|(\d)(\
 _DEGREES = re.compile(r'(?:\^ ?)?(?:\{ ?)?\\(?:circ|degree)\b ?\}?')
 _LATEX = re.compile(r'\\(?:text|mathrm)\s*\{|\\[,;! ]|\\(?=%)|[{}~$]')
 _GROUPED = re.compile(r'(?<![\w.])\d(?:[\d.,]*\d)?')
+_BLANKS = re.compile(rf'(?<![\w.,])[1-9]\d{{0,2}}(?: \d{{3}})+(?:\.\d+)?(?= ?(?:{UNIT}))',
+                     re.IGNORECASE)  # 1 000 mm
 _DECIMAL = re.compile(r'\d+(?:\.\d+)?')
 _THOUSANDS = re.compile(r'[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?')
 _COMMA = re.compile(r'\d+,\d{1,2}|0,\d+|[1-9]\d{0,2}(?:\.\d{3})+,\d+')
@@ -84,6 +86,7 @@ def in_digits(text: str) -> str:
     text = ' '.join(text.replace('{,}', ',').split())  # in long gaps rules would look for ever
     text = _DEGREES.sub('°', _FRAC.sub(_in_a_line, text)).translate(_PLAIN)
     text = ' '.join(_LATEX.sub(' ', _QUOTED.sub(r' \2 ', text)).split())
+    text = _BLANKS.sub(lambda match: match[0].replace(' ', ''), text)
     text = _SLASHED.sub(_fraction, _GROUPED.sub(_ungrouped, text))
     text = _without_tolerance(text)
     if not re.search(r'(?<![\w.])\.?\d', text):
