@@ -17,6 +17,7 @@ from PIL import Image
 from support.signals import sigint
 
 from cooper_ros.node.demo import client as demo_client
+from cooper_ros.node.demo import report
 from cooper_ros.node.demo.report import Asked
 from cooper_ros.node.demo.views import TrueQuestion
 from cooper_ros.replay.bag import Bag
@@ -155,6 +156,32 @@ def test_the_bag_is_complete_with_every_question_and_answer(
     counts = {demo_client.QUESTIONS: asked, demo_client.ANSWERS: answered}
     bag = SimpleNamespace(counts={name: count for name, count in counts.items() if count})
     assert demo_client.is_complete(bag, 2) is complete
+
+
+def depth_image(metres: np.ndarray) -> SimpleNamespace:
+    height, width = metres.shape
+    return SimpleNamespace(encoding='32FC1', height=height, width=width, step=4 * width,
+                           is_bigendian=0, data=metres.astype('<f4').tobytes())
+
+
+@pytest.mark.parametrize('factor', [1.0, 1.5])
+def test_drawn_and_true_depth_have_the_same_colours_for_the_same_metres(factor: float) -> None:
+    true = np.linspace(0.6, 2.6, 48, dtype=np.float32).reshape(6, 8)
+    drawn = depth_image(factor * true)
+    asked = Asked(SimpleNamespace(depth_m=true), SimpleNamespace(), 'maps',
+                  SimpleNamespace(depth=drawn, relative_depth=drawn), 1.0)
+    first, second = report._depth_panels(asked)
+    assert first.bar == second.bar == ('0.6 m', '2.6 m')
+    assert np.array_equal(first.picture, second.picture) is (factor == 1.0)
+    assert first.caption == f'depth, drawn; AbsRel {factor - 1:.2f}'
+
+
+def test_without_metres_drawn_depth_is_near_and_far() -> None:
+    true = np.ones((6, 8), np.float32)
+    asked = Asked(SimpleNamespace(depth_m=true), SimpleNamespace(), 'maps', SimpleNamespace(
+        depth=SimpleNamespace(data=b''), relative_depth=depth_image(0 * true)), 1.0)
+    first, _ = report._depth_panels(asked)
+    assert first.bar == ('near', 'far') and first.picture.any()
 
 
 def test_guessing_is_worth_what_it_is_worth() -> None:

@@ -96,20 +96,20 @@ def write_sheet(path: Path, asked: Asked, footer: str) -> None:
 
 
 def _depth_panels(asked: Asked) -> list[Panel]:
-    """Drawn and true depth in the same colours for the same metres."""
+    """Drawn and true depth in the same colours for the same metres: those of the room, of which
+    the range of the network is several times as long."""
     result = asked.result
-    near, far = result.range_min_m, result.range_max_m
-    scaled = far > near
-    true, low, high = depth_view(asked.view.depth_m, *((near, far) if scaled else ()))
+    true, low, high = depth_view(asked.view.depth_m)
     truth = Panel(true, 'depth, true', bar=(f'{low:.1f} m', f'{high:.1f} m'))
     if not result.relative_depth.data:
         return [truth]
-    relative = np.frombuffer(result.relative_depth.data, '<f4').reshape(
-        result.relative_depth.height, result.relative_depth.width)
-    if not scaled:
+    if not result.depth.data:
+        relative = np.frombuffer(result.relative_depth.data, '<f4').reshape(
+            result.relative_depth.height, result.relative_depth.width)
         return [Panel(colourise(relative), 'relative depth, drawn', bar=('near', 'far')), truth]
+    drawn, _, _ = depth_view(decode_depth(*fields(result.depth)), low, high)
     caption = f'depth, drawn; AbsRel {asked.depth_error():.2f}'
-    return [Panel(colourise(relative), caption, bar=truth.bar), truth]
+    return [Panel(drawn, caption, bar=truth.bar), truth]
 
 
 def _segmentation_panels(asked: Asked) -> list[Panel]:
