@@ -78,6 +78,12 @@ def check_bag(folder: Path) -> None:
                         value=str(folder), remedy='give another --out, or move it away yourself')
 
 
+def mark_bag(folder: Path) -> None:
+    """Mark the bag of a demo as one that the next demo may replace."""
+    text = 'cooper demo made this, and replaces it.\n'
+    (folder / DEMO_MARKER).write_text(text, encoding='utf-8')
+
+
 def check_beside(out: Path, overwrite: bool) -> None:
     """As :func:`check_output`, for the summary and the sheets beside the bag.
 

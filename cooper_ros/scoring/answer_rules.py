@@ -311,7 +311,9 @@ def kind_of(truth: str, question: str = '') -> str:
     if any(_same(text, words) for words in options.values()):
         return MCQ
     kind = YES_NO if _FIRST.match(text) else _kind_of_number(text, question)
-    return MCQ if kind and _only([*_meant(text, options)], {*options}) else kind or EXACT
+    if kind and _only([*_meant(text, options)], {*options}):
+        return MCQ
+    return kind or EXACT
 
 
 def _kind_of_number(text: str, question: str) -> str:

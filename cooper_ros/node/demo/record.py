@@ -15,7 +15,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 
 from cooper_ros.replay import interfaces
 from cooper_ros.replay.output import BAG_VERSION
-from cooper_ros.replay.places import DEMO_MARKER, check_bag
+from cooper_ros.replay.places import check_bag, mark_bag
 
 LOOK_S = 0.5
 QUEUE = 20
@@ -40,7 +40,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         self._writer.open()
-        (self._folder / DEMO_MARKER).write_text('cooper demo made this, and replaces it.\n')
+        mark_bag(self._folder)
         self._look()
         self._timer = self._node.create_timer(LOOK_S, self._look)
         return self
