@@ -7,7 +7,7 @@ The turn grammar is the published one: a tool turn is ``<think>..</think>`` and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cooper_ros.errors import BadOption
 from cooper_ros.scenes.scene import FloatArray, Scene
@@ -71,6 +71,11 @@ class QuestionAnswer:
             raise BadOption('unknown trace style', value=style, limit=', '.join(STYLES))
         turns = tuple(f'<think>{_REASON[tool]}</think>{_TAG[tool]}' for tool in tools)
         return Trace(style, (*turns, final), tools)
+
+    @property
+    def concluded(self) -> QuestionAnswer:
+        """The same with thoughts that state what they come to, the words behind the last colon."""
+        return replace(self, facts=self.facts.rsplit(': ', 1)[-1])
 
     @property
     def traces(self) -> tuple[Trace, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Mapping
 
 from cooper_ros.errors import BadOption
+from cooper_ros.scenes.questions import CATEGORIES
 from cooper_ros.training.recipes import KIND_OF_TOOL, RECIPES
 from cooper_ros.training.sizes import RULE, is_rule
 from cooper_ros.training.typed import check_ranges
@@ -67,6 +68,8 @@ class MixOptions:
         latent_frames: how many frames get latents, for recipes that read or draw them; 0 for all.
         own_maps: of how many frames, from the first on, traces show what the start draws instead
             of the true maps, see :mod:`..own_maps`.
+        conclude: categories whose traces over maps say only what thoughts come to, ``3.`` and not
+            every object first: for what is answered better at once than after thinking.
         learned: how far from the start (0) to the trained weights (1) the exported ones stand; may
             be chosen after training.
 
@@ -95,6 +98,7 @@ class MixOptions:
     decode: Mapping[str, float] = field(default_factory=dict)
     latent_frames: int = 0
     own_maps: int = 0
+    conclude: tuple[str, ...] = ()
     learned: float = 1.0
 
     def __post_init__(self) -> None:
@@ -104,6 +108,9 @@ class MixOptions:
         for name in self.decode:
             if name not in KIND_OF_TOOL:
                 raise BadOption('no such map', value=name, limit=', '.join(KIND_OF_TOOL))
+        for name in self.conclude:
+            if name not in CATEGORIES:
+                raise BadOption('unknown category', value=name, limit=', '.join(CATEGORIES))
         weights = ('ce_weight', 'mse_weight', 'answer_weight', 'point', 'know', 'latent_frames',
                    'own_maps')
         check_ranges(self, (

@@ -32,6 +32,7 @@ import torch
 from cooper_ros.engine.answers import ANSWER_START
 from cooper_ros.engine.prompts import Prompts
 from cooper_ros.model.packing import Item, LatentItem, TextItem, VisionItem
+from cooper_ros.scenes.qa import QuestionAnswer
 from cooper_ros.training.data import STEPS_PER_METRE, FrameStore
 from cooper_ros.training.describe import DESCRIBE, describe_objects
 from cooper_ros.training.pictures import PictureCache
@@ -56,12 +57,14 @@ class Source:
 
     Attributes:
         encode: text to ids.
+        conclude: categories whose traces over maps state the conclusion alone.
     """
 
     store: FrameStore
     cache: PictureCache
     prompts: Prompts
     encode: Callable[[str], Sequence[int]]
+    conclude: Sequence[str] = ()
 
     @functools.cached_property
     def usable(self) -> dict[str, list[int]]:
@@ -226,8 +229,10 @@ def reasoned(question: Question) -> str:
 
 def _interleaved(source: Source, frame: int, question: Question,
                  with_noise: bool) -> tuple[Item, ...]:
-    from cooper_ros.scenes.qa import QuestionAnswer
-    trace = QuestionAnswer(**question).trace('interleaved')
+    asked = QuestionAnswer(**question)
+    if asked.category in source.conclude:
+        asked = asked.concluded
+    trace = asked.trace('interleaved')
     items: list[Item] = [source.text(question['question'])]
     for turn, tool in zip(trace.turns, trace.tools):
         kind = KIND_OF_TOOL[tool]
