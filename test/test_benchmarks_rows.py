@@ -263,6 +263,34 @@ def test_a_judge_reads_numbers_of_sibench_and_rules_over_the_rest(tmp_path: Path
     assert [record.decided for record in records] == ['judge'] * 3 + ['judge_failed']
 
 
+@pytest.mark.parametrize('adapter, cells, response, guess', [
+    (SiBench(), {'type': 'Number_Int', 'answer': '5', 'question': 'How many chairs?'},
+     '2 chairs on the left, 3 chairs on the right', 0.0),
+    (SiBench(), {'type': 'Number', 'answer': '5'}, 'The gap is 5 m. A chair is 1 m.', 0.0),
+    (QSpatial(), {'answer_value': '5', 'answer_unit': 'm'}, 'It is 5 m. A chair is 1 m.', 0.0),
+    (SiBench(), {'type': 'Number_Int', 'answer': '2', 'question': 'How many chairs?'},
+     'Red: 1, blue: 2', 1.0)])
+def test_a_judge_says_which_of_several_numbers_is_meant(
+        tmp_path: Path, judge: Callable, adapter: Adapter, cells: dict[str, str], response: str,
+        guess: float) -> None:
+    """Without one the rules take the last; in an answer block they ask nobody."""
+    asked, out = table(tmp_path, cells), tmp_path / 'out.jsonl'
+    run(engine(), adapter, asked, mode='direct', out=out)
+    unit = ' m' * ('m.' in response)
+    for said, block, decided in (('5' + unit, False, 'judge'), ('hm', False, 'judge_failed'),
+                                 ('5' + unit, True, 'rules'), ('', False, 'rules')):
+        line = {**json.loads(out.read_text()),
+                'response': f'<answer>{response}</answer>' if block else response}
+        out.write_text(json.dumps(line) + '\n')
+        reader = judge(lambda body, said=said: 'True' if 'plus' in body else said)[0]
+        reader = reader if said else None
+        found = run(engine(), adapter, asked, mode='direct', out=out, judge=reader)
+        right = float(cells.get('answer', '5') == '5')
+        assert found[0].decided == decided
+        assert next(iter(found[0].scores.values()), None) == {
+            'judge': right, 'judge_failed': None, 'rules': guess}[decided]
+
+
 def test_a_judge_that_is_not_there_is_noticed_before_the_first_question(
         tmp_path: Path, judge: Callable) -> None:
     reader, server = judge(lambda body: 'hm')

@@ -46,6 +46,26 @@ def test_a_verdict_may_end_in_a_full_stop(judge: Callable, said: str, verdict: b
 
 
 @pytest.mark.parametrize('said, read', [('None', ''), ('none.', ''), ('1.5 m', '1.5 m'),
-                                        ('1/2 m', '1/2 m'), ('far', None)])
+                                        ('1/2 m', '1/2 m'), ('far', None), ('**None**', '')])
 def test_a_number_may_be_none(judge: Callable, said: str, read: str | None) -> None:
     assert judge(said)[0].numbers([CLAIM]) == [read]
+
+
+@pytest.mark.parametrize('said', ['1.5 m.', '**1.5 m**', 'Answer: 1.5 m', '1.5 m (150 cm)', '45°',
+                                  'about 2 meters', r'\boxed{2}', 'three', '-2', '"1.5 m"', '`3`',
+                                  'The answer is 3.', '1 to 2 m'])
+def test_a_number_may_stand_in_markup_and_be_called_the_answer(judge: Callable, said: str) -> None:
+    assert judge(said)[0].numbers([CLAIM]) == [said]
+
+
+@pytest.mark.parametrize('said', [
+    'Sorry, as an AI trained until 2024 I cannot see pictures.', 'Error code 429: quota',
+    'The answer states 3 numbers', '3 chairs and 2 tables', '1 or 2', '500 Internal Server Error',
+    'I see 3 of them', '404 not found'])
+def test_a_number_in_other_words_is_no_reply(judge: Callable, said: str) -> None:
+    asked, server = judge(said)
+    assert asked.numbers([CLAIM]) == [None] and len(server.asked) == 3
+
+
+def test_a_verdict_may_be_bold(judge: Callable) -> None:
+    assert judge('**True**')[0].verdicts([CLAIM]) == [True]

@@ -148,7 +148,7 @@ def test_rules(truth: str, response: str, question: str, wanted: int) -> None:
     ('1 m 75 cm', 1.75, 'm'), ('1 m and 75 cm', 1.75, 'm'), ('5 ft, 9 in tall', 5.75, 'ft'),
     ('five feet nine inches', 5.75, 'ft'), ('1.5 m 30 cm', 30, 'cm'), ('75 cm 1 m', 1, 'm'),
     ('2 m 6 ft', 6, 'ft'), ('1.75 m ± 10 cm', 1.75, 'm'), ('1.75 ± 0.1 m', 1.75, 'm'),
-    (r'\(1.75 \pm 0.1\) m', 1.75, ''), ('1.75 m, give or take 10 cm', 1.75, 'm'),
+    (r'\(1.75 \pm 0.1\) m', 1.75, 'm'), ('1.75 m, give or take 10 cm', 1.75, 'm'),
     ('1.75 m (5 ft 9 in)', 1.75, 'm'), ('2 m (about 6\'7")', 2, 'm'),
     ('0.8 m (the table is 2 m)', 2, 'm'), ('between 1 and 2 meters', 1.5, 'm'),
     ('between 50 cm and 1 m', 0.75, 'm'), ('1-2 m', 1.5, 'm'), ('1 -2 m', 1.5, 'm'),

@@ -15,9 +15,9 @@ from functools import partial
 from typing import Any, Callable, Sequence, TypeVar
 from urllib.parse import urlsplit
 
-from cooper_ros.engine.answers import answer_text
+from cooper_ros.engine.answers import answer_text, short_answer
 from cooper_ros.errors import BadOption
-from cooper_ros.scoring.answer_rules import find_quantity
+from cooper_ros.scoring.quantities import lone_quantity
 
 SYSTEM = ('You decide whether a predicted answer to a question about a picture is correct. '
           'Synonyms and paraphrases of the ground truth are correct.')
@@ -186,13 +186,19 @@ class Judge:
 
 
 def _verdict(reply: str) -> bool | None:
-    return {'true': True, 'false': False}.get(reply.lower().rstrip('.'))
+    return {'true': True, 'false': False}.get(_word(reply))
+
+
+def _word(reply: str) -> str:
+    """A reply of one word, without what may stand around it."""
+    return reply.lower().strip(' \n.*`"\'')
 
 
 def _number(reply: str) -> str | None:
-    if reply.lower().rstrip('.') == NO_NUMBER:
+    """The reply, if it is a number and nothing else; chat about numbers states none."""
+    if _word(reply) == NO_NUMBER:
         return ''
-    return reply if find_quantity(reply) else None
+    return reply if lone_quantity(short_answer(reply)) else None
 
 
 class _Until(io.RawIOBase):

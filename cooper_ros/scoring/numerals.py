@@ -15,12 +15,25 @@ NUMERAL = r'(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:e[-+]?\d+)?'
 UNCLEAR = '?'
 _LONGEST = 9  # digits of a part of a fraction; nobody means more
 _CHARACTERS = {'′': "'", '’': "'", '″': '"', '”': '"', '⁄': '/', '½': ' 1/2', '¼': ' 1/4',
-               '¾': ' 3/4', '⅓': ' 1/3', '⅔': ' 2/3', '°': ' degrees ', '%': ' percent '}
+               '¾': ' 3/4', '⅓': ' 1/3', '⅔': ' 2/3', '°': ' degrees ', '%': ' percent ',
+               '−': '-', '‑': '-'}  # a minus, and the hyphen that no line is broken at
 _PLAIN = str.maketrans(_CHARACTERS)
 _QUOTED = re.compile(r'(?<!\w)(["\'])(\d[\d.,]*)\1')  # else the last quote is a unit
 _FRAC = re.compile(r'(\d\s*)?\\[dt]?frac\s*(?:\{([^{}]*)\}\s*\{([^{}]*)\}|(\d)(\d))')
 _DEGREES = re.compile(r'(?:\^ ?)?(?:\{ ?)?\\(?:circ|degree)\b ?\}?')
-_LATEX = re.compile(r'\\(?:text|mathrm)\s*\{|\\[,;! ]|\\(?=%)|[{}~$]')
+_LATEX = re.compile(r'\\(?:text(?:bf|it)?|mathrm|mathbf|mbox)\s*\{|\\(?:quad|qquad)\b'
+                    r'|\\[,;:! ()[\]]|\\(?=%)|[{}~$]')
+# a star between two numbers multiplies them
+_MARKUP = re.compile(r'`|\*(?! ?\d)|(?<!\d)(?<!\d )\*|(?<![a-z0-9])_+|_+(?![a-z0-9])',
+                     re.IGNORECASE)
+_ABOUT_TO = re.compile(r'(\d(?: ?[cm]?m)?)(?:~| ~ )(?=\d)')  # 1~2 m
+_RAISED = str.maketrans('⁰¹²³⁴⁵⁶⁷⁸⁹⁻', '0123456789-')
+_POWER = re.compile(r'(?<![\w.,])(?:(\d{1,9}(?:[.,]\d{1,9})?) ?(?:×|x|\*|·|\\times|\\cdot) ?)?10'
+                    r'(?: ?\^ ?(- ?\d{1,2}|\d{1,2})|(⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,2}))(?![\d.])',
+                    re.IGNORECASE)
+_UNIT_APART = re.compile(rf'(?<=\d)(?: ?[-–]({UNIT})| ?[(\[] ?(?:in )?({UNIT}) ?[)\]])',
+                         re.IGNORECASE)  # 1.5-meter, 2.5 (meters)
+_FEET_DASH = re.compile(r"(?<=\d)'-(?=\d+(?:\.\d+)? ?(?:\"|''|in))")  # 5'-9"
 _GROUPED = re.compile(r'(?<![\w.])\d(?:[\d.,]*\d)?')
 _BLANKS = re.compile(rf'(?<![\w.,])[1-9]\d{{0,2}}(?: \d{{3}})+(?:\.\d+)?(?= ?(?:{UNIT}))',
                      re.IGNORECASE)  # 1 000 mm
@@ -67,32 +80,43 @@ _AND_A = re.compile(rf'(?<![\w.])(\d{{1,9}})((?: ?(?:{UNIT}))?) and (?:an?|1) '
                     r'(half|third|quarter)\b', re.IGNORECASE)
 _PART = re.compile(rf'(?<![\w.])(\d{{1,9}})[ -](hal(?:f|ves)|thirds?|quarters?)\b(?!-){_OF_A}',
                    re.IGNORECASE)
+_TWICE = re.compile(rf'(?<=\d) ?\((?:{_NUMBER})\)', re.IGNORECASE)  # 3 (three)
 _SCALES = {'dozen': 12, 'hundred': 100, 'thousand': 1000, 'million': 10**6}
 _SCALED = re.compile(rf'(?<![\w.])(\d{{1,9}}(?:\.\d+)?)[ -]({"|".join(_SCALES)})\b', re.IGNORECASE)
 
 
-def in_digits(text: str) -> str:
+def in_digits(text: str, mixed: bool = False) -> str:
     r"""A text with plain digits, and without markup, quotes and tolerances.
 
-    Number words are read only where there are no digits.
+    Number words are read only where there are no digits, or everywhere if ``mixed``.
 
     >>> [in_digits(text) for text in ('3 1/2 feet', r'\frac{1}{2} m', '1,5 m', '1,000')]
     ['3.5 feet', '0.5 m', '1.5 m', '1000']
     >>> [in_digits(text) for text in ('twenty five', 'two and a half feet', '45°')]
     ['25', '2.5 feet', '45 degrees']
+    >>> [in_digits(text) for text in ('**1.5**-meter', '2 x 10^3 (mm)', '3 (three)')]
+    ['1.5 meter', '2000 mm', '3']
     >>> [in_digits(text) for text in ('I cannot see a red one', '1.2.3', 'on 3/4/25')]
     ['I cannot see a red one', '?', 'on ?']
     """
     text = ' '.join(text.replace('{,}', ',').split())  # in long gaps rules would look for ever
     text = _DEGREES.sub('°', _FRAC.sub(_in_a_line, text)).translate(_PLAIN)
-    text = ' '.join(_LATEX.sub(' ', _QUOTED.sub(r' \2 ', text)).split())
-    text = _BLANKS.sub(lambda match: match[0].replace(' ', ''), text)
+    text = _without_markup(text)
+    text = _BLANKS.sub(lambda match: match[0].replace(' ', ''), _POWER.sub(_power, text))
     text = _SLASHED.sub(_fraction, _GROUPED.sub(_ungrouped, text))
-    text = _without_tolerance(text)
-    if not re.search(r'(?<![\w.])\.?\d', text):
+    text = _TWICE.sub('', _without_tolerance(text))
+    if mixed or not re.search(r'(?<![\w.])\.?\d', text):
         text = _HALF_A.sub('0.5', _WORDS.sub(_value, text))
     text = _PART.sub(_part, _AND_A.sub(_and_a_part, text))
-    return _without_tolerance(_SCALED.sub(_scaled, text))
+    text = _without_tolerance(_SCALED.sub(_scaled, text))
+    return _UNIT_APART.sub(lambda match: f' {match[1] or match[2]}', text)
+
+
+def _without_markup(text: str) -> str:
+    """Without what Markdown and LaTeX put around numbers and units."""
+    text = _ABOUT_TO.sub(r'\1-', _MARKUP.sub(' ', text))
+    text = ' '.join(_LATEX.sub(' ', _QUOTED.sub(r' \2 ', text)).split())
+    return _FEET_DASH.sub("' ", text)
 
 
 def _without_tolerance(text: str) -> str:
@@ -123,6 +147,12 @@ def _ungrouped(match: re.Match[str]) -> str:
     if several and all(_DECIMAL.fullmatch(part) and not re.match(r'0\d', part) for part in parts):
         return ', '.join(parts)
     return UNCLEAR  # 1.2.3, or 1,2345
+
+
+def _power(match: re.Match[str]) -> str:
+    """n x 10^k as one number."""
+    raised = (match[2] or match[3].translate(_RAISED)).replace(' ', '')
+    return _text(float(f'{(match[1] or "1").replace(",", ".")}e{raised}'))
 
 
 def _fraction(match: re.Match[str]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from cooper_ros.errors import BadOption
 from cooper_ros.scoring import answer_rules
 
-KINDS = ('mcq', 'yes_no', 'number', 'number_int')
+KINDS = ('mcq', 'yes_no', 'number', 'number_int', 'exact')
 ROUNDS = 10_000
 _AT_ONCE = 2**22  # scenes drawn before their means are kept: tables have thousands of pictures
 
@@ -20,7 +20,8 @@ def score(kind: str, given: str, truth: str, question: str = '') -> float:
     """Score one short answer by the rules of the reward.
 
     Args:
-        kind: ``mcq``, ``yes_no``, ``number`` (mean relative accuracy) or ``number_int`` (exact).
+        kind: ``mcq``, ``yes_no``, ``number`` (mean relative accuracy), ``number_int`` (exact)
+            or ``exact`` (the same words).
         given: content of the answer's box.
         truth: the right answer in the same form.
         question: options and the unit asked for are read from it.

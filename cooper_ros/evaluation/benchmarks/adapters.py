@@ -1,7 +1,7 @@
 """How each benchmark asks and scores (reference sections 12.2 and 12.3).
 
 Scores are found by rules; an adapter returns None for a response its rules cannot read, so that a
-judge may be asked where one is configured.
+judge may be asked where one is configured, and calls those doubtful that it should be asked first.
 """
 
 from __future__ import annotations
@@ -65,6 +65,9 @@ class Adapter(Protocol):
             BadData: as :meth:`check`.
         """
 
+    def doubtful(self, row: Row, response: str) -> bool:
+        """Whether the rules only guess which of several numbers is the answer."""
+
 
 @dataclass(frozen=True)
 class SiBench:
@@ -107,6 +110,11 @@ class SiBench:
         if not _readable(kind, response, row.get('question')):
             return None
         return {'score': rules.score(response, row.get('answer'), row.get('question'), kind)}
+
+    def doubtful(self, row: Row, response: str) -> bool:
+        """See :class:`Adapter`."""
+        return self.numeric(row) and rules.doubtful(response, row.get('answer'),
+                                                    row.get('question'))
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,10 @@ class Mmvp:
         self.check(row)
         letter = rules.find_letter(short_answer(response), self.options(row))
         return None if letter is None else {'score': float(letter == self._wanted(row))}
+
+    def doubtful(self, row: Row, response: str) -> bool:
+        """See :class:`Adapter`."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -204,6 +216,10 @@ class QSpatial:
         ratio = max(found.to('cm'), 1e-8) / wanted.to('cm')
         return {f'delta_{name}': float(max(ratio, 1 / ratio) < limit)
                 for name, limit in (('2', 2.0), ('1_point_5', 1.5))}
+
+    def doubtful(self, row: Row, response: str) -> bool:
+        """See :class:`Adapter`."""
+        return _tagged_length(response) is None and rules.doubtful(response, self.truth(row))
 
 
 def _tagged_length(response: str) -> rules.Quantity | None:

@@ -79,7 +79,8 @@ def run(engine: CooperEngine, adapter: Adapter, table: Table, *, mode: str = 'au
         seed: of maps.
         limit: first rows only; 0 for all.
         out: JSON lines with every record; a stopped run goes on from them.
-        judge: decides where the rules cannot, and reads numbers; None counts those as wrong.
+        judge: decides where the rules cannot, and reads numbers, of several numbers the one that
+            is meant; without it the first count as wrong, and of several the last one is read.
 
     Raises:
         BadData: not one row can be asked.
@@ -195,8 +196,9 @@ def _record(adapter: Adapter, row: Row, response: str, maps: tuple[str, ...], se
 
 def _judged(adapter: Adapter, rows: Sequence[Row], records: Sequence[Record], judge: Judge
             ) -> list[Record]:
-    """Records with what the judge made of those that the rules could not read."""
-    unread = [number for number, record in enumerate(records) if record.decided == WRONG]
+    """Records with what the judge made of those that the rules could not read, or guessed."""
+    unread = [number for number, record in enumerate(records) if record.decided == WRONG
+              or (record.decided == 'rules' and adapter.doubtful(rows[number], record.response))]
     said = _opinions(adapter, judge, [rows[number] for number in unread],
                      [Claim(records[number].prompt, records[number].truth,
                             records[number].response) for number in unread])
@@ -204,8 +206,8 @@ def _judged(adapter: Adapter, rows: Sequence[Row], records: Sequence[Record], ju
         judge.require()  # a judge that is there and cannot read these is counted
     judged = list(records)
     for number, scores in zip(unread, said):
-        judged[number] = replace(records[number], decided=SILENT) if scores is None else (
-            replace(records[number], decided='judge', scores=scores))
+        decided = SILENT if scores is None else 'judge'
+        judged[number] = replace(records[number], decided=decided, scores=scores or {})
     return judged
 
 
