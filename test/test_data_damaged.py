@@ -27,7 +27,7 @@ from test_data_readers import (
 )
 
 from cooper_ros.errors import BadData
-from cooper_ros.training.datasets import find
+from cooper_ros.training.datasets import cooper_set, find, layouts
 from cooper_ros.training.datasets.catalogue import draw_kind
 from cooper_ros.training.datasets.check import check
 from cooper_ros.training.datasets.cooper_set import RlSet, TalkSet, decode_image
@@ -117,6 +117,61 @@ def test_a_link_to_a_folder_above_brings_no_picture_twice(tmp_path: Path) -> Non
     (tmp_path / 'elsewhere' / 'x.png').touch()
     (tree / 'more').symlink_to(tmp_path / 'elsewhere')  # large sets lie so
     assert tree / 'more' / 'x.png' in list(find.files(tree))
+
+
+def test_links_in_a_circle_bring_no_picture_twice(tmp_path: Path) -> None:
+    """None of the two lies in a folder that it leads to, but both do by way of the other."""
+    for here, there in (('a', 'b'), ('b', 'a')):
+        (tmp_path / here).mkdir()
+        (tmp_path / here / f'{here}.png').touch()
+        (tmp_path / here / f'to_{there}').symlink_to(tmp_path / there)
+    found = [path.relative_to(tmp_path).as_posix() for path in find.files(tmp_path / 'a')]
+    assert found == ['a/a.png', 'a/to_b/b.png']
+
+
+def test_files_of_a_set_may_lie_behind_links(tmp_path: Path,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, name in enumerate((cooper_set.RL_FILE, cooper_set.SFT_FILE, layouts.NYU_MAT)):
+        far, place = tmp_path / f'disk{number}', tmp_path / f'set{number}'
+        far.mkdir()
+        place.mkdir()
+        (far / name).touch()
+        (place / 'link').symlink_to(far)
+        assert cooper_set.find_file(place, name) == place / 'link' / name
+    monkeypatch.setattr(layouts.hdf5, 'nyu_count', lambda path: 2)
+    assert len(layouts.nyu(tmp_path / 'set2').pairs) == 2
+    (tmp_path / 'disk0' / cooper_set.RL_FILE).rename(
+        tmp_path / 'disk0' / cooper_set.PARTS.replace('*', 'aa'))
+    with pytest.raises(BadData, match='RL_data.jsonl is missing.*tar xz'):
+        cooper_set.find_file(tmp_path / 'set0', cooper_set.RL_FILE)
+
+
+def test_what_a_set_lacks_is_said_when_it_is_opened(tmp_path: Path,
+                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    tree = hypersim_tree(tmp_path)
+    assert len(open_tiny('hypersim', tree)) == 1 and capsys.readouterr().err == ''
+    for name in ('rgb_cam_00_fr0001', 'rgb_cam_00_fr0002', 'depth_plane_cam_00_fr0003'):
+        (tree / 'ai_001_001' / f'{name}.png').touch()
+    assert len(open_tiny('hypersim', tree)) == 1
+    assert capsys.readouterr().err == (
+        f'hypersim: 1 pairs of {tree} are used; left out: picture without target (2), target '
+        f'without picture (1); to see which: cooper data check hypersim {tree}\n')
+
+
+def test_a_list_that_names_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    tree = hypersim_tree(tmp_path)
+    rows = [json.dumps({'rgb_image': f'ai_001_001/rgb_cam_00_fr{number:04d}.png',
+                        'depth_image': f'ai_001_001/depth_plane_cam_00_fr{number:04d}.png'})
+            for number in range(100)]
+    (tree / 'list.jsonl').write_text('\n'.join(rows))
+    with pytest.raises(BadData, match='listed file missing; got list.jsonl:2: .*fr0001.png, and '
+                                      '197 more; remedy: .*cooper data check hypersim .*list'):
+        open_tiny('hypersim', tree / 'list.jsonl')
+    (tree / 'list.jsonl').write_text(f'{rows[0]}\n{{}}\n')
+    with pytest.raises(BadData, match='row without rgb_image and depth_image; got list.jsonl:2'):
+        open_tiny('hypersim', tree / 'list.jsonl')
+    (tree / 'list.jsonl').write_text(rows[0])
+    assert len(open_tiny('hypersim', tree / 'list.jsonl')) == 1
 
 
 @pytest.mark.parametrize('data', [b'', b'404: Not Found', bomb(), bomb()[:20]])

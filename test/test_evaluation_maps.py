@@ -267,6 +267,21 @@ def test_links_to_nowhere_are_counted(tmp_path: Path) -> None:
     assert 'the picture cannot be read' in found['skipped'][0]['reason']
 
 
+def test_pictures_and_truth_may_lie_behind_links(tmp_path: Path) -> None:
+    far, place = tmp_path / 'disk', tmp_path / 'set'
+    for name in ('1', '2'):
+        photo(far / 'rgb' / f'{name}.png')
+    save(far / 'depth' / '1.png', MILLIMETRES)
+    place.mkdir()
+    for name in ('rgb', 'depth'):
+        (place / name).symlink_to(far / name)
+    (place / 'depth' / 'again').symlink_to(place)
+    pairs = find_pairs(place, DEPTH)
+    assert [(pair.rgb, pair.target) for pair in pairs] == [
+        (place / 'rgb' / '1.png', place / 'depth' / '1.png')]
+    assert without_truth(place, pairs) == 1
+
+
 # ---- bad files
 
 

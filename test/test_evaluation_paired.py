@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 
 from cooper_ros.cli import main
 from cooper_ros.errors import BadData
+from cooper_ros.evaluation import paired
 from cooper_ros.evaluation.paired import compare_paired
 from cooper_ros.evaluation.scenes_report import parse_variant
+from cooper_ros.scoring.scores import scene_bootstrap
 
 RNG = np.random.default_rng(3)
 SCENES = np.repeat(np.arange(60), 5)
@@ -40,6 +43,28 @@ def test_questions_of_one_scene_count_as_one_witness() -> None:
     copies = compare_paired(np.repeat(first, 5), np.repeat(second, 5), SCENES)
     assert copies.difference == pytest.approx(once.difference)
     assert copies.p == pytest.approx(once.p, abs=0.02)
+
+
+def test_a_table_of_thousands_of_pictures_takes_little_memory() -> None:
+    first, second = np.random.default_rng(5).random((2, 3000)) < 0.5
+    tracemalloc.start()
+    try:
+        compare_paired(first, second, np.arange(3000))
+        assert tracemalloc.get_traced_memory()[1] < 200e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize('at_once', [1, 100, 2**22])
+def test_p_is_the_same_in_however_many_parts_it_is_drawn(
+        at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paired, '_AT_ONCE', at_once)
+    gain = np.random.default_rng(5).integers(-4, 5, 61) / 4
+    found = compare_paired(gain, np.zeros(61), np.arange(61), rounds=999, seed=2)
+    rng = np.random.default_rng(2)
+    scene_bootstrap(gain, np.ones(61), 999, rng)
+    flips = rng.choice((-1.0, 1.0), size=(999, 61)) @ gain  # as older versions did
+    assert found.p == (1 + (np.abs(flips) >= abs(gain.sum()) - 1e-12).sum()) / 1000
 
 
 @pytest.mark.parametrize(('first', 'second', 'scenes'), [

@@ -22,6 +22,7 @@ from cooper_ros.training.datasets.cooper_set import RlSet
 from cooper_ros.training.flags import FlagOptions, write_flags
 from cooper_ros.training.questions import (
     SceneQuestions,
+    asking_order,
     read_flags,
     with_flags,
 )
@@ -162,6 +163,38 @@ def test_flags_of_other_questions_are_refused(tmp_path: Path, store: FrameStore,
     path.write_text(text := f'{{"data_id": "{name}", "flag": "positive"}}\n')
     assert text and with_flags(asked, path).sample(5).flag == 'positive'
     assert f'flags: 1 of {len(asked)} questions have one (1 %)' in capsys.readouterr().err
+
+
+def test_flags_of_a_part_are_of_all_rooms_and_go_on(tmp_path: Path, store: FrameStore) -> None:
+    """The first questions are about one room; a larger limit asks those of a smaller one too."""
+    asked, out = SceneQuestions(store, 'train/0'), tmp_path / 'flags.jsonl'
+    options, engine = FlagOptions(with_mode='text', without_mode='direct'), tiny_engine()
+    write_flags(engine, asked, out, options, limit=5)
+    before = out.read_text()
+    write_flags(engine, asked, out, options, limit=16)
+    names = list(read_flags(out))
+    assert out.read_text().startswith(before) and before.count('\n') == 5
+    assert len(names) == 16 and len({name.split('/')[2] for name in names}) >= 6
+    assert len({name.split('/')[3] for name in names}) >= 6  # categories
+    assert sorted(asking_order(asked)) == list(range(len(asked)))
+
+
+def test_what_no_flag_names_may_be_left_out(tmp_path: Path, store: FrameStore,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    asked, path = SceneQuestions(store, 'train/0'), tmp_path / 'flags.jsonl'
+    count = len(asked)
+    for named, only, words in (
+            (3, True, '; the others do not train'), (3, False, '; the others have no exploration '
+             'reward, unless their rows have flags: task.flagged_only leaves them out'),
+            (count // 3, False, ''), (count // 3, True, '; the others do not train')):
+        ids = [asked.data_id(index) for index in range(0, count, count // named)][:named]
+        path.write_text(''.join(f'{{"data_id": "{name}", "flag": "negative"}}\n' for name in ids))
+        found = with_flags(asked, path, only)
+        assert f'{named} of {count} questions have one ({100 * named / count:.0f} %){words}\n' in (
+            capsys.readouterr().err)
+        assert len(found) == (named if only else count)
+        rows = [found.sample(index) for index in range(len(found))]
+        assert [row.data_id for row in rows if row.flag == 'negative'] == ids
 
 
 def test_the_flags_command(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from cooper_ros.training import grpo_task
 from cooper_ros.training.checker import JudgeChecker
 from cooper_ros.training.data import FrameStore, frame_store
 from cooper_ros.training.grpo_task import GrpoTask, grpo_options
+from cooper_ros.training.kept_settings import check_settings, keep_settings
 from cooper_ros.training.questions import (
     SceneQuestions,
     hold_out,
@@ -344,6 +345,28 @@ def test_flags_reach_the_reward(tmp_path: Path) -> None:
     with pytest.raises(BadData):
         GrpoTask(settings(tmp_path, flags=str(tmp_path / 'flags.jsonl')))
     assert run.batch == 2
+
+
+def test_only_questions_with_a_flag_train_where_that_is_wanted(tmp_path: Path) -> None:
+    run = settings(tmp_path, flags=str(tmp_path / 'flags.jsonl'), flagged_only=True)
+    (tmp_path / 'flags.jsonl').write_text(''.join(
+        f'{{"data_id": "g{number}", "flag": "negative"}}\n' for number in (1, 3, 5)))
+    task = GrpoTask(run)
+    rows = [task.train.sample(index) for index in range(len(task.train))]
+    assert [(row.data_id, row.flag) for row in rows] == [('g1', 'negative'), ('g3', 'negative')]
+    assert len(task.valid) == 2  # g4 and g5, flagged or not
+    with pytest.raises(BadOption, match='flagged_only needs a file of flags; .*cooper data flags'):
+        GrpoTask(settings(tmp_path, flagged_only=True))
+
+
+def test_which_questions_train_is_kept_with_a_run(tmp_path: Path) -> None:
+    run = settings(tmp_path, flags='f')
+    keep_settings(tmp_path / 'run', run)
+    (tmp_path / 'run' / 'checkpoint.pt').touch()
+    check_settings(tmp_path / 'run', run)
+    with pytest.raises(BadCheckpoint, match='other settings; got task.flagged_only True; '
+                                            'allowed: task.flagged_only not set'):
+        check_settings(tmp_path / 'run', settings(tmp_path, flags='f', flagged_only=True))
 
 
 @pytest.fixture(autouse=True)

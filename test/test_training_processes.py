@@ -113,6 +113,8 @@ def work(rank: int, place: Path, port: int) -> None:
                        place / f'{stage}_fsdp_{rank}.pt')
         train(place, 'amg', 'amg_grown', parallel='fsdp')  # begun by one process
         train(place, 'amg', 'amg_shrunk', until=2, parallel='fsdp')  # one will go on
+        for until in (2, STEPS):
+            train(place, 'grpo', 'grpo_stopped', until=until, parallel='fsdp')
         answers = [mean_over_processes([10 + 20 * rank, 0, rank]), list(share_of(4)),
                    averaged(rank), list(part_of(5)), belief(rank)]
         with pytest.raises(BadOption, match='multiple of 2 processes'):
@@ -239,6 +241,11 @@ def test_a_sharded_run_goes_on_with_more_or_fewer_processes(place: Path, alone: 
     trainer = train(place, 'amg', 'amg_shrunk')
     assert not is_sharded(trainer.task.module)
     same(trainer.ema.full_state(trainer.task.module), alone['amg'])
+
+
+def test_a_sharded_run_goes_on_where_some_weights_never_had_a_gradient(place: Path,
+                                                                       alone: dict) -> None:
+    same(run_weights(place / 'grpo_stopped'), alone['grpo'])
 
 
 def test_processes_share_means_and_batches(place: Path) -> None:

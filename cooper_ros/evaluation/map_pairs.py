@@ -22,6 +22,7 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadData
 from cooper_ros.evaluation.depth_units import units_of
 from cooper_ros.imaging.resize import to_rgb
+from cooper_ros.runtime.folders import files
 
 DEPTH, SEGMENTATION = 'depth', 'segmentation'
 MAX_PIXELS = CooperConfig.max_image_pixels
@@ -61,7 +62,7 @@ class MapPair:
 
 
 def find_pairs(place: Path, kind: str) -> list[MapPair]:
-    """All pairs of a folder or list, in a stable order.
+    """All pairs of a folder, links followed, or of a list, in a stable order.
 
     Raises:
         BadData: there is none.
@@ -71,7 +72,7 @@ def find_pairs(place: Path, kind: str) -> list[MapPair]:
     folders = _Folders()
     pairs = _listed(place, kind) if place.is_file() else [
         MapPair(path.relative_to(place).with_suffix('').as_posix(), path, target)
-        for path in sorted(place.rglob('*')) if _may_have_truth(path, place)
+        for path in sorted(files(place)) if _may_have_truth(path, place)
         for target in [_target_of(path, kind, folders)] if target is not None]
     if not pairs:
         example = {DEPTH: 'depth', SEGMENTATION: 'mask'}[kind]
@@ -87,7 +88,7 @@ def without_truth(place: Path, pairs: Sequence[MapPair]) -> int:
     used = {path for pair in pairs for path in (pair.rgb, pair.target)}
     return sum(_may_have_truth(path, place) and path not in used
                and _nearest_known(path, place) not in TARGET_FOLDERS
-               for path in place.rglob('*'))
+               for path in files(place))
 
 
 def _may_have_truth(path: Path, place: Path) -> bool:

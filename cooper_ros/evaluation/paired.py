@@ -14,6 +14,8 @@ import numpy as np
 from cooper_ros.errors import BadData
 from cooper_ros.scoring.scores import ROUNDS, per_scene, scene_bootstrap
 
+_AT_ONCE = 2**22  # signs drawn before their sums are kept: tables have thousands of pictures
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -58,6 +60,13 @@ def compare_paired(first: Sequence[float], second: Sequence[float], scenes: Sequ
     sums, counts = per_scene(gain, scenes)
     rng = np.random.default_rng(seed)
     interval = scene_bootstrap(sums, counts, rounds, rng)
-    flips = rng.choice((-1.0, 1.0), size=(rounds, len(sums))) @ sums
-    p = (1 + np.sum(np.abs(flips) >= abs(sums.sum()) - 1e-12)) / (rounds + 1)
+    p = (1 + np.sum(np.abs(_flips(sums, rounds, rng)) >= abs(sums.sum()) - 1e-12)) / (rounds + 1)
     return Comparison(float(gain.mean()), interval, float(p), len(gain), len(sums))
+
+
+def _flips(sums: np.ndarray, rounds: int, rng: np.random.Generator) -> np.ndarray:
+    """Total of the sums with signs by chance, ``rounds`` times."""
+    step = max(1, _AT_ONCE // len(sums))
+    return np.concatenate([
+        rng.choice((-1.0, 1.0), size=(min(step, rounds - first), len(sums))) @ sums
+        for first in range(0, rounds, step)])

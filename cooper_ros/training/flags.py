@@ -19,7 +19,13 @@ from cooper_ros.scoring.judge import Claim
 from cooper_ros.training.checker import Checker, RuleChecker
 from cooper_ros.training.datasets.json_lines import JsonLines
 from cooper_ros.training.datasets.samples import RlSample
-from cooper_ros.training.questions import LINE_BEGIN, Questions, flag_line, read_flags
+from cooper_ros.training.questions import (
+    LINE_BEGIN,
+    Questions,
+    asking_order,
+    flag_line,
+    read_flags,
+)
 from cooper_ros.training.rewards import flag_of
 from cooper_ros.training.typed import check_ranges
 
@@ -65,7 +71,7 @@ def write_flags(engine: CooperEngine, questions: Questions, out: Path,
         out: JSON lines; a stopped run goes on from them, without a last line that was cut off.
         options: how.
         checker: what is right; the rules if None.
-        limit: ask only so many; 0 asks all.
+        limit: ask only so many, of scenes from all over them; 0 asks all.
         model: fingerprint of the model, kept in every row; empty keeps and checks nothing.
 
     Returns:
@@ -80,9 +86,9 @@ def write_flags(engine: CooperEngine, questions: Questions, out: Path,
     out.parent.mkdir(parents=True, exist_ok=True)
     made = {**asdict(options), **({'model': model} if model else {})}
     flags = _kept(out, made) if out.exists() else {}
-    count = min(limit or len(questions), len(questions))
+    order = asking_order(questions)[:limit or len(questions)]
     with open(out, 'a', encoding='utf-8') as file:
-        for index in tqdm(range(count), desc='flags', mininterval=1):
+        for index in tqdm(order, desc='flags', mininterval=1):
             row = questions.sample(index)
             if row.data_id in flags:
                 continue

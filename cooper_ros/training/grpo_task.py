@@ -76,6 +76,8 @@ class GrpoOptions:
         questions: ``RL_data.jsonl`` or a folder with it; empty for the scenes of ``data``.
         images: folder of its pictures, if not beside it.
         flags: file of ``cooper data flags``; empty for the flags of the questions.
+        flagged_only: train on the questions alone that it names. The others have no exploration
+            reward, but by a flag of their own.
         categories: which questions about scenes are asked, in training and validation; empty for
             all. Groups that always succeed, or never, teach nothing.
         epsilon: clipping range of the ratio. Nothing is clipped: with one update per batch of
@@ -108,6 +110,7 @@ class GrpoOptions:
     questions: str = ''
     images: str = ''
     flags: str = ''
+    flagged_only: bool = False
     categories: tuple[str, ...] = ()
     epsilon: float = 0.2
     unbiased: bool = False
@@ -124,6 +127,10 @@ class GrpoOptions:
             ('epsilon', 0 < self.epsilon < math.inf, '> 0'),
             ('learned_together', self.learned_together >= 0, '>= 0'),
             ('valid_questions', self.valid_questions >= 0, '>= 0')), 'task')
+        if self.flagged_only and not self.flags:
+            raise BadOption('task.flagged_only needs a file of flags', value='flags: ""',
+                            limit='what cooper data flags wrote',
+                            remedy='name it as task.flags, or leave flagged_only out')
         for name in sorted({'sample_posterior', 'time_budget_s'} & set(self.drawing)):
             raise BadOption(f'task.drawing.{name} cannot be set', value=self.drawing[name],
                             limit='rollouts read the mean of the autoencoder, and end by tokens')
@@ -284,7 +291,9 @@ def _questions(settings: TrainSettings, options: GrpoOptions) -> tuple[Questions
     else:
         train, valid = (_scenes(settings, options, split) for split in ('train', 'validation'))
         valid = Chosen(valid, scattered(len(valid), options.valid_questions))
-    return with_flags(train, Path(options.flags)) if options.flags else train, valid
+    if options.flags:
+        train = with_flags(train, Path(options.flags), options.flagged_only)
+    return train, valid
 
 
 def _scenes(settings: TrainSettings, options: GrpoOptions, split: str) -> SceneQuestions:

@@ -21,6 +21,7 @@ from cooper_ros.training.datasets.samples import FLAGS, RlSample
 from cooper_ros.training.processes import is_first
 
 LINE_BEGIN = b'{"data_id": '  # of every row of a flag file
+FEW = 0.2  # share of the questions with a flag below which most of a run explores nothing
 
 
 class Questions(Protocol):
@@ -135,24 +136,48 @@ def hold_out(questions: Questions, pictures: Sequence[str], count: int) -> tuple
             Chosen(questions, range(first, len(questions))))
 
 
-def with_flags(questions: Questions, path: Path) -> Flagged:
+def asking_order(questions: Questions) -> Sequence[int]:
+    """Places of a list in the order in which flags are measured, however many are.
+
+    Questions about scenes are shuffled, for the first ones are all about a few rooms; those of a
+    file stay as they are. A larger limit goes on where a smaller one ended, so not `scattered`.
+    """
+    if isinstance(questions, SceneQuestions):
+        return np.random.default_rng(0).permutation(len(questions)).tolist()
+    return range(len(questions))
+
+
+def with_flags(questions: Questions, path: Path, only: bool = False) -> Flagged:
     """Questions with the flags of a file; says how many it names.
+
+    Args:
+        questions: all of them.
+        path: what ``cooper data flags`` wrote.
+        only: leave the others out.
 
     Raises:
         BadData: a row is broken, or the file names none of the questions.
     """
     flags, ids = read_flags(path), _ids(questions)
-    matched = sum(name in flags for name in ids)
-    if not matched:
+    named = [place for place, name in enumerate(ids) if name in flags]
+    if not named:
         raise BadData('the flag file is of other questions',
                       value=f'{path}: {next(iter(flags), "no flags")}',
                       limit=f'such as {ids[0]}' if ids else 'at least one question',
                       remedy='run cooper data flags on the questions of this training file: see '
                              'Flags in docs/training.md')
     if is_first():
-        tqdm.write(f'flags: {matched} of {len(ids)} questions have one '
-                   f'({100 * matched / len(ids):.0f} %)', file=sys.stderr)
-    return Flagged(questions, flags)
+        tqdm.write(_how_many(len(named), len(ids), only), file=sys.stderr)
+    return Flagged(Chosen(questions, named) if only else questions, flags)
+
+
+def _how_many(named: int, count: int, only: bool) -> str:
+    text = f'flags: {named} of {count} questions have one ({100 * named / count:.0f} %)'
+    if only:
+        return f'{text}; the others do not train'
+    few = named < FEW * count
+    return text + ('; the others have no exploration reward, unless their rows have flags: '
+                   'task.flagged_only leaves them out' if few else '')
 
 
 def _ids(questions: Questions) -> list[str]:

@@ -24,6 +24,8 @@ from cooper_ros.training.sharding import local
 PATTERN = 'checkpoint_[0-9]*'
 PART = 'checkpoint.part'
 REMEDY = 'free disk space and start the same command again'
+MOMENTS = 'optimiser.state.'  # in names of what a checkpoint holds; then weight, '.', moment
+SOME_MOMENTS = dcp_state.StateDictOptions(strict=False)  # those that are not given are not there
 
 
 def newest_shards(folder: Path) -> Path | None:
@@ -47,7 +49,7 @@ def save_shards(folder: Path, module: nn.Module, optimiser: torch.optim.Optimize
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder / PART, ignore_errors=True)
     wait_for_all()
-    state = _state(module, optimiser, averages, step)
+    state = _state_to_save(module, optimiser, averages, step)
     _check_room(folder, state)
     try:
         with room(folder, 0, PART, REMEDY):  # 0: all go on, or they wait for one that does not
@@ -119,27 +121,50 @@ def load_shards(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer,
     """Put a checkpoint into a network, an optimiser and averages, sharded in any way or not.
 
     One that holds no averages, for they were the weights, gives the weights to those wanted now.
+    Weights without moments in it, for they never had a gradient, have none afterwards.
 
     Returns:
         the step it was written at.
 
     Raises:
-        BadCheckpoint: it is damaged or of another network.
+        BadCheckpoint: it is damaged, or of another network or other trained weights.
     """
     try:
-        averaged = any(name.startswith('ema.') for name in _stored(path))
+        stored = _stored(path)
+        averaged = any(name.startswith('ema.') for name in stored)
         state = _state(module, optimiser, averages if averaged else {}, 0)
-        dcp.load(state, checkpoint_id=path)
+        _read_into(state, path, stored)
     except (dcp.api.CheckpointException, Exception) as error:  # that one is no Exception
         raise BadCheckpoint('the training checkpoint does not fit or is damaged',
                             value=f'{path}: {_first_line(error)}',
                             remedy='delete the run folder and start again') from error
     dcp_state.set_model_state_dict(module, state['model'])
-    dcp_state.set_optimizer_state_dict(module, optimiser, state['optimiser'])
+    dcp_state.set_optimizer_state_dict(module, optimiser, state['optimiser'],
+                                       options=SOME_MOMENTS)
     for name, value in {} if averaged else module.named_parameters():
         if name in averages:
             averages[name].copy_(value.detach())
     return int(state['step'])
+
+
+def _read_into(state: dict[str, Any], path: Path, stored: dict[str, Any]) -> None:
+    """Fill a state, and take the moments out that the checkpoint has not; all else must be there.
+
+    Raises:
+        ValueError: a weight is to train that did not.
+        Exception: torch's, of what is damaged or missing.
+    """
+    known = {name.removeprefix(MOMENTS).rpartition('.')[0] for name in stored
+             if name.startswith(MOMENTS)}
+    moments, trained = state['optimiser']['state'], _trained(state)
+    state['optimiser']['state'] = {name: moments[name] for name in moments if name in known}
+    dcp.load(state, checkpoint_id=path)
+    if not trained <= _trained(state):
+        raise ValueError('other weights trained')
+
+
+def _trained(state: dict[str, Any]) -> set[str]:
+    return {name for group in state['optimiser']['param_groups'] for name in group['params']}
 
 
 def averaged_weights(path: Path) -> dict[str, Tensor]:
@@ -159,6 +184,16 @@ def averaged_weights(path: Path) -> dict[str, Tensor]:
 def _stored(path: Path) -> dict[str, Any]:
     """What a checkpoint says of every tensor it holds."""
     return dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+
+
+def _state_to_save(module: nn.Module, optimiser: torch.optim.Optimizer,
+                   averages: dict[str, Tensor], step: int) -> dict[str, Any]:
+    untouched = not optimiser.state
+    state = _state(module, optimiser, averages, step)
+    if untouched:  # torch took a step without gradients, to have moments to show
+        optimiser.state.clear()
+        state['optimiser']['state'] = {}
+    return state
 
 
 def _state(module: nn.Module, optimiser: torch.optim.Optimizer, averages: dict[str, Tensor],

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from cooper_ros.errors import BadData
 from cooper_ros.imaging.resize import to_rgb
+from cooper_ros.runtime.folders import files, files_named
 from cooper_ros.training.datasets.damage import decoding, listed_at
 from cooper_ros.training.datasets.draw import open_rgb
 from cooper_ros.training.datasets.json_lines import JsonLines
@@ -29,7 +31,7 @@ TEXT = 'text that is not empty'
 
 
 def find_file(place: Path, name: str) -> Path:
-    """The file itself, or the one of that name anywhere below a folder.
+    """The file itself, or the one of that name anywhere below a folder, links followed.
 
     Raises:
         BadData: it is not there; when only the downloaded parts are, the message says how to
@@ -38,10 +40,11 @@ def find_file(place: Path, name: str) -> Path:
     require_folder(place)
     if place.is_file():
         return place
-    found = sorted(place.rglob(name))
+    found = files_named(place, name)
     if found:
         return found[0]
-    remedy = f'cd {place} && {JOIN}' if any(place.rglob(PARTS)) else (
+    parts = any(fnmatch(path.name, PARTS) for path in files(place))
+    remedy = f'cd {place} && {JOIN}' if parts else (
         'download the data set Starrrrrry/COOPER_Train_Set and unpack it')
     raise BadData(f'{name} is missing', value=str(place), remedy=remedy)
 

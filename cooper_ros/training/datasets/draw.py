@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from cooper_ros.errors import BadData
 from cooper_ros.imaging.depth_sets import depth_set, depth_target, kitti_crop_box
@@ -116,15 +118,35 @@ def open_set(kind: DrawKind, place: Path, vae: ImageTransform = VAE_TRANSFORM,
              vit: ImageTransform = VIT_TRANSFORM) -> DrawSet:
     """Open a set for training; frames of one scene of a depth set are in a row.
 
+    Says how much of a folder is left out, as half a pair.
+
     Raises:
-        BadData: the folder holds no pair.
+        BadData: the folder holds no pair, or a list has a row that cannot be used.
     """
-    found = kind.search(place)
+    found, command = kind.search(place), f'cooper data check {kind.name} {place}'
     if not found.pairs:
-        raise BadData(f'no {kind.name} pictures with targets', value=str(place),
-                      remedy=f'cooper data check {kind.name} {place}')
+        raise BadData(f'no {kind.name} pictures with targets', value=str(place), remedy=command)
+    if found.problems and found.pairs[0].listed:  # a list says itself what is meant
+        _refuse(found, command)
+    elif found.problems:
+        _tell(f'{kind.name}: {len(found.pairs)} pairs of {place} are used; left out: '
+              + ', '.join(f'{what} ({len(places)})' for what, places in found.problems.items())
+              + f'; to see which: {command}')
     pairs = scene_by_scene(found.pairs) if kind.kind == DEPTH else found.pairs
     return DrawSet(kind, pairs, vae, vit)
+
+
+def _refuse(found: Found, command: str) -> None:
+    what, places = next(iter(found.problems.items()))
+    others = sum(map(len, found.problems.values())) - 1
+    raise BadData(what, value=places[0] + (f', and {others} more' if others else ''),
+                  remedy=f'fetch the files, or take the rows out; to see which: {command}')
+
+
+def _tell(text: str) -> None:
+    from cooper_ros.training.processes import is_first  # needs torch, and checks do not
+    if is_first():
+        tqdm.write(text, file=sys.stderr)
 
 
 def read_pair(kind: DrawKind, pair: Pair) -> tuple[Image.Image, Image.Image]:

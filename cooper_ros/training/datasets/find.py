@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
 from cooper_ros.errors import BadData
+from cooper_ros.runtime.folders import files
 from cooper_ros.training.datasets.damage import JSON_ERRORS
 from cooper_ros.training.datasets.samples import Pair
 
@@ -40,23 +41,6 @@ class Found:
         yield from (pair.rgb for pair in self.pairs)
         for places in self.problems.values():
             yield from (root / place for place in places)
-
-
-def files(root: Path) -> Iterator[Path]:
-    """All files below a folder, sorted, links followed; faster than globbing twice.
-
-    A link to a folder that it lies in is not followed: its files would be there twice, some of
-    them to be learnt and some held out.
-    """
-    for folder, names, entries in os.walk(root, followlinks=True):
-        inside = os.path.realpath(folder)
-        names[:] = sorted(name for name in names if not _leads_above(folder, name, inside))
-        yield from (Path(folder, name) for name in sorted(entries))
-
-
-def _leads_above(folder: str, name: str, inside: str) -> bool:
-    path = os.path.join(folder, name)
-    return os.path.islink(path) and Path(inside).is_relative_to(os.path.realpath(path))
 
 
 def pair_up(root: Path, is_picture: Callable[[Path], bool], partner: Partner,

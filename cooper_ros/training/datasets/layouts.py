@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from cooper_ros.errors import BadData
+from cooper_ros.runtime.folders import files_named
 from cooper_ros.training.datasets import hdf5
 from cooper_ros.training.datasets.find import PICTURES, Found, pair_up
 from cooper_ros.training.datasets.samples import Pair
@@ -186,7 +187,7 @@ def nyu(root: Path) -> Found:
     ``depth_00045.png``, or ``00045_colors.png`` with ``00045_depth.png``; anywhere below
     ``root``. As downloaded: ``nyu_depth_v2_labeled.mat`` (needs h5py).
     """
-    mats = sorted(root.rglob(NYU_MAT))
+    mats = files_named(root, NYU_MAT)
     if mats:
         count = hdf5.nyu_count(mats[0])
         return Found([Pair(mats[0], mats[0], f'labeled_{row:04d}', row, root)
