@@ -40,6 +40,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     (['--variant', 'txt'], 'no mode and no model folder; got txt; allowed: auto, direct, text'),
     (['--variant', '.:text'], 'a folder that holds no model; got . without llm_config.json, pro'),
     (['--suite', 'mmvp', '.', '--count', '100'], '--count does nothing in suite mmvp; allowed: s'),
+    (['--suite', 'mmvp', '.', '--other-words'], '--other-words does nothing in suite mmvp'),
     (['--suite', 'depth', '.', '--no-blind'], '--blind does nothing in suite depth'),
     (['--suite', 'mmvp', '.', '--variant', 'text'], '--variant does nothing in suite mmvp'),
     (['--focal', '0.8'], '--focal does nothing in suite scenes; allowed: suite depth'),

@@ -22,7 +22,8 @@ CONCERNS = {'limit': FILE_SUITES, 'units': ('depth',), 'depth_set': ('depth',),
             'templates': ('qspatial',), 'out': BENCHMARKS, 'sheet': MAP_SUITES,
             'judge_url': BENCHMARKS, 'judge_model': BENCHMARKS}
 SETTINGS_OF = {'focal': ('depth',), 'mode': (SCENES, *BENCHMARKS),
-               **dict.fromkeys(('variant', 'count', 'split', 'blind', 'maps'), (SCENES,))}
+               **dict.fromkeys(('variant', 'count', 'split', 'blind', 'maps', 'other_words'),
+                               (SCENES,))}
 MODEL_FILES = ('llm_config.json', 'prompts.yaml')  # that every model folder has
 
 
@@ -86,7 +87,7 @@ def check_given(suite: str, given: Collection[str]) -> None:
     """
     for name, suites in SETTINGS_OF.items():
         if name in given and suite not in suites:
-            raise BadOption(f'--{name} does nothing in suite {suite}',
+            raise BadOption(f'--{name.replace("_", "-")} does nothing in suite {suite}',
                             limit=f'suite {", ".join(suites)}', remedy='leave it out')
 
 

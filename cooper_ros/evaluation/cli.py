@@ -57,6 +57,9 @@ IgnoreFlag = Annotated[Optional[str], typer.Option(
 ImagesFlag = Annotated[Optional[Path], typer.Option(help='picture folder of a table')]
 SeedFlag = Annotated[int, typer.Option(
     help='first scene seed within the split; on your own files, the seed of drawing noise')]
+WordsFlag = Annotated[bool, typer.Option(
+    '--other-words', help='word the questions about scenes anew, as people ask them: options in '
+                          'the sentence, and answered by name')]
 LimitFlag = Annotated[int, typer.Option(
     min=0, help='first pictures or questions only; 0: all')]
 TemplatesFlag = Annotated[Optional[Path], typer.Option(help='prompt texts of qspatial')]
@@ -75,12 +78,12 @@ def evaluate(
         mode: ModeFlag = DEFAULTS.mode, model: ModelFlag = DEFAULTS.model_path,
         variant: VariantFlag = None, split: SplitFlag = 'test',
         blind: Annotated[bool, typer.Option(help='also ask with a grey picture')] = True,
-        maps: MapsFlag = 50, points: PointsFlag = DEFAULTS.flow_points,
-        threads: ThreadsFlag = DEFAULTS.threads, focal: FocalFlag = DEFAULTS.focal,
-        limit: LimitFlag = 0, units: UnitsFlag = 0.0, depth_set: DepthSetFlag = '',
-        palette: PaletteFlag = False, ignore: IgnoreFlag = None, images: ImagesFlag = None,
-        templates: TemplatesFlag = None, out: OutFlag = None, sheet: SheetFlag = None,
-        judge_url: JudgeFlag = '', judge_model: JudgeModelFlag = '',
+        other_words: WordsFlag = False, maps: MapsFlag = 50,
+        points: PointsFlag = DEFAULTS.flow_points, threads: ThreadsFlag = DEFAULTS.threads,
+        focal: FocalFlag = DEFAULTS.focal, limit: LimitFlag = 0, units: UnitsFlag = 0.0,
+        depth_set: DepthSetFlag = '', palette: PaletteFlag = False, ignore: IgnoreFlag = None,
+        images: ImagesFlag = None, templates: TemplatesFlag = None, out: OutFlag = None,
+        sheet: SheetFlag = None, judge_url: JudgeFlag = '', judge_model: JudgeModelFlag = '',
         json_file: JsonFlag = '') -> None:
     """Ask every question of simulated rooms, or measure on your own files."""
     from cooper_ros.engine.engine import CooperEngine
@@ -92,7 +95,7 @@ def evaluate(
     options = SuiteOptions(mode, seed, limit, units, palette, images, templates, out, sheet,
                            judge_url, judge_model, arguments.ids_of(ignore), depth_set)
     model = shipped_model(model)
-    run = ScenesRun(seed, count, split, blind, maps, points, threads)
+    run = ScenesRun(seed, count, split, blind, maps, points, threads, other_words)
     arguments.check(suite, place, options, json_file)
     arguments.check_given(suite, [name for name in context.params
                                   if context.get_parameter_source(name).name == TYPED])

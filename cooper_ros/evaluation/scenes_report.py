@@ -32,6 +32,7 @@ class ScenesRun:
         maps: scenes whose maps are measured.
         points: grid points of the flow, -1 as the model says.
         threads: CPU threads of variants, 0 for torch's choice.
+        other_words: questions are put in other words.
     """
 
     seed: int
@@ -41,6 +42,7 @@ class ScenesRun:
     maps: int = 50
     points: int = -1
     threads: int = 0
+    other_words: bool = False
 
 
 def report(engine: CooperEngine, run: ScenesRun, first: tuple[str, str], variants: Sequence[str],
@@ -118,7 +120,8 @@ def parse_variant(text: str, folder: str, mode: str) -> tuple[str, str]:
 
 def _asked(engine: CooperEngine, run: ScenesRun, mode: str) -> dict[str, Any]:
     return scenes_suite.run(engine, seed=run.seed, count=run.count, mode=mode, split=run.split,
-                            blind=run.blind, map_frames=run.maps)
+                            blind=run.blind, map_frames=run.maps,
+                            other_words=run.other_words)
 
 
 def _compared(rows: Sequence[Mapping[str, Any]], scores: Sequence[float]
@@ -143,7 +146,8 @@ def _print(compared: Mapping[str, Mapping[str, Comparison]], console: Console) -
 def show(results: dict[str, Any], console: Console) -> None:
     """Print one table of questions and the scores of maps."""
     table = Table(title=f"{results['model']}, mode {results['mode']}, {results['split']} scenes "
-                        f"{results['seed']}..{results['seed'] + results['scenes'] - 1}, 128x96")
+                        f"{results['seed']}..{results['seed'] + results['scenes'] - 1}, 128x96"
+                        f"{', other words' if results.get('other_words') else ''}")
     for name in ('category', 'n', 'score %', '95 % interval', 'constant %', 'grey picture %',
                  'draws depth %', 'draws segm. %'):
         table.add_column(name, justify='left' if name == 'category' else 'right',

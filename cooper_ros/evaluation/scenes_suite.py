@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Iterable, Sequence
 
 import numpy as np
@@ -19,6 +19,7 @@ from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer, DepthMap, Fail
 from cooper_ros.evaluation.map_suites import DepthRow, class_counts, depth_row, depth_summary
 from cooper_ros.scenes.generate import Sample, generate
 from cooper_ros.scenes.palette import SCENE_PALETTE
+from cooper_ros.scenes.phrasing import rephrase
 from cooper_ros.scenes.splits import names_held_out
 from cooper_ros.scoring.scores import best_constant, mean_interval, score
 
@@ -95,17 +96,25 @@ class Maps:
 
 
 @functools.cache
-def constants(frames: int = 200) -> dict[tuple[str, str], str]:
+def constants(frames: int = 200, other_words: bool = False) -> dict[tuple[str, str], str]:
     """The best constant answer of every (category, kind), from training scenes."""
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for sample in generate(0, frames, 'train', per_category=2, smooth=False):
-        for question in sample.questions:
+        for question in (in_other_words(sample) if other_words else sample).questions:
             found[question.category, question.kind].append(question.answer)
     return {key: best_constant(key[1], answers) for key, answers in found.items()}
 
 
+def in_other_words(sample: Sample) -> Sample:
+    """A sample whose questions are worded anew, the same way every time."""
+    rng = np.random.default_rng(sample.scene.seed)
+    return replace(sample, questions=tuple(
+        rephrase(question, lambda end: int(rng.integers(end))) for question in sample.questions))
+
+
 def run(engine: CooperEngine, *, seed: int, count: int, mode: str, split: str = 'test',
-        blind: bool = True, map_frames: int = 50, per_category: int = 1) -> dict[str, Any]:
+        blind: bool = True, map_frames: int = 50, per_category: int = 1,
+        other_words: bool = False) -> dict[str, Any]:
     """Ask all questions of ``count`` scenes and draw both maps of the first ``map_frames``.
 
     Args:
@@ -117,18 +126,21 @@ def run(engine: CooperEngine, *, seed: int, count: int, mode: str, split: str = 
         blind: also ask with a grey picture (doubles the time).
         map_frames: scenes whose maps are drawn and measured.
         per_category: questions of each category per scene at most.
+        other_words: put every question in other words, as :mod:`cooper_ros.scenes.phrasing` does.
 
     Returns:
         JSON-ready results.
     """
-    answers, rows, maps = constants(), [], Maps()
+    answers, rows, maps = constants(other_words=other_words), [], Maps()
     samples = generate(seed, count, split, per_category=per_category)
     for number, sample in enumerate(tqdm(samples, total=count, desc=f'scenes, {mode}',
                                          mininterval=2)):
         if number < map_frames:
             _draw(engine, sample, maps)
+        sample = in_other_words(sample) if other_words else sample
         rows += _ask_all(engine, sample, seed + number, split, mode, blind, answers)
     return {'suite': 'scenes', 'split': split, 'seed': seed, 'scenes': count, 'mode': mode,
+            'other_words': other_words,
             'overall': _summary(rows), 'held_out': _summary([row for row in rows if row.held_out]),
             'categories': _by_category(rows), 'maps': maps.summary(),
             'failures': sum(row.failures for row in rows),

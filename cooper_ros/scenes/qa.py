@@ -15,7 +15,7 @@ from cooper_ros.scenes.truth import ObjectTruth
 
 DEPTH, SEGMENTATION = 'depth', 'segmentation'
 STYLES = ('direct', 'text', 'interleaved', 'maps')
-KINDS = ('mcq', 'yes_no', 'number', 'number_int')
+KINDS = ('mcq', 'yes_no', 'number', 'number_int', 'exact')
 
 _TAG = {DEPTH: '<depth-estimation>depth of the scene</depth-estimation>',
         SEGMENTATION: '<segmentation>objects of the scene</segmentation>'}
@@ -40,7 +40,8 @@ class QuestionAnswer:
 
     Attributes:
         category: one of ``CATEGORIES``.
-        kind: mcq (answer is a letter), yes_no, number or number_int.
+        kind: mcq (answer is a letter), yes_no, number or number_int; exact where it is an option
+            in words, see :mod:`..phrasing`.
         question: what is asked, options included.
         answer: short ground truth, as it should stand in the box.
         unit: unit of a number, else empty.

@@ -70,6 +70,8 @@ class MixOptions:
             of the true maps, see :mod:`..own_maps`.
         conclude: categories whose traces over maps say only what thoughts come to, ``3.`` and not
             every object first: for what is answered better at once than after thinking.
+        rephrase: share of the questions that are put in other words, see
+            :mod:`cooper_ros.scenes.phrasing`.
         learned: how far from the start (0) to the trained weights (1) the exported ones stand; may
             be chosen after training.
 
@@ -99,6 +101,7 @@ class MixOptions:
     latent_frames: int = 0
     own_maps: int = 0
     conclude: tuple[str, ...] = ()
+    rephrase: float = 0.0
     learned: float = 1.0
 
     def __post_init__(self) -> None:
@@ -116,6 +119,7 @@ class MixOptions:
         check_ranges(self, (
             *((name, getattr(self, name) >= 0, '>= 0') for name in weights),
             ('decode', all(weight >= 0 for weight in self.decode.values()), '>= 0'),
+            ('rephrase', 0 <= self.rephrase <= 1, '0 .. 1'),
             ('learned', 0 < self.learned <= 1, '0 < learned <= 1'),
             ('vocabulary', self.vocabulary > 0, '> 0'), ('init_std', self.init_std > 0, '> 0'),
             ('timestep_shift', self.timestep_shift > 0, '> 0'),

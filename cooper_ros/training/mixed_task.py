@@ -286,7 +286,8 @@ class MixedTask:
         cache = picture_cache(store, self.vae if needed else None,
                               ImageTransform(*options.vae_rule), ImageTransform(*options.vit_rule),
                               count, self.settings.optim.bfloat16)
-        return Source(store, cache, PROMPTS, self.tokenizer.encode, options.conclude)
+        return Source(store, cache, PROMPTS, self.tokenizer.encode, options.conclude,
+                      options.rephrase)
 
     def _usable(self, source: Source, name: str) -> list[int]:
         """Frames that a recipe learns from, or is validated on."""

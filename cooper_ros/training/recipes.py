@@ -22,7 +22,7 @@ at inference (the published training showed them through the VAE too, quirk Q7).
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from typing import Any, Callable, Mapping, Sequence
 
@@ -32,6 +32,7 @@ import torch
 from cooper_ros.engine.answers import ANSWER_START
 from cooper_ros.engine.prompts import Prompts
 from cooper_ros.model.packing import Item, LatentItem, TextItem, VisionItem
+from cooper_ros.scenes.phrasing import rephrase
 from cooper_ros.scenes.qa import QuestionAnswer
 from cooper_ros.training.data import STEPS_PER_METRE, FrameStore
 from cooper_ros.training.describe import DESCRIBE, describe_objects
@@ -58,6 +59,7 @@ class Source:
     Attributes:
         encode: text to ids.
         conclude: categories whose traces over maps state the conclusion alone.
+        rephrase: share of the questions that are put in other words.
     """
 
     store: FrameStore
@@ -65,6 +67,7 @@ class Source:
     prompts: Prompts
     encode: Callable[[str], Sequence[int]]
     conclude: Sequence[str] = ()
+    rephrase: float = 0.0
 
     @functools.cached_property
     def usable(self) -> dict[str, list[int]]:
@@ -123,8 +126,8 @@ def _maps_to_draw(source: Source, frame: int, count: int) -> tuple[tuple[Item, .
 def auto(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
     """The interleaved loop: ``count`` questions with one map and half as many without."""
     asked = source.store.questions[frame]
-    with_map = _choose([q for q in asked if len(q['tools']) == 1], count, draw)
-    without = _choose([q for q in asked if not q['tools']], (count + 1) // 2, draw)
+    with_map = _choose(source, [q for q in asked if len(q['tools']) == 1], count, draw)
+    without = _choose(source, [q for q in asked if not q['tools']], (count + 1) // 2, draw)
     branches = [_interleaved(source, frame, question, number == 0)
                 for number, question in enumerate(with_map)]
     branches += [_interleaved(source, frame, question, False) for question in without]
@@ -134,14 +137,14 @@ def auto(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
 
 def direct(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
     """Answers without thinking."""
-    chosen = _by_length(_choose(source.store.questions[frame], count, draw))
+    chosen = _by_length(_choose(source, source.store.questions[frame], count, draw))
     return Tree((source.seen(frame, RGB),), tuple(
         (source.text(q['question']), source.text(boxed(q), loss=True)) for q in chosen))
 
 
 def text(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
     """Thinking in words only."""
-    chosen = _by_length(_choose(source.store.questions[frame], count, draw))
+    chosen = _by_length(_choose(source, source.store.questions[frame], count, draw))
     system = source.text(source.prompts.think_system)
     return Tree((system, source.seen(frame, RGB)), tuple(
         (source.text(q['question']), source.text(reasoned(q), loss=True)) for q in chosen))
@@ -149,7 +152,7 @@ def text(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
 
 def maps(source: Source, frame: int, count: int, draw: torch.Generator) -> Tree:
     """Both maps always, then the answer."""
-    chosen = _choose(source.store.questions[frame], count, draw)
+    chosen = _choose(source, source.store.questions[frame], count, draw)
     system = source.text(source.prompts.image_system)
     return Tree((system, *source.picture(frame)), tuple(
         _both_maps(source, frame, question, number == 0)
@@ -253,12 +256,21 @@ def _both_maps(source: Source, frame: int, question: Question,
     return (*items, source.text(ANSWER_START), source.text(answer, loss=True))
 
 
-def _choose(asked: Sequence[Question], count: int, draw: torch.Generator) -> list[Question]:
+def _choose(source: Source, asked: Sequence[Question], count: int, draw: torch.Generator
+            ) -> list[Question]:
     """``count`` questions, different ones as long as there are enough."""
     order: list[int] = []
     while asked and len(order) < count:
         order += torch.randperm(len(asked), generator=draw).tolist()
-    return [dict(asked[place], tools=tuple(asked[place]['tools'])) for place in order[:count]]
+    chosen = [dict(asked[place], tools=tuple(asked[place]['tools'])) for place in order[:count]]
+    return [_worded(question, draw) if source.rephrase and
+            torch.rand((), generator=draw) < source.rephrase else question for question in chosen]
+
+
+def _worded(question: Question, draw: torch.Generator) -> Question:
+    """The same question in other words."""
+    return asdict(rephrase(QuestionAnswer(**question),
+                           lambda end: int(torch.randint(end, (), generator=draw))))
 
 
 def _by_length(chosen: list[Question]) -> list[Question]:
