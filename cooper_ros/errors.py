@@ -163,7 +163,7 @@ class NoScale(CooperError):
 
 
 class NoAnswer(CooperError):
-    """The model finished without an answer."""
+    """The model finished, or was cut off, without an answer."""
 
     code = ErrorCode.NO_ANSWER
 

@@ -7,14 +7,19 @@
 
 from __future__ import annotations
 
-import os
-
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, Shutdown
 from launch_ros.actions import Node
 from launch_ros.substitutions import ExecutableInPackage
 
-from cooper_ros.node.launching import NODE_NAME, PACKAGE, common_arguments, cooper_node, given
+from cooper_ros.node.launching import (
+    NODE_NAME,
+    PACKAGE,
+    common_arguments,
+    cooper_node,
+    given,
+    given_path,
+)
 
 # Our player offers pictures reliably and asks when they have arrived: best effort loses some.
 # `ros2 bag play` offers what was recorded, which may be best effort.
@@ -24,7 +29,7 @@ PLAYERS = tuple(DELIVERY)
 
 def player(context: LaunchContext) -> ExecuteProcess:
     """Return the process that publishes the recording and /clock."""
-    bag, speed = os.path.abspath(given(context, 'bag')), given(context, 'speed')
+    bag, speed = given_path(context, 'bag'), given(context, 'speed')
     if given(context, 'player') == 'ros2':
         return ExecuteProcess(cmd=['ros2', 'bag', 'play', bag, '--clock', '--rate', speed],
                               output='screen')

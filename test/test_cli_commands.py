@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -170,11 +171,11 @@ def test_ask_answers_and_leaves_pictures(model: Path, tmp_path: Path) -> None:
     Image.fromarray(picture(1)).save(tmp_path / 'room.png')
     done = cooper('ask', 'room.png', 'What is closest?', '--model', model, '--mode', 'maps',
                   '--out', 'out', folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert 'drawing depth' in done.stdout and 'drawing segmentation' in done.stdout
+    assert 'drawing depth' in done.stdout, done.stderr and 'drawing segmentation' in done.stdout
     assert 'float32' in done.stdout and 'seed 0' in done.stdout and 'tiny' in done.stdout
     record = json.loads((tmp_path / 'out' / 'answer.json').read_text())
     assert record['question'] == 'What is closest?'
+    assert done.returncode == (not record['complete'])  # its random words may know no end
     assert np.asarray(Image.open(tmp_path / 'out' / 'overlay.png')).shape == (24, 32, 3)
     quiet = runner.invoke(app, ['ask', str(tmp_path / 'room.png'), 'What is closest?', '--model',
                                 str(model), '--mode', 'maps', '-q'])
@@ -206,7 +207,8 @@ def test_replay_writes_bag_summary_and_sheets(model: Path, tmp_path: Path) -> No
     done = cooper(*words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     flat = ' '.join(done.stdout.split())
-    assert 'picture 1 skipped' in flat and '4 questions, 1 skipped' in flat
+    assert 'picture 1 skipped' in flat and re.search(
+        '4 questions(, . cut short)?, 1 skipped', flat)  # random words may know no end
     assert 'What [is] near?' in flat
     made = sorted(str(file.relative_to(tmp_path / 'out')) for file in
                   (tmp_path / 'out').rglob('*') if file.is_file())

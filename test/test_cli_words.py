@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,9 +23,11 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import Answer, Failure
 from cooper_ros.errors import BadCheckpoint, BadOption
 from cooper_ros.replay.bag import Frame, Skipped
+from cooper_ros.replay.output import _line
 from cooper_ros.replay.questions import Question
 from cooper_ros.replay.run import Asked, Request, Result
 from cooper_ros.replay.storage import Topic
+from cooper_ros.replay.summary import _markdown, summary
 
 LONG = '/data/[/bold] run [1]/' + 'x' * 90
 
@@ -53,6 +56,27 @@ def test_a_replay_without_one_answer_has_failed(capsys: pytest.CaptureFixture[st
     assert 'failed' not in capsys.readouterr().out
     assert 'Exit status 1 when' in ' '.join(CliRunner().invoke(app, ['replay', '--help']
                                                                ).output.split())
+
+
+def shown(end: Answer | Failure, capsys: pytest.CaptureFixture[str], folder: Path) -> str:
+    """What the terminal says of a question that has ended."""
+    bar: Any = SimpleNamespace(add_task=lambda *_, **__: 0, update=lambda *_, **__: None)
+    _watch(Request(Path('in'), folder), bar, Console(width=200), {}).asked(0, asked(end))
+    return capsys.readouterr().out
+
+
+def test_an_answer_that_was_cut_short_is_no_answer_to_act_on(
+        capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    cut = replace(ANSWER, text='[no', complete=False, error_code=303, error_msg='DEADLINE: [/x]')
+    assert shown(cut, capsys, tmp_path) == 'picture 0 ? [no (cut short: DEADLINE: [/x])\n'
+    assert shown(ANSWER, capsys, tmp_path) == 'picture 0 ? yes\n'
+    assert shown(FAILURE, capsys, tmp_path) == 'picture 0 ? no memory\n'
+    done = result(ANSWER, cut, FAILURE)
+    _report(done, Path('summary.md'), Console(width=200))
+    assert '3 questions, 1 failed, 1 cut short, 0 skip' in capsys.readouterr().out
+    assert '3 questions, 1 answered, 1 cut short, 0 pictures skip' in _markdown(summary(done, {}))
+    assert '1 questions, 1 answered, 0 pictures' in _markdown(summary(result(ANSWER), {}))
+    assert [_line(end) for end in (ANSWER, cut, FAILURE)] == ['yes', 'DEADLINE: [/x]', 'no memory']
 
 
 def test_names_are_printed_whole_and_as_they_are(capsys: pytest.CaptureFixture[str],

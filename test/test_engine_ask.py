@@ -304,6 +304,63 @@ def test_a_turn_ends_before_what_its_last_pass_chooses(says: list[str]) -> None:
     assert isinstance(end, Answer) and end.reasoning[-1].endswith('1234')
 
 
+THOUGHT = '<think>It is \\boxed{A}, or'
+CUT = 'NO_ANSWER: the answer was cut off at max_turn_tokens; got '
+
+
+@pytest.mark.parametrize(('mode', 'turn', 'short'), [
+    ('text', 'purple ball at 88', 'purple ball at 88'), ('direct', 'yes', 'yes'),
+    ('maps', 'B', 'B'), ('text', THOUGHT, 'A'), ('direct', THOUGHT, 'A'),
+    ('direct', '\\boxed{no} or \\boxed{ye', 'ye'),
+    ('text', '<think>so</think><answer>\\boxed{4', '4'), ('auto', '\\boxed{B} it is', 'B')])
+def test_an_answer_that_the_limit_cut_off_is_not_complete(says: list[str], mode: str, turn: str,
+                                                          short: str) -> None:
+    """The words so far are returned, and what to do; the model wanted to go on."""
+    engine = long_turns([turn + ' ... 12'], says)
+    *_, end = engine.ask(picture(), 'q', mode=mode, max_turn_tokens=len(turn) + 1)
+    assert isinstance(end, Answer) and end.short == short and end.reasoning[0].endswith(turn)
+    assert (end.complete, end.error_code) == (False, ErrorCode.NO_ANSWER)
+    assert end.error_msg.startswith(CUT)
+    raised = 'max_turn_tokens or max_turns' if mode == 'auto' else 'max_turn_tokens'
+    assert end.error_msg.endswith(f'; allowed: {len(turn) + 1} tokens; remedy: raise {raised}, or '
+                                  'ask for a shorter answer or in another mode')
+
+
+@pytest.mark.parametrize('ours', [12, 50])
+def test_a_limit_of_the_model_is_not_to_be_raised(says: list[str], ours: int) -> None:
+    says[:] = ['one, two, three, four']
+    *_, end = tiny_engine().ask(picture(), 'q', mode='direct', max_turn_tokens=ours)
+    assert isinstance(end, Answer) and end.error_msg.startswith(CUT)
+    assert end.error_msg.endswith('; allowed: 12 tokens, as the model folder says; remedy: '
+                                  'ask for a shorter answer or in another mode')
+
+
+@pytest.mark.parametrize(('mode', 'turn'), [
+    ('text', DONE), ('direct', '\\boxed{4}'), ('maps', '\\boxed{7}'), ('auto', DONE),
+    ('text', '<think>so</think><answer>\\boxed{4}'), ('direct', '\\boxed{A} and \\boxed{B} wi')])
+def test_a_turn_that_was_cut_off_behind_its_answer_is_complete(says: list[str], mode: str,
+                                                               turn: str) -> None:
+    engine = long_turns([turn + ' ... 12'], says)
+    *_, end = engine.ask(picture(), 'q', mode=mode, max_turn_tokens=len(turn) + 1)
+    assert isinstance(end, Answer) and end.complete and not end.error_code, end.error_msg
+
+
+@pytest.mark.parametrize('mode', ['text', 'direct', 'maps'])
+def test_a_turn_may_end_with_its_last_allowed_token(says: list[str], mode: str) -> None:
+    engine = long_turns(['yes', 'yes'], says)
+    *_, end = engine.ask(picture(), 'q', mode=mode, max_turn_tokens=len('yes') + 1)
+    assert isinstance(end, Answer) and end.complete and end.text == 'yes'
+    *_, end = engine.ask(picture(), 'q', mode=mode, max_turn_tokens=len('yes'))
+    assert isinstance(end, Answer) and not end.complete and end.text == 'ye'
+
+
+def test_an_end_that_is_spelt_out_ends_the_answer(says: list[str]) -> None:
+    said = 'yes<|im_end|> and'
+    *_, end = long_turns([said + ' more'], says).ask(picture(), 'q', mode='direct',
+                                                     max_turn_tokens=len(said))
+    assert isinstance(end, Answer) and end.complete and 'and' not in end.text
+
+
 def test_settings_for_scores_know_no_limits_but_the_models() -> None:
     config = offline(mode='text')
     assert (config.time_budget_s, config.runtime, config.mode) == (0.0, 'torch', 'text')

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cooper_ros.errors import BadImage
-from cooper_ros.imaging.compressed import decode_compressed
+from cooper_ros.imaging.buffers import decode_image
+from cooper_ros.imaging.compressed import compressed_size, decode_compressed
 from cooper_ros.imaging.resize import to_rgb
 
 
@@ -135,3 +136,84 @@ def test_what_is_no_picture_is_refused() -> None:
     floats = packed(Image.fromarray(np.ones((3, 3), np.float32)), 'TIFF')
     with pytest.raises(BadImage, match='no known value is white.*mode F'):
         decode_compressed('tiff', floats)
+
+
+KINDS = ('JPEG', 'PNG', 'BMP', 'PPM', 'GIF')
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_our_limit_of_size_is_the_one_that_counts(kind: str, monkeypatch: pytest.MonkeyPatch
+                                                  ) -> None:
+    """Pillow has one for the whole process, below what max_image_pixels allows."""
+    data = packed(Image.fromarray(scene()), kind)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    assert decode_compressed('', data, 40 * 56).shape == (40, 56, 3)
+    assert compressed_size(data) == (56, 40)
+    with pytest.raises(BadImage, match='got 56x40; allowed: 2239 pixels; remedy: raise max_im'):
+        decode_compressed('', data, 40 * 56 - 1)
+    assert Image.MAX_IMAGE_PIXELS == 100  # it guards others
+
+
+@pytest.mark.parametrize('kind', ['TIFF', 'WEBP'])
+def test_kinds_that_keep_to_the_limit_of_pillow_say_so(kind: str, monkeypatch: pytest.MonkeyPatch
+                                                       ) -> None:
+    data = packed(Image.fromarray(scene()), kind)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    with pytest.raises(BadImage, match='too large for its kind.*smaller, or a JPEG or PNG'):
+        decode_compressed('', data)
+
+
+def test_a_huge_picture_that_is_allowed_is_decoded_as_far_as_it_goes() -> None:
+    """A canvas beyond the limit of Pillow: refused for what it lacks, not for its size."""
+    with pytest.raises(BadImage, match='cannot be decoded') as caught:
+        decode_compressed('png', bomb(20_000, 10_000), 400_000_000)
+    assert 'pixels' not in str(caught.value)
+
+
+def mosaic(pattern: str, deep: bool = False) -> np.ndarray:
+    """Red ground with a blue field as a sensor behind a Bayer filter sees it."""
+    rgb = np.full((32, 48, 3), (200, 60, 20), np.uint8)
+    rgb[8:24, 12:36] = (30, 60, 220)
+    seen = np.empty((32, 48), np.uint8)
+    for place, colour in enumerate(pattern):
+        row, column = divmod(place, 2)
+        seen[row::2, column::2] = rgb[row::2, column::2, 'rgb'.index(colour)]
+    return seen.astype(np.uint16) * 257 if deep else seen
+
+
+@pytest.mark.parametrize('pattern', ['rggb', 'bggr', 'gbrg', 'grbg'])
+@pytest.mark.parametrize(('bits', 'form'), [
+    (8, 'bayer_{}8; jpeg compressed '), (8, 'bayer_{0}8; jpeg compressed bayer_{0}8'),
+    (8, 'bayer_{}8; png compressed '), (16, 'bayer_{}16; png compressed ')])
+def test_an_encoded_mosaic_is_as_colourful_as_a_raw_one(pattern: str, bits: int, form: str
+                                                        ) -> None:
+    """ROS 1 encodes it as it is, ROS 2 where `jpeg_compress_bayer` is set."""
+    seen = mosaic(pattern, bits == 16)
+    raw = decode_image(f'bayer_{pattern}{bits}', *seen.shape, seen.strides[0], False,
+                       seen.tobytes())
+    options = {'quality': 100} if 'jpeg' in form else {}
+    data = packed(Image.fromarray(seen), 'JPEG' if 'jpeg' in form else 'PNG', **options)
+    got = decode_compressed(form.format(pattern), data)
+    assert np.abs(got.astype(int) - raw).max() <= (4 if 'jpeg' in form else 0)
+    assert got[16, 4].tolist()[0] > 190 and got[16, 24].tolist()[2] > 210
+
+
+@pytest.mark.parametrize('form', ['bayer_rggb8; jpeg compressed mono8', 'mono8; jpeg compressed ',
+                                  'jpeg', 'bayer_rggb8; png compressed mono16'])
+def test_grey_that_is_no_mosaic_stays_grey(form: str) -> None:
+    got = decode_compressed(form, packed(Image.fromarray(mosaic('rggb')), 'PNG'))
+    assert (got == got[..., :1]).all()
+
+
+def test_colour_made_of_a_mosaic_stays_as_it_is() -> None:
+    data = packed(Image.fromarray(scene()), 'PNG')
+    for form in ('bayer_rggb8; png compressed bgr8', 'bayer_rggb8; png compressed '):
+        assert np.array_equal(decode_compressed(form, data), scene())
+
+
+@pytest.mark.parametrize(('form', 'size'), [
+    ('bayer_rgbw8; jpeg compressed ', (8, 8)), ('bayer_rggb8; jpeg compressed ', (1, 8))])
+def test_mosaics_that_nobody_can_read_are_refused(form: str, size: tuple[int, int]) -> None:
+    data = packed(Image.new('L', size, 80), 'JPEG')
+    with pytest.raises(BadImage, match='no known Bayer mosaic.*; got .bayer_.*bayer_grbg16'):
+        decode_compressed(form, data)

@@ -7,6 +7,7 @@ import rclpy
 import yaml
 from rclpy.context import Context
 from rclpy.node import Node
+from support import stand_in_launch
 from support.stand_in_launch import ROOT, LaunchError, execute
 
 from cooper_ros.config import CooperConfig, options
@@ -56,11 +57,39 @@ def test_arguments_reach_the_node(tmp_path) -> None:
 
 
 @pytest.mark.parametrize('wrong', [
-    {'log_level': 'loud'}, {'respawn': 'maybe'}, {'params_file': '/nowhere.yaml'},
-    {'colour': 'red'}])
+    {'log_level': 'loud'}, {'respawn': 'maybe'}, {'colour': 'red'}])
 def test_wrong_arguments_are_refused(wrong: dict[str, str]) -> None:
     with pytest.raises(LaunchError):
         execute('cooper.launch.py', **wrong)
+
+
+@pytest.mark.parametrize('path', ['/nowhere.yaml', '~/nowhere.yaml', '/', ''])
+@pytest.mark.parametrize('name', FILES)
+def test_a_parameter_file_that_is_none_is_refused(name: str, path: str) -> None:
+    """ROS would start the node with default settings, after a warning."""
+    with pytest.raises(BadOption, match='no such parameter file; got /.*remedy: correct params_'):
+        execute(name, **REQUIRED.get(name, {}), params_file=path)
+
+
+def test_the_stand_in_passes_over_a_parameter_file_as_ros_does() -> None:
+    """Otherwise it would hide that nobody else refuses it."""
+    node = stand_in_launch.Node(package='cooper_ros', executable='cooper_node', cwd=str(ROOT),
+                                parameters=['/nowhere.yaml', str(CONFIGS[0])])
+    node.start(stand_in_launch.LaunchContext({}), stand_in_launch.Outcome())
+    assert node.words.count('--params-file') == 1 and str(CONFIGS[0]) in node.words
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_paths_may_begin_at_home(name: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell expands `params_file:=~/x.yaml`."""
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'mine.yaml').write_text('/**: {ros__parameters: {seed: 3}}')
+    bag = {'bag': '~/drive'} if name in REQUIRED else {}
+    node, *player = execute(name, **bag, params_file='~/mine.yaml', model_path='~/m').processes
+    place = node.words.index('--params-file') + 1
+    assert node.words[place] == str(tmp_path / 'mine.yaml')
+    assert node.values['model_path'] == str(tmp_path / 'm')
+    assert all(str(tmp_path / 'drive') in one.words for one in player)
 
 
 @pytest.mark.parametrize('name', ['model_path', 'device', 'dtype', 'autostart'])

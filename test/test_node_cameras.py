@@ -78,6 +78,19 @@ def test_a_camera_that_always_gives_one_stamp_does_not_freeze(node: Node, kind: 
     assert eyes.held() == 1 and eyes.newest().message is shown[1]
 
 
+@pytest.mark.parametrize('kind', ['raw', 'jpeg', 'both'])
+def test_a_clip_that_begins_anew_goes_on(node: Node, kind: str) -> None:
+    """A simulator or a player in a loop gives the same stamps again and again."""
+    eyes, now = camera(node, buffer_images=4), now_s(node)
+    for _ in range(3):
+        for number in range(3):
+            raw = stamped(GREY, seconds=now + number)
+            shown = [raw, jpeg(raw)] if kind == 'both' else [raw if kind == 'raw' else jpeg(raw)]
+            for message in shown:
+                eyes._on_image(message)
+            assert eyes.newest().message is shown[0] and eyes.held() <= 3
+
+
 def test_jpeg_is_heard_while_no_raw_pictures_arrive(node: Node) -> None:
     """An idle publisher of raw ones, or one of another quality, must not make the node deaf."""
     def look(seconds: float) -> int:

@@ -19,7 +19,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from safetensors.torch import load_file, save_file
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
-from support.ros import ABORTED, CANCELED, REAL, SUCCEEDED, Client, NodeProcess, stamped
+from support.brief import LENGTH, LONG
+from support.ros import ABORTED, BRIEF, CANCELED, SUCCEEDED, Client, NodeProcess, stamped
 from support.tiny import SPECIALS
 
 from cooper_interfaces.action import SpatialReason
@@ -29,7 +30,6 @@ from cooper_ros.config import options
 from cooper_ros.errors import ErrorCode
 
 LENS = 0.5  # it draws for, in longest sides of the picture
-LONG = 'tell me all about it'
 
 
 def _folder(place: Path) -> Path:
@@ -49,7 +49,7 @@ def _folder(place: Path) -> Path:
 @pytest.fixture(scope='module')
 def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     place = tmp_path_factory.mktemp('node')
-    node = NodeProcess(REAL, _folder(place / 'model'), place / 'log', max_turn_tokens=8,
+    node = NodeProcess(BRIEF, _folder(place / 'model'), place / 'log', max_turn_tokens=LENGTH,
                        max_image_age_s=0.0, threads=1, diagnostics_rate_hz=5.0)
     client = Client()
     try:
@@ -153,10 +153,20 @@ def test_an_unfinished_answer_aborts_with_its_code_and_the_words_so_far(robot: C
     assert result.reasoning and not result.complete and 'max_turns' in result.error_msg
 
 
+def test_an_answer_that_was_cut_off_is_told_from_a_whole_one(robot: Client) -> None:
+    for mode in ('text', 'direct', 'maps'):
+        status, result = robot.reason(LONG, mode=mode)
+        assert (status, result.error_code) == (ABORTED, ErrorCode.NO_ANSWER)
+        assert result.answer and not result.complete and result.timings.text_tokens == LENGTH
+        assert 'the answer was cut off at max_turn_tokens; got' in result.error_msg
+    said = robot.call(SpatialQuery, '/cooper/query', question=LONG)
+    assert (said.error_code, said.complete) == (ErrorCode.NO_ANSWER, False) and said.answer
+
+
 def test_deadline_gives_the_best_so_far(robot: Client) -> None:
     assert robot.set_parameter('max_turn_tokens', 5000).successful
     status, result = robot.reason(LONG, mode='text', time_budget_s=1.0)
-    assert robot.set_parameter('max_turn_tokens', 8).successful
+    assert robot.set_parameter('max_turn_tokens', LENGTH).successful
     assert (status, result.error_code) == (ABORTED, ErrorCode.DEADLINE)
     assert result.reasoning[0] and 'time_budget_s' in result.error_msg
 
@@ -167,7 +177,7 @@ def test_cancel_in_the_middle_of_text(robot: Client) -> None:
     robot.until(lambda: any(item.text for item in handle.feedback))
     robot.done(handle.cancel_goal_async())
     status, result = robot.result(handle)
-    assert robot.set_parameter('max_turn_tokens', 8).successful
+    assert robot.set_parameter('max_turn_tokens', LENGTH).successful
     assert (status, result.error_code) == (CANCELED, ErrorCode.CANCELED)
     assert 0 < result.timings.text_tokens < 5000 and result.reasoning[0]
 
@@ -307,10 +317,10 @@ def test_text_topics(robot: Client) -> None:
     robot.until(lambda: publisher.get_subscription_count()
                 and robot.node.count_publishers('/cooper/answer'))
     assert robot.set_parameter('mode', 'direct').successful
-    robot.until(lambda: texts and answers,
+    robot.until(lambda: {item.answer for item in answers if item.complete
+                         and item.question == 'what is nearest?'} & {item.data for item in texts},
                 again=lambda: publisher.publish(String(data='what is nearest?')))
     assert robot.set_parameter('mode', 'auto').successful
-    assert texts[0].data == answers[-1].answer and answers[-1].question == 'what is nearest?'
     robot.until(lambda: any(item.data.startswith('BAD_QUESTION') for item in texts),
                 again=lambda: publisher.publish(String(data='')))
 

@@ -25,7 +25,7 @@ from cooper_ros.node.action_server import ReasonServer
 from cooper_ros.node.cameras import Camera
 from cooper_ros.node.executor_queue import ExecutorQueue
 from cooper_ros.node.outputs import AnswerOutputs
-from cooper_ros.node.request_handler import RequestHandler
+from cooper_ros.node.request_handler import DEEP, RequestHandler
 from cooper_ros.node.services import Services
 from cooper_ros.node.topics import LiveMaps, QuestionTopic
 
@@ -126,6 +126,20 @@ def test_a_question_on_the_topic_is_answered(robot: Robot) -> None:
                 again=lambda: publisher.publish(String(data='what is nearest?')))
     assert heard[0].error_code == ErrorCode.INTERNAL and heard[0].error_msg.startswith(REASON)
     assert heard[0].question == 'what is nearest?' and said[0] == heard[0].error_msg
+
+
+def test_of_a_burst_of_questions_each_is_answered(robot: Robot) -> None:
+    """They wait while the node is busy with something else."""
+    said: list[str] = []
+    robot.asker.create_subscription(
+        String, '/cooper/answer_text', lambda message: said.append(message.data), DEEP)
+    publisher = robot.asker.create_publisher(String, '/cooper/question', DEEP)
+    robot.until(lambda: publisher.get_subscription_count()
+                and robot.asker.count_publishers('/cooper/answer_text')
+                and robot.answers._text.get_subscription_count())
+    for number in range(60):
+        publisher.publish(String(data=f'question {number}'))
+    robot.until(lambda: len(said) == 60)
 
 
 def test_the_only_camera_is_asked_without_a_name(robot: Robot) -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Iterator
 
+import numpy as np
 import pytest
 import rclpy
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode
+from support.ros import stamped
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import ErrorCode
 from cooper_ros.imaging.lens import Calibration
 from cooper_ros.node.cameras import Camera
 from cooper_ros.node.outputs import AnswerOutputs, MapOutputs, no_scale
+from cooper_ros.node.request_handler import DEEP, RequestSpec
+from cooper_ros.node.topics import LiveMaps, QuestionTopic
 from cooper_ros.replay.output import TYPES
-from cooper_ros.replay.topics import NODE
+from cooper_ros.replay.topics import DEPTH_TOPICS, NODE
 
 PATIENCE_S = 60
 
@@ -56,3 +61,30 @@ def test_a_bag_of_answers_is_what_the_node_publishes(node: LifecycleNode) -> Non
 def test_who_asks_for_metres_is_told_what_they_lack(lens: Calibration, code: ErrorCode, said: str
                                                     ) -> None:
     assert no_scale(lens).code == code and said in str(no_scale(lens))
+
+
+def test_questions_and_answers_wait_in_deep_queues(node: LifecycleNode) -> None:
+    """Of a burst none is lost on the way, as little as of goals and calls."""
+    answers = AnswerOutputs(node)
+    QuestionTopic(node, SimpleNamespace(), answers)
+    question, = (one for one in node.subscriptions if one.topic_name.endswith('/question'))
+    assert [one.qos_profile.depth for one in (question, answers._full, answers._text)] == [
+        DEEP.depth] * 3
+
+
+@pytest.mark.parametrize('changes', [True, False])
+def test_live_maps_are_drawn_once_of_every_image(node: LifecycleNode, changes: bool) -> None:
+    """Of one whose stamp never changes, too."""
+    eyes = Camera(node, '', lambda: CooperConfig(max_image_age_s=0.0))
+    drawn: list[RequestSpec] = []
+    handler = SimpleNamespace(
+        active=True, camera=lambda name: eyes, take_in=lambda spec, hear: drawn.append(spec),
+        supervisor=SimpleNamespace(queue=SimpleNamespace(everything=list)))
+    live = LiveMaps(node, handler, CooperConfig,
+                    {'': SimpleNamespace(wanted=lambda names: names == DEPTH_TOPICS)})
+    live._tick()  # no image yet
+    for count in (1, 2, 3):
+        eyes._on_image(stamped(np.zeros((6, 8, 3), np.uint8), seconds=100.5 + count * changes))
+        for _ in range(2):
+            live._tick()
+        assert len(drawn) == count

@@ -37,7 +37,7 @@ from rosbags.rosbag1 import Writer as Ros1Writer
 from cooper_ros.errors import BadBag, OutOfDisk
 from cooper_ros.replay import bag as bag_module
 from cooper_ros.replay import interfaces, mend, storage
-from cooper_ros.replay.bag import Bag, Frame, Skipped, Text
+from cooper_ros.replay.bag import Bag, Frame, Picture, Skipped, Text
 from cooper_ros.replay.storage import Recording
 
 DATA = Path(__file__).parent / 'data' / 'bags'
@@ -258,7 +258,7 @@ def test_texts_come_between_the_pictures(tmp_path: Path) -> None:
     messages = camera(2) + [('/ask', STRING, START_NS + 1, text('Where?'))]
     with Bag(write_ros2(tmp_path / 'bag', messages)) as bag:
         items = list(bag.play(bag.choose_topic(), 'ask'))
-    assert [type(item) for item in items] == [Frame, Text, Frame]
+    assert [type(item) for item in items] == [Picture, Text, Picture]
     assert items[1].text == 'Where?'
 
 
@@ -470,11 +470,11 @@ def test_stamps_that_stand_still_do_not_fill_the_memory(tmp_path: Path,
     """A recording made before the clock runs: nothing is ever later than anything."""
     messages = [(topic, kind, 0, message) for topic, kind, _, message in
                 [*infos([(0, 10**9)], [100.0]), *camera(8)]]
-    decoded: list[int] = []
-    picture = Bag._picture
-    monkeypatch.setattr(Bag, '_picture', lambda self, record, index: (
-        decoded.append(index), picture(self, record, index))[1])
     monkeypatch.setattr(bag_module, 'MOST_WAITING', 3)
     with Bag(write_ros2(tmp_path / 'drive', messages)) as bag:
-        first = next(iter(bag.play(bag.choose_topic())))
-        assert isinstance(first, Frame) and first.index == 0 and len(decoded) == 3
+        topic, records, read = bag.choose_topic(), Recording.records, []
+        monkeypatch.setattr(Recording, 'records', lambda self, names: (
+            read.append(record.topic) or record for record in records(self, names)))
+        first = next(iter(bag.play(topic)))
+        assert isinstance(first, Picture) and first.index == 0
+        assert read.count(topic) == 4  # three wait, and the next one is at the door

@@ -40,18 +40,19 @@ def ask(images: Annotated[list[str], typer.Argument(
 
     from cooper_ros.cli.files import read_picture
     from cooper_ros.cli.show import Printer, fact_line, facts, load_engine
+    from cooper_ros.replay.pictures import holds_answer, write_pictures
     from cooper_ros.replay.places import make_folder
     files, question = _split(images)
     pictures = [read_picture(file, config.max_image_pixels) for file in files]
     if out is not None:
         make_folder(out)
+        holds_answer(out)  # before a large model is loaded for nothing
     console = Console(stderr=quiet)
     engine = load_engine(config, console)
     answer = _answered(engine.ask(pictures, question), Printer(console), quiet)
     footer = fact_line(facts(engine), config.seed)
     _conclude(answer, footer, console, quiet)
     if out is not None:
-        from cooper_ros.replay.pictures import write_pictures
         said = [f'wrote {file}' for file in write_pictures(out, pictures[-1], question, answer,
                                                            footer)]
         for line in said + _lens_wanted(answer):

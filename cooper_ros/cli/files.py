@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from cooper_ros.errors import BadImage
-from cooper_ros.imaging.compressed import decode_compressed
+from cooper_ros.imaging.compressed import decode_compressed, open_picture
 
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
@@ -38,8 +37,9 @@ def read_picture(path: Path, max_pixels: int) -> np.ndarray:
         rgb = decode_compressed('', data, max_pixels)
     except BadImage as error:
         raise BadImage(error.what, value=path, limit=error.limit,
-                       remedy='give a whole picture, or raise max_image_pixels') from error
-    picture = Image.open(io.BytesIO(data))
+                       remedy='give a whole picture (JPEG or PNG if it is very large), or raise '
+                              'max_image_pixels') from error
+    picture = open_picture(data)
     picture.load()  # some kinds of files are turned by that, and then say so no more
     turn = _TURNS.get(picture.getexif().get(_EXIF_ORIENTATION, 1))
     return rgb if turn is None else np.array(Image.fromarray(rgb).transpose(turn))

@@ -15,6 +15,9 @@ from cooper_ros.config import CooperConfig, options
 from cooper_ros.engine.shipped import shipped_model
 from cooper_ros.errors import BadOption
 
+PARAMETERS = 'ros__parameters'
+# What a parameter file may say that concerns the node alone, or every node of ROS.
+_OF_NODES = ('cameras', 'use_sim_time', 'start_type_description_service', 'qos_overrides')
 COMMON = ('model_path', 'device', 'dtype', 'load_drawing', 'threads', 'seed')
 _SHORT = {'model_path': 'model'}
 _PANEL = 'Settings (see `cooper config`)'
@@ -56,6 +59,8 @@ def typed(context: typer.Context) -> set[str]:
 def settings_from_file(path: Path) -> dict[str, Any]:
     """Read settings from YAML: a plain table, or the parameter file of a node.
 
+    What the file of a node says of cameras, clock and transport is left out.
+
     Raises:
         BadOption: the file cannot be read or is no table.
     """
@@ -64,12 +69,23 @@ def settings_from_file(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise BadOption('the settings file cannot be read', value=f'{path}: {error}',
                         remedy='see `cooper config --format yaml`') from error
-    while isinstance(values, dict) and len(values) == 1 and isinstance(
-            next(iter(values.values())), dict):
-        values = next(iter(values.values()))  # node name, then ros__parameters
+    values = _innermost(values)
     if not isinstance(values, dict):
         raise BadOption('the settings file is no table', value=str(path),
                         remedy='see `cooper config --format yaml`')
+    return values
+
+
+def _innermost(values: Any) -> Any:
+    """The table inside the names of a namespace, of a node and ``ros__parameters``."""
+    while isinstance(values, dict) and len(values) == 1:
+        name, inner = next(iter(values.items()))
+        if not isinstance(inner, dict):
+            break
+        if name == PARAMETERS:
+            return {key: value for key, value in inner.items()
+                    if str(key).partition('.')[0] not in _OF_NODES}
+        values = inner
     return values
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from cooper_ros.engine.events import Answer, Failure
     from cooper_ros.replay.run import Request, Result, Watch
 
 _HELP = {name: entry.metadata['help'] for name, entry in Plan.__dataclass_fields__.items()}
@@ -138,7 +139,7 @@ def _watch(request: Request, bar: Progress, console: Console,
     from rich.markup import escape
 
     from cooper_ros.cli.show import fact_line
-    from cooper_ros.engine.events import Answer, Event, Loading, MapStep, TextDelta
+    from cooper_ros.engine.events import Event, Loading, MapStep, TextDelta
     from cooper_ros.replay.pictures import write_sheet
     from cooper_ros.replay.places import sheet_name
     from cooper_ros.replay.run import Asked, Watch
@@ -156,9 +157,8 @@ def _watch(request: Request, bar: Progress, console: Console,
     def asked(number: int, done: Asked) -> None:
         write_sheet(request.out / sheet_name(number), done.frame.rgb, done.question.text,
                     done.end, footer)
-        said = done.end.text if isinstance(done.end, Answer) else done.end.error_msg
         console.print(f'[dim]picture {done.frame.index}[/] {escape(done.question.text)} '
-                      f'[bold]{escape(said)}[/]', highlight=False)
+                      f'{_ended(done.end)}', highlight=False)
 
     return Watch(
         progress=lambda done: bar.update(task, completed=done), event=event, asked=asked,
@@ -167,11 +167,23 @@ def _watch(request: Request, bar: Progress, console: Console,
                                           soft_wrap=True))
 
 
-def _report(result: Result, text: Path, console: Console) -> None:
+def _ended(end: Answer | Failure) -> str:
+    """How a question ended, for the terminal."""
+    from rich.markup import escape
+
     from cooper_ros.engine.events import Failure
+    if isinstance(end, Failure):
+        return f'[bold]{escape(end.error_msg)}[/]'
+    cut = '' if end.complete else f' [yellow](cut short: {escape(end.error_msg)})[/]'
+    return f'[bold]{escape(end.text)}[/]{cut}'
+
+
+def _report(result: Result, text: Path, console: Console) -> None:
+    from cooper_ros.engine.events import Answer
     _warn(result.warnings, console)
-    failed = sum(isinstance(asked.end, Failure) for asked in result.asked)
-    amiss = f', {failed} failed' if failed else ''
+    said = [asked.end for asked in result.asked if isinstance(asked.end, Answer)]
+    failed, cut = len(result.asked) - len(said), sum(not end.complete for end in said)
+    amiss = (f', {failed} failed' if failed else '') + (f', {cut} cut short' if cut else '')
     stopped = ', stopped before the end' if result.interrupted else ''
     console.print(f'{result.pictures} pictures of {result.topic.name}, {len(result.asked)} '
                   f'questions{amiss}, {len(result.skipped)} skipped{stopped}. See {text}',

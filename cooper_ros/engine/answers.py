@@ -50,6 +50,15 @@ def has_answer(turn: str) -> bool:
     return _ANSWER.search(turn) is not None
 
 
+def says_answer(turn: str) -> bool:
+    """Whether a turn that a limit cut off had come to its answer: a complete block, or a closed
+    box that is no part of the thinking."""
+    unclosed = _OPEN_ANSWER.search(turn)
+    said = unclosed.group(1) if unclosed else _THINK.sub('', turn)
+    start = said.rfind(_BOX)
+    return has_answer(turn) or start >= 0 and _box_end(said, start) < len(said)
+
+
 def answer_text(turn: str) -> str:
     """Return the last answer block, or the best text there is, without tags.
 
@@ -93,12 +102,18 @@ def _last_box(text: str) -> str | None:
     start = text.rfind(_BOX)
     if start < 0:
         return None
-    depth, begin = 1, start + len(_BOX)
-    for position in range(begin, len(text)):
+    # Never closed: what follows is still the best guess.
+    return text[start + len(_BOX):_box_end(text, start)]
+
+
+def _box_end(text: str, start: int) -> int:
+    """Place of the brace that closes a box; the length of the text where none does."""
+    depth = 1
+    for position in range(start + len(_BOX), len(text)):
         depth += {'{': 1, '}': -1}.get(text[position], 0)
         if depth == 0:
-            return text[begin:position]
-    return text[begin:]  # never closed: what follows is still the best guess
+            return position
+    return len(text)
 
 
 def _clean(text: str) -> str:

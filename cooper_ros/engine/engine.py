@@ -11,7 +11,7 @@ import torch
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine import reasoning, settings
-from cooper_ros.engine.answers import answer_text, has_answer, short_answer
+from cooper_ros.engine.answers import answer_text, has_answer, says_answer, short_answer
 from cooper_ros.engine.contexts import Reader
 from cooper_ros.engine.events import (
     DEPTH,
@@ -164,7 +164,7 @@ class CooperEngine:
                                   clean_question(question, config.max_question_chars), config,
                                   limits)
                 yield from _route(talk, config)
-                yield _answer(talk, _verdict(talk, config.mode))
+                yield _answer(talk, _verdict(talk, config, self.parts.card))
             except Exception as error:  # one request may fail, the engine goes on
                 yield self._failed(request_id, limits, talk, error)
 
@@ -293,13 +293,27 @@ def _route(talk: Talk, config: CooperConfig) -> Steps:
     return reasoning.interleaved(talk, config.max_turns, config.repeat_stuck_turns)
 
 
-def _verdict(talk: Talk, mode: str) -> NoAnswer | None:
-    """Whether a finished route holds an answer; only the interleaved loop must tag it."""
-    last = talk.turns[-1].text
-    if has_answer(last) or (mode != 'auto' and answer_text(last)):
+def _verdict(talk: Talk, config: CooperConfig, card: ModelCard) -> NoAnswer | None:
+    """Whether a finished route holds an answer; only the interleaved loop must tag it, and what
+    a limit cut off must have come to it."""
+    last = talk.turns[-1]
+    said = says_answer(last.text) if last.cut else bool(answer_text(last.text))
+    if has_answer(last.text) or (config.mode != 'auto' and said):
         return None
-    return NoAnswer('the model stopped without an answer block', value=repr(last[-200:]),
+    if last.cut:
+        return _cut_off(last, config, card)
+    return NoAnswer('the model stopped without an answer block', value=repr(last.text[-200:]),
                     remedy='raise max_turns or max_turn_tokens, or ask in another mode')
+
+
+def _cut_off(turn: Turn, config: CooperConfig, card: ModelCard) -> NoAnswer:
+    """What ended a turn before its answer; who only sets ours cannot raise the model's limit."""
+    ours, theirs = config.max_turn_tokens, card.max_turn_tokens
+    limit = f'{ours} tokens' if ours < theirs else f'{theirs} tokens, as the model folder says'
+    raised = ['max_turn_tokens'] * (ours < theirs) + ['max_turns'] * (config.mode == 'auto')
+    remedy = f'raise {" or ".join(raised)}, or ask' if raised else 'ask'
+    return NoAnswer('the answer was cut off at max_turn_tokens', value=repr(turn.text[-200:]),
+                    limit=limit, remedy=f'{remedy} for a shorter answer or in another mode')
 
 
 def _rounded_up(tokens: int) -> int:

@@ -40,11 +40,19 @@ Steps = Generator[Event, None, None]
 
 @dataclass
 class Turn:
-    """One text turn of the model; grows while it is written."""
+    """One text turn of the model; grows while it is written.
+
+    Attributes:
+        text: what it says.
+        log_probability: sum over the chosen tokens.
+        tokens: how many were chosen.
+        cut: whether the limit ended it, and not the model.
+    """
 
     text: str = ''
     log_probability: float = 0.0
     tokens: int = 0
+    cut: bool = False
 
     def confidence(self) -> float:
         """Geometric mean probability of the chosen tokens, 0..1."""
@@ -198,6 +206,7 @@ class Talk:
             turn.text += delta
             if delta:
                 yield TextDelta(self.request_id, self.limits.elapsed(), len(self.turns), delta)
+        turn.cut = token != self.codec.end and not stream.ended()
         tail = stream.finish()
         turn.text += tail
         if tail:

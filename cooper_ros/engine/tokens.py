@@ -26,6 +26,10 @@ class TextStream:
         """Return what was held back."""
         return self._take(self._text())
 
+    def ended(self) -> bool:
+        """Whether the end marker was spelt out: what follows it is no part of the text."""
+        return END_TEXT in self._decode(self._ids)
+
     def _text(self) -> str:
         # The published decoder cuts at the first textual end marker.
         return self._decode(self._ids).split(END_TEXT)[0]

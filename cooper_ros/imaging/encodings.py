@@ -91,3 +91,18 @@ COLOUR_ENCODINGS = {**_plain(), **_bayer(), **_luma_chroma()}
 # What can be read as depth. What a message says of itself is in depth_messages.py.
 DEPTH_LAYOUTS = {'16UC1': Encoding(np.uint16, 1, None), 'mono16': Encoding(np.uint16, 1, None),
                    '32FC1': Encoding(np.float32, 1, None)}
+
+
+def mosaic_in(format: str) -> str:
+    """Encoding of the Bayer mosaic that a ``sensor_msgs/CompressedImage`` holds; '' for none.
+
+    Args:
+        format: its field. In front stands what was compressed, behind the word ``compressed``
+            what it was turned into first; ROS 1 turns mosaics into nothing, and says nothing.
+
+    >>> mosaic_in('bayer_rggb8; jpeg compressed '), mosaic_in('bayer_rggb8; jpeg compressed bgr8')
+    ('bayer_rggb8', '')
+    """
+    before, _, behind = format.partition('compressed')
+    held = behind.strip() or before.partition(';')[0].strip()
+    return held if held.startswith('bayer_') else ''

@@ -31,6 +31,7 @@ from cooper_ros.errors import Canceled, CooperError, ErrorCode
 from cooper_ros.node.conversions import map_message
 from cooper_ros.node.filling import fill_answer, fill_error, fill_maps
 from cooper_ros.node.request_handler import (
+    DEEP,
     AcceptedRequest,
     RequestHandler,
     RequestSpec,
@@ -39,8 +40,6 @@ from cooper_ros.node.request_handler import (
 
 _RESULT_KEPT_S = 10  # results hold maps: the default of 15 minutes would fill the memory
 _FEEDBACK = QoSProfile(depth=100)
-# ROS keeps ten calls by default and drops the rest in silence; a refusal is an answer too.
-DEEP = QoSProfile(depth=500)
 _KINDS = {TextDelta: SpatialReason.Feedback.TEXT, MapStarted: SpatialReason.Feedback.MAP_STARTED,
           MapStep: SpatialReason.Feedback.MAP_STEP,
           MapFinished: SpatialReason.Feedback.MAP_FINISHED}

@@ -147,16 +147,21 @@ class Camera:
         self._last_arrival = self._clock()
         self.heard = 'raw' if isinstance(message, Image) else 'compressed'
         self._last_raw_ns = now if self.heard == 'raw' else self._last_raw_ns
-        held = [number for number, one in enumerate(self._frames) if one.stamp_ns == stamp]
-        if not held:
-            self._frames.append(Frame(message.header, stamp, message))
-        elif isinstance(message, Image) or isinstance(
-                self._frames[held[-1]].message, CompressedImage):
-            # The newer one of a camera that always gives the same stamp; of the same image by
-            # both transports, the one as it was taken.
-            self._frames[held[-1]] = Frame(message.header, stamp, message)
+        self._keep(Frame(message.header, stamp, message))
         while len(self._frames) > self._config().buffer_images:
             self._frames.popleft()
+
+    def _keep(self, frame: Frame) -> None:
+        """Hold an image, one per stamp."""
+        number = next((number for number, one in enumerate(self._frames)
+                       if one.stamp_ns == frame.stamp_ns), None)
+        if number is None:
+            self._frames.append(frame)
+        elif type(frame.message) is type(self._frames[number].message):
+            del self._frames[number]  # a clip begins anew, or a camera always gives one stamp
+            self._frames.append(frame)
+        elif isinstance(frame.message, Image):  # by both transports: the one as it was taken
+            self._frames[number] = frame
 
     def _on_info(self, message: CameraInfo) -> None:
         self._lenses.hear(nanoseconds_of(message.header.stamp), message,

@@ -70,14 +70,31 @@ def cooper_node(context: LaunchContext, remappings: Sequence[tuple[str, str]],
 
     Its working folder is the share folder, so that the relative model path of the shipped
     parameter files finds the shipped model; a path on the command line is relative to the shell.
+
+    Raises:
+        BadOption: there is no such parameter file.
     """
     changes = {**parameters, **overrides(context),
                'use_sim_time': given(context, 'use_sim_time') == 'true'}
     return Node(package=PACKAGE, executable='cooper_node', name=NODE_NAME,
                 namespace=given(context, 'namespace'), cwd=share(), output='screen',
-                parameters=[os.path.abspath(given(context, 'params_file')), changes],
+                parameters=[_parameter_file(context), changes],
                 remappings=list(remappings), respawn=given(context, 'respawn') == 'true',
                 respawn_delay=2.0, ros_arguments=['--log-level', given(context, 'log_level')])
+
+
+def given_path(context: LaunchContext, name: str) -> str:
+    """Return the path in one launch argument, absolute; no shell expands ``bag:=~/drive``."""
+    return os.path.abspath(os.path.expanduser(given(context, name)))
+
+
+def _parameter_file(context: LaunchContext) -> str:
+    """ROS only warns of one that is missing, and starts the node with default settings."""
+    path = given_path(context, 'params_file')
+    if not os.path.isfile(path):
+        raise BadOption('there is no such parameter file', value=path, limit='a YAML file',
+                        remedy='correct params_file, or leave it out')
+    return path
 
 
 def overrides(context: LaunchContext) -> dict[str, Any]:
@@ -86,8 +103,7 @@ def overrides(context: LaunchContext) -> dict[str, Any]:
     typed: dict[str, Any] = {name: ParameterValue(value, value_type=str)
                              for name, value in values.items() if value}
     if values['model_path']:
-        path = os.path.abspath(os.path.expanduser(values['model_path']))
-        typed['model_path'] = ParameterValue(path, value_type=str)
+        typed['model_path'] = ParameterValue(given_path(context, 'model_path'), value_type=str)
     if values['autostart']:
         typed['autostart'] = values['autostart'] == 'true'
     return typed

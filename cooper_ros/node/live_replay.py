@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections import Counter
 from typing import Any, Iterator
 
 import rclpy
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -19,7 +21,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 
-from cooper_ros.errors import BadBag
+from cooper_ros.errors import BadBag, BadOption
+from cooper_ros.node.request_handler import DEEP
 from cooper_ros.node.spinning import serving
 from cooper_ros.replay.bag import CAMERA_INFO, PICTURES, Bag
 from cooper_ros.replay.live import Live
@@ -27,6 +30,7 @@ from cooper_ros.replay.questions import Picker
 from cooper_ros.replay.storage import Record, Topic
 from cooper_ros.replay.topics import ANSWER_TEXT, NODE, QUESTION
 
+BAD_NAME = (InvalidTopicNameException, ValueError)  # to ROS 2
 SAID_LIVE = ('/clock', '/rosout', '/parameter_events', '/diagnostics')
 CLOCK_PERIOD_NS = 10_000_000
 WAIT_FOR_ANSWERS_S = 120.0  # for each one
@@ -42,7 +46,8 @@ def play(live: Live) -> int:
         the number of messages published.
 
     Raises:
-        BadBag: nothing in the recording can be published.
+        BadBag: nothing in the recording can be published, or the pictures to ask about cannot.
+        BadOption: the question topic has no name that ROS 2 allows.
     """
     rclpy.init()
     node = rclpy.create_node('cooper_replay')
@@ -65,19 +70,27 @@ class _Player:
     def __init__(self, executor: Executor, node: Node, bag: Bag, live: Live) -> None:
         self.executor, self.node, self.bag, self.live = executor, node, bag, live
         self.about = bag.choose_topic(live.topic) if live.questions or live.topic else None
-        self.asking = node.resolve_topic_name(live.question_topic or f'/{NODE}/{QUESTION}')
+        self.ask = _asker(node, live.question_topic or f'/{NODE}/{QUESTION}')
+        self.asking = self.ask.topic_name
         self.asked_node = _node_of(self.asking)
         self.publishers = dict(self._publishers(self._recorded()))
-        if not self.publishers:
-            raise BadBag('nothing in the recording can be published', value=str(live.bag),
-                         limit='; '.join(bag.warnings) or None)
+        self._check_publishers()
         clock_qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.clock = node.create_publisher(Clock, '/clock', clock_qos)
-        self.ask = node.create_publisher(String, self.asking, 10)
         answers = f'{self.asked_node}/{ANSWER_TEXT}'
-        node.create_subscription(String, answers, self._print_answer, 10)
+        node.create_subscription(String, answers, self._print_answer, DEEP)
         self.sent = self.asked = self.answered = 0
         self.heard = 0.0  # when the last answer came
+        self.now = 0  # what /clock said last
+        self.unsent: Counter[str] = Counter()
+
+    def _check_publishers(self) -> None:
+        what = '' if self.publishers else 'nothing in the recording can be published'
+        if self.publishers and self.about is not None and self.about.name not in self.publishers:
+            what = f'the pictures of {self.about.name} cannot be published'
+        if what:
+            raise BadBag(what, value=str(self.live.bag),
+                         limit='; '.join(self.bag.warnings) or None)
 
     def run(self) -> int:
         """Wait for listeners, then publish; with ``loop`` again and again."""
@@ -91,10 +104,15 @@ class _Player:
         self._wait_for_answers()
         for publisher in self.publishers.values():
             publisher.wait_for_all_acked(rclpy.duration.Duration(seconds=2))
-        for warning in self.bag.warnings:
+        self._report()
+        return self.sent
+
+    def _report(self) -> None:
+        unsent = [f'{name}: messages that could not be published: {count}'
+                  for name, count in self.unsent.items()]
+        for warning in self.bag.warnings + unsent:
             self.node.get_logger().warning(warning)
         self.node.get_logger().info(f'{self.sent} messages published')
-        return self.sent
 
     def _somebody_listens(self) -> bool:
         pictures = any(one.get_subscription_count() for one in self.publishers.values())
@@ -103,7 +121,7 @@ class _Player:
         return pictures and (not asks or asker.get_subscription_count() > 0)
 
     def _play_once(self) -> None:
-        picker, index = Picker(self.live.plan), -1
+        picker, index, self.now = Picker(self.live.plan), -1, 0
         start_wall, start_bag = time.monotonic_ns(), None
         for record in self.bag.recording.records(set(self.publishers)):
             start_bag = record.stamp_ns if start_bag is None else start_bag
@@ -123,8 +141,16 @@ class _Player:
             self.sent += 1
             self.asked += record.topic.name == self.asking
         except Exception as error:  # noqa: BLE001  broken bytes fail in any way
-            self.bag.warnings.append(f'{record.topic.name}: a message at {record.stamp_ns} ns '
-                                     f'cannot be published ({type(error).__name__})')
+            self._leave_out(record, error)
+
+    def _leave_out(self, record: Record, error: Exception) -> None:
+        """Say it of the first message of a topic: the others are likely to be like it."""
+        name = record.topic.name
+        self.unsent[name] += 1
+        if self.unsent[name] == 1:
+            self.node.get_logger().warning(
+                f'{name}: a message at {record.stamp_ns} ns cannot be published '
+                f'({type(error).__name__}); more of the topic are counted only')
 
     def _without_gap(self, start_wall: int, start_bag: int, stamp: int) -> int:
         """Return a start that makes a message due at once if it were due in minutes or days."""
@@ -149,7 +175,12 @@ class _Player:
             self._serve(min(left, CLOCK_PERIOD_NS) / 1e9)
 
     def _tick(self, stamp: int) -> None:
-        self.clock.publish(Clock(clock=rclpy.time.Time(nanoseconds=stamp).to_msg()))
+        """Say the time, and never an earlier one: nodes forget what they have when it steps back.
+
+        Files that were mended are read in the order of writing, not of stamps.
+        """
+        self.now = max(self.now, stamp)
+        self.clock.publish(Clock(clock=rclpy.time.Time(nanoseconds=self.now).to_msg()))
 
     def _serve(self, seconds: float) -> None:
         """Serve callbacks for a while; spinning alone returns early after each callback."""
@@ -211,12 +242,32 @@ class _Player:
 
     def _publishers(self, topics: list[Topic]) -> Iterator[tuple[str, Publisher]]:
         for topic in topics:
-            kind = _message_class(topic)
-            if kind is None:
-                self.bag.warnings.append(f'{topic.name}: type {topic.type} is not installed; '
-                                         'not published')
-                continue
-            yield topic.name, self.node.create_publisher(kind, topic.name, _qos(topic))
+            publisher = self._publisher(topic)
+            if isinstance(publisher, str):
+                self.bag.warnings.append(f'{topic.name}: {publisher}; not published')
+            else:
+                yield topic.name, publisher
+
+    def _publisher(self, topic: Topic) -> Publisher | str:
+        """The publisher of a recorded topic, or why there can be none."""
+        kind = _message_class(topic)
+        if kind is None:
+            return f'type {topic.type} is not installed'
+        quality = DEEP if topic.name == self.asking else _qos(topic)
+        try:
+            return self.node.create_publisher(kind, topic.name, quality)
+        except BAD_NAME:  # ROS 1 took it
+            return 'ROS 2 allows no such name'
+
+
+def _asker(node: Node, topic: str) -> Publisher:
+    """Publisher of questions; all those about one picture go out at once."""
+    try:
+        return node.create_publisher(String, topic, DEEP)
+    except BAD_NAME as error:
+        raise BadOption('--question-topic is no name of a topic', value=topic,
+                        limit='words of letters, digits and underscores, which begin with no '
+                        'digit, between slashes') from error
 
 
 def _node_of(question_topic: str) -> str:

@@ -29,7 +29,7 @@ from cooper_ros.node.conversions import (
     scaled_camera_info,
     timings_message,
 )
-from cooper_ros.node.request_handler import AcceptedRequest
+from cooper_ros.node.request_handler import DEEP, AcceptedRequest
 from cooper_ros.replay import topics
 
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -116,8 +116,8 @@ class AnswerOutputs:
     """
 
     def __init__(self, node: LifecycleNode) -> None:
-        self._full = node.create_publisher(SpatialAnswer, f'~/{topics.ANSWER}', 10)
-        self._text = node.create_publisher(String, f'~/{topics.ANSWER_TEXT}', 10)
+        self._full = node.create_publisher(SpatialAnswer, f'~/{topics.ANSWER}', DEEP)
+        self._text = node.create_publisher(String, f'~/{topics.ANSWER_TEXT}', DEEP)
 
     def publish(self, message: SpatialAnswer) -> None:
         """Publish an answer with all that belongs to it."""

@@ -13,8 +13,10 @@ from cooper_interfaces.msg import SpatialAnswer
 from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer, Event, Failure
 from cooper_ros.errors import ErrorCode
+from cooper_ros.node.cameras import Frame
 from cooper_ros.node.outputs import AnswerOutputs, MapOutputs, answer_message
 from cooper_ros.node.request_handler import (
+    DEEP,
     AcceptedRequest,
     RequestHandler,
     RequestSpec,
@@ -32,7 +34,7 @@ class QuestionTopic:
     def __init__(self, node: LifecycleNode, handler: RequestHandler, answers: AnswerOutputs
                  ) -> None:
         self._node, self._handler, self._answers = node, handler, answers
-        node.create_subscription(String, f'~/{QUESTION}', self._ask, 10)
+        node.create_subscription(String, f'~/{QUESTION}', self._ask, DEEP)
 
     def _ask(self, message: String) -> None:
         try:
@@ -65,7 +67,7 @@ class LiveMaps:
         self._timer: Timer | None = None
         self._rate_hz = 0.0
         self._turn = 0
-        self._drawn: dict[tuple[str, str], int] = {}
+        self._drawn: dict[tuple[str, str], Frame] = {}
 
     def adjust(self) -> None:
         """Follow the parameter."""
@@ -90,11 +92,12 @@ class LiveMaps:
 
     def _draw(self, name: str, kind: str) -> None:
         try:
-            stamp = self._handler.camera(name).newest().stamp_ns
-            if self._drawn.get((name, kind)) != stamp:  # the same image gives the same map
+            frame = self._handler.camera(name).newest()
+            # The same image gives the same map; its stamp does not tell, where it never changes.
+            if self._drawn.get((name, kind)) is not frame:
                 self._handler.take_in(RequestSpec(kind=kind, camera=name, background=True),
-                                   functools.partial(self._heard, name))
-                self._drawn[name, kind] = stamp
+                                      functools.partial(self._heard, name))
+                self._drawn[name, kind] = frame
         except Exception as error:
             self._warn(str(refusal_of(error, self._node)))
 
@@ -114,3 +117,4 @@ class LiveMaps:
             self._node.destroy_timer(self._timer)
             self._timer = None
         self._rate_hz = 0.0
+        self._drawn.clear()  # it keeps images

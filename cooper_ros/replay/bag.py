@@ -33,19 +33,38 @@ DEPTH_REMEDY = '16UC1 and float topics are depth: record a camera topic; 16-bit 
 
 
 @dataclass(frozen=True)
+class Picture:
+    """One picture of a recording before it is decoded: most are never asked about.
+
+    Attributes:
+        index: its number among the pictures of the topic, from 0.
+        record: the message as it was recorded.
+        info: CameraInfo of its time, usable or not; None where none is recorded.
+    """
+
+    index: int
+    record: Record = field(repr=False)
+    info: Any | None = field(default=None, repr=False)
+
+    @property
+    def bag_ns(self) -> int:
+        """When the recorder got it."""
+        return self.record.stamp_ns
+
+
+@dataclass(frozen=True)
 class Frame:
-    """One picture of a recording.
+    """One picture of a recording, decoded.
 
     Attributes:
         topic: where it was recorded.
-        index: its number among the pictures of the topic, from 0.
+        index, info: as of :class:`Picture`.
         stamp_ns: time of capture from its header; the bag stamp where the header has no usable
             one.
         bag_ns: when the recorder got it.
         frame_id: optical frame of the camera, may be empty.
         rgb: uint8 ``[H, W, 3]``.
         cdr: the message as it was, in ROS 2 serialisation.
-        info: CameraInfo of its time, usable or not; None where none is recorded.
     """
 
     topic: str
@@ -185,30 +204,39 @@ class Bag:
     def frames(self, topic: Topic) -> Iterator[Frame | Skipped]:
         """Decode every picture of a topic; a bad one comes as :class:`Skipped`."""
         for item in self.play(topic):
-            if not isinstance(item, Text):
-                yield item
+            if isinstance(item, Picture):
+                yield self.look(item)
 
-    def play(self, topic: Topic, texts: str | None = None) -> Iterator[Frame | Skipped | Text]:
+    def look(self, picture: Picture) -> Frame | Skipped:
+        """Decode a picture; a bad one comes as :class:`Skipped`."""
+        try:
+            return self._frame(picture)
+        except (BadBag, BadImage) as error:
+            return Skipped(picture.record.topic.name, picture.index, picture.bag_ns, str(error))
+
+    def play(self, topic: Topic, texts: str | None = None) -> Iterator[Picture | Text]:
         """Yield pictures of a topic and texts of another one in the order of their bag stamps.
 
-        They come as soon as the CameraInfo of that time must have been recorded, too.
+        They come as soon as the CameraInfo of that time must have been recorded, too. No picture
+        is decoded: that costs more than all the rest, and few are asked about.
         """
-        infos, lenses = self._info_topics(topic), self._lenses(topic)
+        infos = self._info_topics(topic)
+        lenses = self._lenses(topic) if infos else None
         names = {topic.name, *infos} | ({slashed(texts)} if texts else set())
         late, numbers = LATE_NS if infos else -1, itertools.count()
-        waiting: deque[Frame | Skipped | Text] = deque()
+        waiting: deque[Picture | Text] = deque()
         for record in self.recording.records(names):
             while waiting and (waiting[0].bag_ns + late < record.stamp_ns
                                or len(waiting) >= MOST_WAITING):
-                yield _seen_through(waiting.popleft(), lenses)
-            if record.topic.name in infos:
+                yield self._seen_through(waiting.popleft(), lenses)
+            if lenses is not None and record.topic.name in infos:
                 self._hear(record, lenses)
             elif record.topic.name == topic.name:
-                waiting.append(self._picture(record, next(numbers)))
+                waiting.append(Picture(next(numbers), record))
             else:
                 waiting.extend(self._text(record))
         for item in waiting:
-            yield _seen_through(item, lenses)
+            yield self._seen_through(item, lenses)
 
     def camera_info(self, topic: Topic) -> Any | None:
         """Return the first CameraInfo beside a picture topic, usable or not, or None.
@@ -244,19 +272,22 @@ class Bag:
                 self.warnings.append(str(error))
             return None
 
-    def _picture(self, record: Record, index: int) -> Frame | Skipped:
+    def _seen_through(self, item: Picture | Text, lenses: Lenses | None) -> Picture | Text:
+        """Give a picture what is known of its lens now: later messages may say otherwise."""
+        if lenses is None or isinstance(item, Text):
+            return item
         try:
-            return self._frame(record, index)
-        except (BadBag, BadImage) as error:
-            return Skipped(record.topic.name, index, record.stamp_ns, str(error))
+            stamp = _taken_ns(self.decode(item.record), item.record)
+        except BadBag:
+            return item  # who looks at it hears of that
+        return replace(item, info=lenses.at(stamp))
 
-    def _frame(self, record: Record, index: int) -> Frame:
-        message = self.decode(record)
-        stamp = _stamp_ns(message)
-        if stamp <= 0:  # not set; seconds of ROS 1 that are too many come as negative ones
-            stamp = record.stamp_ns
-        return Frame(record.topic.name, index, stamp, record.stamp_ns, message.header.frame_id,
-                     rgb_of(message, record.topic.type, self._max_pixels), self.cdr(record))
+    def _frame(self, picture: Picture) -> Frame:
+        record, message = picture.record, self.decode(picture.record)
+        return Frame(record.topic.name, picture.index, _taken_ns(message, record),
+                     record.stamp_ns, message.header.frame_id,
+                     rgb_of(message, record.topic.type, self._max_pixels), self.cdr(record),
+                     picture.info)
 
     def _text(self, record: Record) -> Iterator[Text]:
         try:
@@ -287,8 +318,10 @@ def _stamp_ns(message: Any) -> int:
     return stamp.sec * 10**9 + stamp.nanosec
 
 
-def _seen_through(item: Frame | Skipped | Text, lenses: Lenses) -> Frame | Skipped | Text:
-    return replace(item, info=lenses.at(item.stamp_ns)) if isinstance(item, Frame) else item
+def _taken_ns(message: Any, record: Record) -> int:
+    """Time of capture; the bag stamp where the header has none that can be used."""
+    stamp = _stamp_ns(message)  # negative ones were too many seconds of ROS 1
+    return stamp if stamp > 0 else record.stamp_ns
 
 
 def describe(topic: Topic) -> str:

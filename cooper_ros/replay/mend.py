@@ -100,7 +100,7 @@ def mend_ros1(path: Path, folder: Path) -> tuple[Path, str]:
         for header, data in _ros1_flat_records(source):
             number = int.from_bytes(header.get(b'conn', b''), 'little')
             if header.get(b'op') == b'\x07' and number not in known:
-                known[number] = _ros1_connection(writer, header, data)
+                known[number] = _ros1_connection(writer, header, data, number)
             elif header.get(b'op') == b'\x02' and number in known:
                 seconds, nanoseconds = struct.unpack('<LL', header[b'time'])
                 writer.write(known[number], seconds * 10**9 + nanoseconds, data)
@@ -203,11 +203,14 @@ def _ros1_chunk(header: dict[bytes, bytes], data: bytes) -> bytes:
         return b''
 
 
-def _ros1_connection(writer: Ros1Writer, header: dict[bytes, bytes], data: bytes) -> Connection:
+def _ros1_connection(writer: Ros1Writer, header: dict[bytes, bytes], data: bytes, number: int
+                     ) -> Connection:
     fields = dict(_ros1_fields(data))
+    # Several nodes may publish on one topic, and the writer refuses two that are alike.
     return writer.add_connection(
         header[b'topic'].decode(), ros2_name(fields[b'type'].decode()),
-        msgdef=fields[b'message_definition'].decode(), md5sum=fields[b'md5sum'].decode())
+        msgdef=fields[b'message_definition'].decode(), md5sum=fields[b'md5sum'].decode(),
+        callerid=str(number), latching=int(fields.get(b'latching') == b'1'))
 
 
 def ros2_name(name: str) -> str:

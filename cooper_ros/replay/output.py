@@ -175,4 +175,7 @@ def _timings(timings: Timings) -> Any:
 
 
 def _line(event: Answer | Failure) -> str:
-    return spoken(event.text) if isinstance(event, Answer) else event.error_msg
+    """The words to say, as a node says them: what was cut short is no answer to act on."""
+    if isinstance(event, Answer) and event.complete:
+        return spoken(event.text)
+    return event.error_msg

@@ -9,11 +9,13 @@ import numpy as np
 from PIL import Image
 
 from cooper_ros.engine.events import Answer, DepthMap, Failure, Map, SegmentationMap
+from cooper_ros.errors import BadOption
 from cooper_ros.imaging.sheet import Panel, Passage, sheet
 from cooper_ros.imaging.views import overlay
 
 MAX_REASONING_CHARS = 1500
 RECORD = 'answer.json'
+_KEYS = {'question', 'answer', 'short', 'confidence', 'reasoning', 'complete', 'error_msg'}
 _MAPS = ('depth_colored.png', 'relative_depth.npy', 'depth_m.npy', 'segmentation.png',
          'labels.png', 'overlay.png')
 
@@ -50,8 +52,11 @@ def write_pictures(folder: Path, rgb: np.ndarray, question: str, answer: Answer,
 
     Returns:
         the files written.
+
+    Raises:
+        BadOption: as :func:`holds_answer`.
     """
-    if (folder / RECORD).is_file():  # else the folder and what has such a name are not ours
+    if holds_answer(folder):  # else the folder and what has such a name are not ours
         for name in _MAPS:
             (folder / name).unlink(missing_ok=True)
     files = [write_sheet(folder / 'sheet.png', rgb, question, answer, footer)]
@@ -65,6 +70,25 @@ def write_pictures(folder: Path, rgb: np.ndarray, question: str, answer: Answer,
         'complete': answer.complete, 'error_msg': answer.error_msg}, indent=2,
         ensure_ascii=False) + '\n', encoding='utf-8')
     return [*files, record]
+
+
+def holds_answer(folder: Path) -> bool:
+    """Whether an earlier answer of ours lies in a folder.
+
+    Raises:
+        BadOption: a record of somebody else lies there, which would be overwritten.
+    """
+    record = folder / RECORD
+    if not record.exists() or not record.stat().st_size:  # an empty one is no loss
+        return False
+    try:
+        said = json.loads(record.read_bytes())
+    except (OSError, ValueError):
+        said = None
+    if not isinstance(said, dict) or not said.keys() >= _KEYS:
+        raise BadOption('the output is no answer of cooper ask, and is not replaced',
+                        value=str(record), remedy='give another --out, or move it away yourself')
+    return True
 
 
 def _panels(rgb: np.ndarray, drawn: Map) -> list[Panel]:

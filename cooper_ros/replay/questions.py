@@ -54,17 +54,26 @@ class Picker:
         self.plan, self.taken = plan, 0
         self._last_ns: int | None = None
 
-    def takes(self, index: int, bag_ns: int) -> bool:
-        """Whether to ask about the picture of this number and bag stamp. Counts it when so."""
+    def wants(self, index: int, bag_ns: int) -> bool:
+        """Whether to ask about the picture of this number and bag stamp."""
         plan = self.plan
         if index % plan.every or self.finished:
             return False
         if plan.rate and self._last_ns is not None and bag_ns >= self._last_ns:
-            if bag_ns - self._last_ns < 1e9 / plan.rate - JITTER_NS:
-                return False
+            return bag_ns - self._last_ns >= 1e9 / plan.rate - JITTER_NS
+        return True
+
+    def take(self, bag_ns: int) -> None:
+        """Count a picture of this bag stamp as asked about."""
         self._last_ns = bag_ns
         self.taken += 1
-        return True
+
+    def takes(self, index: int, bag_ns: int) -> bool:
+        """Whether to ask about a picture; counts it when so."""
+        wanted = self.wants(index, bag_ns)
+        if wanted:
+            self.take(bag_ns)
+        return wanted
 
     @property
     def finished(self) -> bool:

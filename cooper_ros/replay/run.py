@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Iterator, Protocol, Sequence
@@ -13,7 +14,7 @@ from cooper_ros.config import CooperConfig
 from cooper_ros.engine.events import Answer, Event, Failure, Map
 from cooper_ros.errors import BadBag, BadOption
 from cooper_ros.imaging.lens import Calibration, calibration_of
-from cooper_ros.replay.bag import STRING, Bag, Frame, Skipped, describe
+from cooper_ros.replay.bag import STRING, Bag, Frame, Picture, Skipped, describe
 from cooper_ros.replay.output import AnswerBag
 from cooper_ros.replay.places import (
     ANSWERS,
@@ -26,6 +27,10 @@ from cooper_ros.replay.places import (
 )
 from cooper_ros.replay.questions import DEFAULT_QUESTION, Picker, Plan, Question
 from cooper_ros.replay.storage import Topic, slashed
+
+TRIED = 8  # pictures before a recorded question that are tried until one can be decoded
+EARLY = 'questions before the first picture, which were not asked'
+BLIND = 'questions with damaged pictures alone before them, which were not asked'
 
 
 class Asks(Protocol):
@@ -91,20 +96,25 @@ class Result:
 
     Attributes:
         topic: the picture topic.
-        pictures: pictures read.
+        seen: pictures that went by; those that are not asked about are not decoded.
         asked: questions in order; the pixels of a picture are dropped once its sheet is drawn.
-        skipped: pictures that could not be decoded.
+        skipped: pictures to ask about that could not be decoded.
         warnings: what the recording lacked.
         interrupted: the run was stopped before the end of the recording.
     """
 
     request: Request
     topic: Topic
-    pictures: int = 0
+    seen: int = 0
     asked: list[Asked] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
+
+    @property
+    def pictures(self) -> int:
+        """Pictures that went by, without those that were skipped."""
+        return self.seen - len(self.skipped)
 
 
 @dataclass(frozen=True)
@@ -115,7 +125,7 @@ class Watch:
         progress: how much of the recording is done, 0..1.
         event: every event of the engine.
         asked: a question is done; its pictures are still there.
-        skipped: a picture could not be decoded.
+        skipped: a picture to ask about could not be decoded.
     """
 
     progress: Callable[[float], None] = lambda done: None
@@ -160,16 +170,22 @@ def replay(request: Request, engine: Asks, watch: Watch = Watch()) -> Result:
         make_folder(request.out)
         clear_beside(request.out)
         with AnswerBag(request.out / ANSWERS, request.overwrite, request.timings) as out:
+            run = _Run(request, engine, watch, result, out, bag)
             try:
-                _Run(request, engine, watch, result, out).play(bag)
+                run.play()
             except KeyboardInterrupt:
                 result.interrupted = True
-        if not result.pictures:
+        if run.is_blind():
             clear_answers(request.out / ANSWERS)  # else it is in the way of the next try
-            reason = result.skipped[0].reason if result.skipped else '; '.join(bag.warnings)
-            raise BadBag('no picture of the topic can be decoded', remedy='try another --topic',
-                         value=f'{describe(topic)}: {reason}')
+            raise _no_picture(result)
         return result
+
+
+def _no_picture(result: Result) -> BadBag:
+    which = 'to be asked about' if result.pictures else 'of the topic'
+    reason = result.skipped[0].reason if result.skipped else '; '.join(result.warnings)
+    return BadBag(f'no picture {which} can be decoded', remedy='try another --topic',
+                  value=f'{describe(result.topic)}: {reason}')
 
 
 @dataclass
@@ -179,40 +195,66 @@ class _Run:
     watch: Watch
     result: Result
     out: AnswerBag
+    bag: Bag
     written: int = -1
-    latest: Frame | None = None
-    early: int = 0  # questions recorded before any picture
+    latest: Frame | None = None  # that could be decoded
+    since: deque[Picture] = field(default_factory=lambda: deque(maxlen=TRIED))  # not yet tried
+    unasked: Counter[str] = field(default_factory=Counter)  # recorded questions, by the reason
 
-    def play(self, bag: Bag) -> None:
+    def play(self) -> None:
         """Go through pictures and recorded questions in the order of their bag stamps."""
-        picker = Picker(self.request.plan)
-        first, last = bag.recording.span_ns()
-        for item in bag.play(self.result.topic, self.request.question_topic):
+        try:
+            self._play(Picker(self.request.plan))
+        finally:
+            for reason, count in self.unasked.items():
+                self._warn(f'{reason}: {count}')
+
+    def _play(self, picker: Picker) -> None:
+        first, last = self.bag.recording.span_ns()
+        for item in self.bag.play(self.result.topic, self.request.question_topic):
             self.watch.progress((item.bag_ns - first) / max(1, last - first))
-            if isinstance(item, Skipped):
-                self.result.skipped.append(item)
-                self.watch.skipped(item)
-            elif isinstance(item, Frame):
-                self._look(item, picker)
+            if isinstance(item, Picture):
+                self._see(item, picker)
             else:
                 self._hear(item.text)
             if picker.finished and not self.request.question_topic:
                 break
         self.watch.progress(1.0)
 
-    def _look(self, frame: Frame, picker: Picker) -> None:
-        if self.early and self.latest is None:
-            self._warn(f'questions before the first picture, which were not asked: {self.early}')
-        self.latest = frame
-        self.result.pictures += 1
-        if self._questions() and picker.takes(frame.index, frame.bag_ns):
+    def is_blind(self) -> bool:
+        """Whether there was no picture, or none of those that the plan takes could be decoded."""
+        planned = bool(self._questions()) and self.latest is None
+        return not self.result.pictures or (planned and bool(self.result.skipped))
+
+    def _see(self, picture: Picture, picker: Picker) -> None:
+        """Ask about a picture that the plan takes; keep others for questions to come."""
+        self.result.seen += 1
+        if not self._questions() or not picker.wants(picture.index, picture.bag_ns):
+            if self.request.question_topic:
+                self.since.append(picture)
+        elif (frame := self._decoded(picture)) is not None:
+            picker.take(frame.bag_ns)
             self._ask_all(frame, self._questions())
 
+    def _decoded(self, picture: Picture) -> Frame | None:
+        """Decode what is to be asked about; None, and a word about it, where that fails."""
+        found = self.bag.look(picture)
+        if isinstance(found, Skipped):
+            self.result.skipped.append(found)
+            self.watch.skipped(found)
+            return None
+        self.latest = found
+        self.since.clear()
+        return found
+
     def _hear(self, text: str) -> None:
-        if self.latest is None:
-            self.early += 1
-        else:
+        """Ask a recorded question about the latest picture that can be decoded."""
+        while self.since and self._decoded(self.since.pop()) is None:
+            pass
+        if self.latest is not None:
             self._ask_all(self.latest, [Question(text)])
+        else:
+            self.unasked[BLIND if self.result.seen else EARLY] += 1
 
     def _calibration(self, frame: Frame) -> Calibration:
         """What the recorded camera info says of a picture; what is wrong with it is said once."""

@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import tempfile
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Callable, Iterator
@@ -34,6 +34,7 @@ except ImportError:  # Python before 3.14
 ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'  # no CDR message begins so: the first byte of CDR is 0
 MAX_MESSAGE_BYTES = 512 * 2**20
 SUFFIXES = ('.mcap', '.db3', '.bag', '.mcap.zstd', '.db3.zstd', '.bag.active')
+TF_STATIC = 'tf_static'
 REMEDY = 'record it again, or give a bag of ROS 2 (mcap, sqlite3) or ROS 1'
 _MAGICS = {mend.MCAP_MAGIC: '.mcap', mend.SQLITE_MAGIC: '.db3', b'#ROSBAG V': '.bag'}
 _MENDERS: dict[str, Callable[[Path, Path], tuple[Path, str]]] = {
@@ -46,7 +47,8 @@ Reader = Ros1Reader | Ros2Reader
 class Topic:
     """One topic of a recording: its name, type (``pkg/msg/Name``) and number of messages.
 
-    ``reliable`` and ``latched`` are true when every recorded offer was.
+    ``reliable`` is false where every recorded offer was best effort; ``latched`` is true where a
+    publisher kept its messages for listeners to come.
     """
 
     name: str
@@ -194,8 +196,8 @@ class Recording:
             for connection in part.reader.connections:
                 topic = _topic(connection, part.kind == '.bag')
                 seen = found.get(topic.name)
-                count = topic.count + (seen.count if seen else 0)
-                found[topic.name] = Topic(**{**vars(seen or topic), 'count': count})
+                found[topic.name] = topic if seen is None else replace(
+                    seen, count=seen.count + topic.count, latched=seen.latched or topic.latched)
         self.topics = dict(sorted(found.items()))
         self.warnings += [f'{topic.name}: serialisation is not CDR; left out'
                           for topic in self.topics.values() if not topic.readable]
@@ -360,7 +362,17 @@ def _topic(connection: Connection, ros1: bool) -> Topic:
         slashed(connection.topic), mend.ros2_name(connection.msgtype), connection.msgcount,
         ros1, readable=ros1 or encoding == 'cdr',
         reliable=not (qos and all(one.reliability.name == 'BEST_EFFORT' for one in qos)),
-        latched=bool(qos) and all(one.durability.name == 'TRANSIENT_LOCAL' for one in qos))
+        latched=_is_latched(connection))
+
+
+def _is_latched(connection: Connection) -> bool:
+    """Whether late listeners got what was published before; fixed transforms count as such where
+    the recording does not say it."""
+    if isinstance(connection.ext, ConnectionExtRosbag2) and connection.ext.offered_qos_profiles:
+        return all(one.durability.name == 'TRANSIENT_LOCAL'
+                   for one in connection.ext.offered_qos_profiles)
+    latching = getattr(connection.ext, 'latching', None)  # ROS 1
+    return bool(latching) or connection.topic.rpartition('/')[2] == TF_STATIC
 
 
 def slashed(name: str) -> str:

@@ -65,12 +65,14 @@ def _timing(asked: Asked) -> dict[str, float]:
 
 
 def _markdown(values: Mapping[str, Any]) -> str:
-    answered = sum(1 for entry in values['answers'] if 'answer' in entry)
+    said = [entry for entry in values['answers'] if 'answer' in entry]
+    cut = sum(not entry['complete'] for entry in said)
     seconds = sum(entry['seconds'] for entry in values['timings'])
     run = ', '.join(f'{name} {value}' for name, value in values['run'].items())
     lines = [f'# Replay of {values["bag"]}', '',
              f'{values["pictures"]} pictures of `{values["topic"]}`, '
-             f'{len(values["answers"])} questions, {answered} answered, '
+             f'{len(values["answers"])} questions, {len(said) - cut} answered, '
+             f'{f"{cut} cut short, " if cut else ""}'
              f'{len(values["skipped"])} pictures skipped'
              f'{"" if values["complete"] else " (stopped before the end)"}.', '',
              f'{seconds:.1f} s of asking on {run}, seed {values["seed"]}.', '',

@@ -34,7 +34,7 @@ from support.signals import sigint
 
 TEST_DIR = Path(__file__).resolve().parents[1]
 PATIENCE_S = 60
-REAL = ('-m', 'cooper_ros.node.cooper_node')
+BRIEF = ('-m', 'support.brief')
 SCRIPTED = ('-m', 'support.scripted')
 
 

@@ -147,7 +147,7 @@ class Node(Action):
                       '-r', f'__node:={self.name}', '-r', f'__ns:=/{self.namespace}']
         for path in self.files:
             if not path.is_file():
-                raise LaunchError(f'there is no parameter file {path}')
+                continue  # launch_ros logs a warning, and starts the node without it
             self.words += ['--params-file', str(path)]
         for own, other in self.remappings:
             self.words += ['-r', f'{own}:={other}']
