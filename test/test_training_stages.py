@@ -22,15 +22,16 @@ from cooper_ros.training.tokenizer import kept_tokenizer
 CONFIG = Path(__file__).parents[1] / 'config' / 'train'
 ORDER = ('vae', 'decoder', 'see', 'joint', 'think', 'practice', 'draw', 'rehearse', 'redraw',
          'text_grpo', 'final_draw', 'fine_decoder', 'fine_draw', 'one_step', 'look', 'auto_grpo',
-         'decoded', 'whole', 'own', 'deep', 'grpo', 'maps_grpo', 'see_names', 'base', 'stage1',
-         'cooper')
+         'decoded', 'whole', 'own', 'deep', 'words', 'grpo', 'maps_grpo', 'see_names', 'base',
+         'stage1', 'cooper')
 EXPORTS = {'vae': 'vae_export', 'decoder': 'decoder_export', 'joint': 'model',
            'think': 'think_export', 'practice': 'practice_export', 'draw': 'model',
            'rehearse': 'rehearse_export', 'redraw': 'model',
            'text_grpo': 'text_grpo_export', 'final_draw': 'model',
            'fine_decoder': 'fine_decoder_export', 'fine_draw': 'fine_draw_export',
            'one_step': 'one_step_export', 'look': 'model', 'auto_grpo': 'model',
-           'decoded': 'model', 'whole': 'whole_export', 'own': 'model', 'deep': 'deep_export'}
+           'decoded': 'model', 'whole': 'whole_export', 'own': 'model', 'deep': 'deep_export',
+           'words': 'model'}
 TINY = {'steps': 2, 'batch': 2, 'threads': 1, 'checkpoint_every': 2, 'preview_every': 2,
         'log_every': 1}
 DATA = {'seed': 0, 'train': 3, 'valid': 1}
