@@ -24,10 +24,11 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Iterator, Mapping, Sequence
 
 import torch
 from gpu_report import Report, guarded, milliseconds
+from gpu_steps import SEED, draw, filled, ids, latent_grid, mixed_steps, waited_for
 from torch import Tensor
 
 from cooper_ros.errors import NotReady
@@ -35,7 +36,7 @@ from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens, VaeCo
 from cooper_ros.model.network import Cooper
 from cooper_ros.model.vae import AutoEncoder
 from cooper_ros.runtime import doctor
-from cooper_ros.runtime.base import Runtime, Session
+from cooper_ros.runtime.base import Runtime
 from cooper_ros.runtime.checkpoint import read_model_folder
 from cooper_ros.runtime.compiled import compiled_runtime_of
 from cooper_ros.runtime.engines.cache import EngineCache
@@ -67,6 +68,8 @@ from cooper_ros.runtime.graphs.spec import (
     CONTEXT,
     PRECISIONS,
     GraphSpec,
+    Limits,
+    Span,
     graph_specs,
 )
 from cooper_ros.runtime.onnx_runtime import load_onnx_runtime
@@ -77,7 +80,7 @@ from cooper_ros.runtime.torch_runtime import TorchRuntime
 NANO = Path(__file__).parents[1] / 'models' / 'cooper-nano'
 # The same kernels; atomics may add in another order, which moves the last bits of a number.
 RECORDED_TOLERANCES = {'fp32': 1e-3, 'fp16': 4e-3, 'bf16': 2e-2}
-SEED, TOKENS, FLOW_STEPS = 0, 64, 8
+TOKENS, FLOW_STEPS = 64, 8
 SIZES: tuple[dict[str, int], ...] = (  # that graphs are asked in; the last begins a session
     {}, {'context': 256, 'tokens': 1, 'branches': 3},
     {'context': 512, 'tokens': 65, 'cells': 16, 'branches': 1}, {'context': BUCKET, 'used': 0})
@@ -94,8 +97,10 @@ RANDOM = {
 
 
 def check_graphs(report: Report, graphs: GraphRuntime, network: TorchRuntime, precision: str,
-                 specs: Mapping[str, GraphSpec], parts: int) -> None:
-    """Every graph against the network at several sizes."""
+                 specs: Mapping[str, GraphSpec], parts: int, limits: Limits | None = None) -> None:
+    """Every graph against the network at several sizes; what is asked for beyond the limits is
+    asked for as far as they go."""
+    limits = limits or Limits.of(network.config)
     modules = graph_modules(network.network, network.vae, parts)
 
     def error(question: Question) -> float:
@@ -104,29 +109,25 @@ def check_graphs(report: Report, graphs: GraphRuntime, network: TorchRuntime, pr
     for sizes in SIZES:
         asked = {name: spec for name, spec in specs.items()
                  if not sizes or set(sizes) & set(spec.symbols())}  # else nothing is new
-        for question in questions(asked, precision, **sizes):
+        sizes = within(sizes, limits)
+        for question in questions(asked, precision, limits=limits, **sizes):
             what = f'graph {question.spec.name} {sizes or ""}'.strip()
             found = guarded(report, what, error, question)
             if found is not None:
                 report.check(what, found, TOLERANCES[precision])
 
 
-def filled(runtime: Runtime, capacity: int = 1024) -> Session:
-    """Three contexts over a random picture, as drawing with guidance has them."""
-    session = runtime.session(rows=3, capacity=capacity)
-    unit, patch = runtime.config.pixels_per_latent_token, runtime.config.vit.patch_size
-    latent = runtime.encode_image(draw(1, 3, 4 * unit, 6 * unit).clamp(-1, 1), None)
-    session.append_latents(0, runtime.embed_latents(latent))
-    session.append_vision(0, runtime.encode_vision(draw(2, 3, 4 * patch, 5 * patch).clamp(-1, 1)))
-    session.share(0, 1)
-    for row in (0, 2):
-        session.append_text(row, list(range(3, 40)))
-    return session
+def within(sizes: Mapping[str, int], limits: Limits) -> dict[str, int]:
+    """Sizes as far as they are served; slots in use are none of them."""
+    spans: dict[str, Span] = vars(limits)
+    return {name: min(size, spans[name].max) if name in spans else size
+            for name, size in sizes.items()}
 
 
-def check_talk(report: Report, graphs: Runtime, network: Runtime, precision: str) -> None:
+def check_talk(report: Report, graphs: Runtime, network: Runtime, precision: str,
+               limits: Limits | None = None) -> None:
     """The same words into both: logits, likeliest tokens, and memory of what came before."""
-    ours, theirs = filled(graphs), filled(network)
+    ours, theirs = filled(graphs, limits), filled(network, limits)
     token, errors, worse, same = 1, [], [], 0
     for _ in range(TOKENS):
         found, wanted = ours.step(0, token), theirs.step(0, token)
@@ -139,10 +140,11 @@ def check_talk(report: Report, graphs: Runtime, network: Runtime, precision: str
     report.check('likeliest token is worse to the network by', max(worse),
                  2 * TOLERANCES[precision], note=f'; the same {same} of {TOKENS} times')
     after = []
-    for first in (5, 6):
+    *others, last = ids(graphs, (5, 6, 7))
+    for first in others:
         start = ours.cursor(2)
         ours.step(2, first)
-        after.append(ours.step(2, 7))
+        after.append(ours.step(2, last))
         ours.rewind(2, start)
     report.check('a step depends on the one before', relative_error(*after), 1e-6, least=True)
 
@@ -154,12 +156,13 @@ def shortfall(wanted: Tensor, token: int) -> float:
     return short if math.isfinite(short) else math.inf
 
 
-def check_drawing(report: Report, graphs: Runtime, network: Runtime, precision: str) -> None:
+def check_drawing(report: Report, graphs: Runtime, network: Runtime, precision: str,
+                  limits: Limits | None = None) -> None:
     """A flow with three branches from the same noise, down to pixels."""
-    grid = (4, 6)
+    grid = latent_grid(limits or Limits.of(network.config))
     drawn = []
     for runtime in (graphs, network):
-        session = filled(runtime)
+        session = filled(runtime, limits)
         x = draw(9, grid[0] * grid[1], runtime.config.latent_features).to(runtime.device)
         for step in range(FLOW_STEPS):
             full, no_text, no_image = session.velocity((0, 1, 2), x, 1 - step / FLOW_STEPS, grid)
@@ -170,7 +173,8 @@ def check_drawing(report: Report, graphs: Runtime, network: Runtime, precision: 
                      4 * TOLERANCES[precision])
 
 
-def check_recorded(report: Report, graphs: GraphRuntime, precision: str) -> None:
+def check_recorded(report: Report, graphs: GraphRuntime, precision: str,
+                   limits: Limits | None = None) -> None:
     """Decode and flow steps as CUDA graphs against the same steps run plainly, on the same
     kernels."""
     runner = graphs.runner
@@ -178,7 +182,7 @@ def check_recorded(report: Report, graphs: GraphRuntime, precision: str) -> None
     said = []
     for recorded in (True, False):
         with running(runner, record=recorded, steady=True):
-            said.append(mixed_steps(graphs))
+            said.append(mixed_steps(graphs, limits))
     report.check('steps as CUDA graphs differ from plain ones by',
                  max(map(relative_error, *said)), RECORDED_TOLERANCES[precision])
     for text in runner.memory().plain:
@@ -196,27 +200,9 @@ def running(runner: TensorRtRunner, *, record: bool, steady: bool) -> Iterator[N
         runner.record, runner.steady = before
 
 
-def mixed_steps(graphs: GraphRuntime) -> list[Tensor]:
-    """Steps that come again after others of other sizes, from the same graphs, came between."""
-    session, grid = filled(graphs), (4, 6)
-    x = draw(9, grid[0] * grid[1], graphs.config.latent_features)
-
-    def steps() -> list[Tensor]:
-        return [*(session.step(0, token) for token in (5, 6, 7, 8)),
-                *(session.velocity((0, 1, 2), x, time, grid) for time in (0.9, 0.5, 0.1))]
-
-    start, said = session.cursor(0), steps()
-    session.append_text(2, list(range(3, 131)))  # prefill, and a longer context beside the others
-    said += steps()
-    session.append_text(0, [number % 251 + 3 for number in range(BUCKET)])
-    assert session.cursor(0).length > BUCKET  # another bucket: other sizes, other recordings
-    said += steps()
-    session.rewind(0, start)
-    return said + steps()
-
-
 def measure(report: Report, name: str, runtime: Runtime,
-            against: Mapping[str, float] | None = None, side: int = 0) -> dict[str, float]:
+            against: Mapping[str, float] | None = None, limits: Limits | None = None
+            ) -> dict[str, float]:
     """Milliseconds of what a robot waits for, and how many times faster than ``against``.
 
     Args:
@@ -224,13 +210,13 @@ def measure(report: Report, name: str, runtime: Runtime,
         name: of the runtime, for them.
         runtime: is measured.
         against: medians of another runtime.
-        side: pixels of the largest picture side that it serves; 0 for what the network takes.
+        limits: sizes that it serves; None for all that its network can have.
 
     Returns:
         median milliseconds by what was measured.
     """
     medians: dict[str, float] = {}
-    for what, run in waited_for(runtime, side):
+    for what, run in waited_for(runtime, limits):
         if report.is_late():
             report.say(f'{name}: {what}', f'skipped after {report.seconds() / 60:.0f} minutes')
             continue
@@ -242,34 +228,6 @@ def measure(report: Report, name: str, runtime: Runtime,
             report.say(f'{name}: {what}', f'{medians[what]:.2f} ms median, {slow:.2f} ms p95'
                        f'{ratio}')
     return medians
-
-
-def waited_for(runtime: Runtime, side: int = 0) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """What is measured, in words and as something to call."""
-    unit, cells = runtime.config.pixels_per_latent_token, runtime.config.max_latent_size // 2
-    cells = min(cells, 32, (side or 10**6) // unit)  # 512 pixels in the published size
-    session, grid = filled(runtime, 1024 + cells * cells), (cells, cells)
-    x = draw(9, cells * cells, runtime.config.latent_features).to(runtime.device)
-    text, start = list(range(3, 131)), session.cursor(2)
-
-    def prefill() -> None:
-        session.append_text(2, text)
-        session.rewind(2, start)
-
-    def decode() -> None:
-        session.step(2, 5)
-        session.rewind(2, start)
-
-    yield 'prefill of 130 tokens', prefill
-    yield 'one token', decode
-    yield (f'flow step, 3 branches, {cells * cells} tokens',
-           lambda: session.velocity((0, 1, 2), x, 0.5, grid))
-    yield 'decode a map', lambda: runtime.decode_tokens(x, grid)
-
-
-def draw(seed: int, *shape: int) -> Tensor:
-    """Seeded noise, drawn on the CPU."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(SEED + seed))
 
 
 def network_of(options: argparse.Namespace, device: str) -> TorchRuntime:
@@ -314,11 +272,13 @@ def exported(network: TorchRuntime, folder: Path, precision: str, report: Report
                          lambda text: report.say('graphs found', text))
     if found is not None:
         return found
-    made = export_bundle(network.network.cpu(), network.vae.cpu(), target, model=model,
-                         specials=network.specials, vocabulary=network.vocabulary,
-                         precision=precision, parts=parts)
-    network.network.to(network.device)
-    network.vae.to(network.device)
+    try:
+        made = export_bundle(network.network.cpu(), network.vae.cpu(), target, model=model,
+                             specials=network.specials, vocabulary=network.vocabulary,
+                             precision=precision, parts=parts)
+    finally:  # it is measured all the same
+        for module in (network.network, network.vae):
+            module.to(network.device)
     report.say('export of all graphs', f'{time.monotonic() - started:.1f} s')
     return made
 
@@ -343,11 +303,15 @@ def compiled(bundle: Bundle, options: argparse.Namespace, report: Report) -> Gra
 
 
 def plan_of(bundle: Bundle, options: argparse.Namespace) -> Plan:
-    """Which engines, for which sizes: those of large random networks are small, to build in
-    time."""
+    """Which engines."""
+    return Plan(bundle, require_flavour(), **sizes_of(options))
+
+
+def sizes_of(options: argparse.Namespace) -> dict[str, int]:
+    """What engines serve: large random networks have small ones, to build in time."""
     large = options.random in LARGE
-    context = options.context or (LARGE_CONTEXT if large else CONTEXT)
-    return Plan(bundle, require_flavour(), context, options.side or LARGE_SIDE * large)
+    return {'context': options.context or (LARGE_CONTEXT if large else CONTEXT),
+            'side': options.side or LARGE_SIDE * large}
 
 
 def built(plan: Plan, job: Job, cache: EngineCache, report: Report) -> Path:
@@ -414,43 +378,43 @@ def graphs_of(options: argparse.Namespace, report: Report, network: TorchRuntime
 
 
 def compare(report: Report, graphs: GraphRuntime, specs: Mapping[str, GraphSpec],
-            network: TorchRuntime, options: argparse.Namespace) -> None:
+            network: TorchRuntime, options: argparse.Namespace, limits: Limits) -> None:
     """All that must be right."""
     precision = options.precision
     guarded(report, 'graphs', check_graphs, report, graphs, network, precision, specs,
-            options.parts)
-    guarded(report, 'conversation', check_talk, report, graphs, network, precision)
-    guarded(report, 'drawing', check_drawing, report, graphs, network, precision)
+            options.parts, limits)
+    guarded(report, 'conversation', check_talk, report, graphs, network, precision, limits)
+    guarded(report, 'drawing', check_drawing, report, graphs, network, precision, limits)
     if isinstance(graphs.runner, TensorRtRunner):
-        guarded(report, 'recorded steps', check_recorded, report, graphs, precision)
+        guarded(report, 'recorded steps', check_recorded, report, graphs, precision, limits)
         guarded(report, 'device memory', say_memory, report, 'after recording steps')
 
 
 def measures(report: Report, network: TorchRuntime, graphs: GraphRuntime | None, name: str,
-             side: int) -> None:
+             limits: Limits) -> None:
     """How long everything takes: in PyTorch, and in graphs where there are any."""
-    eager = guarded(report, 'torch eager', measure, report, 'torch eager', network, None, side)
+    eager = guarded(report, 'torch eager', measure, report, 'torch eager', network, None, limits)
     if graphs is None:
         return
-    guarded(report, name, measure, report, name, graphs, eager, side)
+    guarded(report, name, measure, report, name, graphs, eager, limits)
     if isinstance(graphs.runner, TensorRtRunner):
         # As plain runs are; then with kernels that recorded steps have: what are those worth?
         for steady, how in ((False, ''), (True, ', kernels for each size')):
             what = f'{name} without CUDA graphs{how}'
             with running(graphs.runner, record=False, steady=steady):
-                guarded(report, what, measure, report, what, graphs, eager, side)
+                guarded(report, what, measure, report, what, graphs, eager, limits)
 
 
 def run(options: argparse.Namespace, report: Report, device: str) -> None:
     """All checks; what goes wrong is in the report."""
     network = guarded(report, 'network', network_of, options, device)
     if network is not None:
+        limits = Limits.of(network.config, **sizes_of(options))
         made = None if options.runtime == 'torch' else guarded(
             report, options.runtime, graphs_of, options, report, network)
         if made is not None:
-            compare(report, *made, network, options)
-        side = options.side or LARGE_SIDE * (options.random in LARGE)
-        measures(report, network, made[0] if made else None, options.runtime, side)
+            compare(report, *made, network, options, limits)
+        measures(report, network, made[0] if made else None, options.runtime, limits)
     guarded(report, 'device memory', say_memory, report, 'at the end')
     report.say('whole run', f'{report.seconds():.0f} s')
 

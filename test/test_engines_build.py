@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from support.exported import golden_bundle, half_understand, tiny_bundle
+from support.fake_tensorrt import ILogger
 from support.tiny import tiny_config
 
 from cooper_ros.errors import BadOption, EngineBuild, NotReady
@@ -15,6 +18,7 @@ from cooper_ros.runtime.engines.cache import EngineCache
 from cooper_ros.runtime.engines.flavour import (
     ANY_GPU,
     RTX,
+    Flavour,
     architecture_name,
     find_flavour,
     gpu_name,
@@ -120,6 +124,25 @@ def test_a_graph_of_another_checkpoint_is_refused() -> None:
     with pytest.raises(EngineBuild, match="'float16'"):
         build_engine(find_flavour(), bundle.specs()['latents'], bundle.graph('latents'),
                      arch='SM89', precision='fp16', limits=LIMITS)
+
+
+@pytest.mark.parametrize(('words', 'said'), [
+    ('CUDA initialization failure with error: 35', 'got CUDA initialization failure with error'),
+    ('', r'got pybind11::init\(\): factory function returned nullptr')])
+def test_a_tensorrt_that_cannot_start_is_an_error_of_ours(words: str, said: str) -> None:
+    """Without the driver that it needs, its constructors give nothing."""
+    def nothing(log: ILogger) -> None:
+        if words:
+            log.log(ILogger.ERROR, words)
+        raise TypeError('pybind11::init(): factory function returned nullptr')
+
+    module: Any = ModuleType('tensorrt')
+    module.ILogger, module.Builder = ILogger, nothing
+    module.ComputeCapability = SimpleNamespace(__members__={'SM89': 1})
+    with pytest.raises(EngineBuild, match=f'tensorrt-rtx 10 cannot start here; {said}.*; remedy: '
+                       'run `cooper doctor`'):
+        build_engine(Flavour(RTX, '10', module), tiny_bundle().specs()['latents'],
+                     tiny_bundle().graph('latents'), arch='SM89', precision='fp32', limits=LIMITS)
 
 
 def test_a_damaged_graph_is_refused_in_tensorrts_words(tmp_path: Path) -> None:

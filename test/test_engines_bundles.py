@@ -21,10 +21,13 @@ from support.exported import exported_runtime, redescribe, tiny_bundle
 from typer.testing import CliRunner
 
 from cooper_ros.cli.engine import app
-from cooper_ros.errors import BadCheckpoint, EngineBuild, ErrorCode, NotReady, OutOfDisk
+from cooper_ros.errors import BadCheckpoint, BadOption, EngineBuild, ErrorCode, NotReady, OutOfDisk
 from cooper_ros.runtime import files
+from cooper_ros.runtime.engines.leftovers import graphs_writers
+from cooper_ros.runtime.engines.rights import Who
 from cooper_ros.runtime.files import PART, room, write_whole
 from cooper_ros.runtime.graphs import bundle as bundles
+from cooper_ros.runtime.graphs.answers import ANSWERS
 from cooper_ros.runtime.graphs.bundle import Bundle, bundle_name, export_bundle
 from cooper_ros.runtime.onnx_runtime import load_onnx_runtime
 
@@ -93,6 +96,30 @@ def test_engine_build_exports_a_damaged_bundle_again(
     assert again.exit_code == 0 and 'exporting again' in again.output, again.output
     assert len(quick_export) == 12
     Bundle.load(folder).prove()
+
+
+def test_graphs_that_anyone_may_write_are_exported_again(tmp_path: Path,
+                                                         quick_export: list[str]) -> None:
+    """With them goes what the network has said, which engines are proved against."""
+    checkpoint, cache = write_model_folder(tmp_path / 'model'), tmp_path / 'cache'
+    words = ['export', str(checkpoint), '--precision', 'fp32', '--cache', str(cache)]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    (folder,) = (path for path in (cache / 'graphs').iterdir() if path.is_dir())
+    cache.chmod(0o755)
+    for exposed in (folder, folder / 'flow.onnx', folder / 'bundle.json'):
+        quick_export.clear()
+        (folder / ANSWERS).write_bytes(b'said by anyone')
+        exposed.chmod(exposed.stat().st_mode | 0o002)
+        done = CliRunner().invoke(app, words)
+        assert f'anyone may write {exposed}; exporting again' in done.output.replace('\n', '')
+        assert done.exit_code == 0 and len(quick_export) == 6 and not (folder / ANSWERS).exists()
+        assert graphs_writers(cache, folder.name).who == Who.NOBODY
+        assert CliRunner().invoke(app, words).exit_code == 0 and len(quick_export) == 6
+    (cache / 'graphs').chmod(0o777)
+    refused = CliRunner().invoke(app, words).exception
+    assert isinstance(refused, BadOption) and len(quick_export) == 6
+    assert str(refused).startswith('BAD_OPTION: anyone may write the folder of graphs; got '
+                                   f'{cache}/graphs; allowed: ')
 
 
 @pytest.mark.parametrize('change', [

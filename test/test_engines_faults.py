@@ -44,6 +44,7 @@ def no_collector() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(('change', 'kind', 'said'), [
+    ({'driverless': True}, NotReady, f'TensorRT cannot start here; got {WORDS}; remedy: run'),
     ({'unreadable': True}, EngineMismatch, f'graph vision here; got SM89: {WORDS}; remedy: run'),
     ({'unreadable': True, 'free': 1}, OutOfMemory, f'allowed: 0 MiB free (TensorRT: {WORDS})'),
     ({'contexts_left': 0}, OutOfMemory, f'running graph vision; got 0 MiB; allowed: 10,240 MiB '

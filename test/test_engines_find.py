@@ -5,15 +5,17 @@ TensorRT's runtime alone is replaced, by onnxruntime on the graphs of ``tiny_bun
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 import torch
 from model_folder import write_model_folder
-from support.tiny import late, tiny_runtime
+from support.tiny import late, tiny_card, tiny_runtime
 from test_runtime_choice import (
     ARCH,
     forget_answers,
@@ -25,15 +27,24 @@ from test_runtime_choice import (
 
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import BadOption, EngineMismatch, OutOfMemory
+from cooper_ros.imaging.resize import ImageTransform
 from cooper_ros.runtime import choice, opening
 from cooper_ros.runtime.engines import find, flavour, runner
-from cooper_ros.runtime.engines.cache import DESCRIPTION, ENGINE, SEAL, EngineCache
+from cooper_ros.runtime.engines.cache import (
+    DESCRIPTION,
+    ENGINE,
+    SEAL,
+    BuiltEngine,
+    EngineCache,
+)
 from cooper_ros.runtime.engines.find import Found, find_plan, request_of
 from cooper_ros.runtime.engines.key import BuildOptions
 from cooper_ros.runtime.engines.plan import FINGERPRINTS, Job, Plan
+from cooper_ros.runtime.graphs.answers import ANSWERS
 from cooper_ros.runtime.graphs.digest import sealed
 from cooper_ros.runtime.graphs.runtime import GraphRuntime
 from cooper_ros.runtime.graphs.spec import CONTEXT, Limits
+from cooper_ros.runtime.names import TORCH_TENSORRT
 from cooper_ros.runtime.notice import Notice
 from cooper_ros.runtime.opening import open_runtime
 from cooper_ros.runtime.place import Place
@@ -164,13 +175,14 @@ def test_what_anyone_may_write_is_not_loaded(config: CooperConfig, asked: list[R
                           asking.replaced(engine_missing='build'), print)
     assert isinstance(opened.runtime, GraphRuntime)
     assert [(request.context, request.force) for request in asked] == [(512, False)]
+    request = found_for(config).request
     cache.chmod(0o777)
     for missing in ('error', 'build'):
         assert on_a_gpu(config.replaced(engine_missing=missing), monkeypatch)[0].startswith(
             f'tensorrt passed over: anyone may write {cache}: run `chmod')
     with pytest.raises(BadOption, match='anyone may write the folder of engines; got .+; remedy: '
                        'run `chmod -R go-w'):
-        prepare(found_for(config).request, lambda what, done: None)
+        prepare(request, lambda what, done: None)
 
 
 def test_damaged_engines_are_made_again_with_their_own_sizes_and_options(
@@ -248,6 +260,101 @@ def test_engines_for_smaller_pictures_than_the_checkpoint_makes_are_not_complete
     assert found_for(config).plan.limits == wide.limits != small.limits
 
 
+def test_engines_by_torch_tensorrt_run_without_that_package(
+        config: CooperConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever version of it has converted; all else must be as ever."""
+    monkeypatch.setattr(importlib.metadata, 'version', lambda package: '2.12.1')
+    plan = put_engines(config, context=512, converter=TORCH_TENSORRT)
+    other = replace(plan, flavour=replace(plan.flavour, version='0.1'), context=1024)
+    for job in other.jobs([ARCH]):  # of another TensorRT
+        EngineCache(Path(config.engine_cache)).store(job.key, lambda job=job: BuiltEngine(
+            b'an engine', job.spec.interface('fp32'),
+            {'limits': other.limits.to_dict(), 'options': vars(other.options)}))
+    monkeypatch.setattr(importlib.metadata, 'version', lambda package: '2.13.0')
+    assert not find_plan(Place.of(config), TORCH_TENSORRT).complete  # one that is here decides
+    monkeypatch.setattr(importlib.metadata, 'version', absent)
+    found = find_plan(Place.of(config), TORCH_TENSORRT)
+    assert found.complete and found.plan.limits == plan.limits
+    assert [found.plan.key(name, ARCH) for name in plan.bundle.specs()] == [
+        job.key for job in replace(plan, converted_by='2.12.1').jobs([ARCH])]
+    opened = open_runtime(TORCH_TENSORRT, late(tiny_runtime()),
+                          config.replaced(runtime=TORCH_TENSORRT), print)
+    assert isinstance(opened.runtime, GraphRuntime)
+    for missing, words in (('error', 'chosen: the fastest here, and all it needs is in the cache'),
+                           ('build', 'passed over: tensorrt is faster')):
+        said = on_a_gpu(config.replaced(engine_missing=missing), monkeypatch)[1]
+        assert said == f'torch_tensorrt {words}'
+    assert not find_plan(Place.of(config), 'tensorrt').complete
+    engine_of(found.plan, config).unlink()
+    said = on_a_gpu(config.replaced(engine_missing='build'), monkeypatch)[1]
+    assert said.startswith('torch_tensorrt passed over: Torch-TensorRT is not installed')
+
+
+def absent(package: str) -> str:
+    raise importlib.metadata.PackageNotFoundError(package)
+
+
+EXPOSED = {'graphs': lambda folder: folder.parent, 'folder': lambda folder: folder,
+           'graph': lambda folder: folder / 'flow.onnx',
+           'answers': lambda folder: folder / ANSWERS}
+
+
+@pytest.mark.parametrize('name', ['tensorrt', 'onnx'])
+@pytest.mark.parametrize('which', EXPOSED.values(), ids=EXPOSED)
+def test_graphs_that_anyone_may_write_are_not_used(
+        config: CooperConfig, monkeypatch: pytest.MonkeyPatch, name: str,
+        which: Callable[[Path], Path]) -> None:
+    """What engines are proved against lies beside them."""
+    put_engines(config)
+    asking, cache = config.replaced(runtime=name), Path(config.engine_cache)
+    open_runtime(name, late(tiny_runtime()), asking, print)
+    cache.chmod(0o755)
+    (folder,) = (path for path in (cache / 'graphs').iterdir() if path.is_dir())
+    exposed = which(folder)
+    exposed.chmod(0o777)
+    words = (f'anyone may have put the exported graphs here; got {exposed}, which anyone may '
+             f'write; allowed: files that only their users may write; remedy: run `chmod -R go-w '
+             f'{cache}`, then `cooper engine export '
+             f'{shlex.quote(config.model_path)} --cache {cache} --precision fp32 --force`')
+    with pytest.raises(EngineMismatch) as caught:
+        find.find_bundle(Place.of(config), 'fp32')
+    assert words in str(caught.value)
+    if name == 'tensorrt':
+        with pytest.raises(EngineMismatch, match='anyone may have put the exported graphs here'):
+            open_runtime(name, late(tiny_runtime()), asking, print)
+        said = on_a_gpu(config, monkeypatch)[0]
+    else:
+        said = lines(config)[3]
+    assert said.startswith(f'{name} passed over: ') and str(exposed) in said
+    cache.chmod(0o700)  # what lies in it is as private as the folder
+    open_runtime(name, late(tiny_runtime()), asking, print)
+
+
+@pytest.mark.parametrize('name', ['tensorrt', 'onnx'])
+def test_graphs_that_anyone_may_write_are_made_again_but_not_in_such_a_folder(
+        config: CooperConfig, asked: list[Request], monkeypatch: pytest.MonkeyPatch,
+        name: str) -> None:
+    put_engines(config)
+    building, cache = config.replaced(runtime=name, engine_missing='build'), Path(
+        config.engine_cache)
+    cache.chmod(0o755)
+    (folder,) = (path for path in (cache / 'graphs').iterdir() if path.is_dir())
+    (folder / 'flow.onnx').chmod(0o666)
+    monkeypatch.setattr(opening, 'prepare_in_child', lambda request, told: (
+        asked.append(request), (folder / 'flow.onnx').chmod(0o644)))
+    opened = open_runtime(name, late(tiny_runtime()), building, print)
+    assert isinstance(opened.runtime, GraphRuntime)
+    (request,) = asked
+    assert request.kind == name and not request.force
+    (cache / 'graphs').chmod(0o777)
+    found = on_a_gpu if name == 'tensorrt' else lambda config, patch: lines(config)[3:]
+    assert found(building.replaced(runtime='auto'), monkeypatch)[0].startswith(
+        f'{name} passed over: anyone may write {cache}/graphs: run `chmod -R go-w {cache}')
+    with pytest.raises(BadOption, match=f'anyone may write the folder of graphs; got {cache}/'
+                       f'graphs; .+; remedy: run `chmod -R go-w {cache}`'):
+        prepare(request, lambda what, done: None)
+
+
 def test_torch_answers_where_auto_cannot_open_what_it_chose(config: CooperConfig) -> None:
     put_engines(config)
     said: list[Notice] = []
@@ -319,3 +426,38 @@ def test_engines_that_were_asked_for_and_do_not_fit_are_an_error(
     with pytest.raises(OutOfMemory, match='tensorrt does not fit the device; got CUDA out of '
                                           'memory.+; remedy: set runtime to torch'):
         open_runtime('tensorrt', late(tiny_runtime()), asking, print)
+
+
+@pytest.mark.parametrize('wrong', [
+    TypeError('pybind11::init(): factory function returned nullptr'), AttributeError('no such')])
+def test_torch_answers_under_auto_whatever_goes_wrong(
+        config: CooperConfig, wrong: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries raise what they like, and `auto` has promised nothing."""
+    def broken(*args: Any, **more: Any) -> GraphRuntime:
+        raise wrong
+
+    put_engines(config)
+    monkeypatch.setattr(runner, 'load_tensorrt_runtime', broken)
+    said: list[Notice] = []
+    opened = open_runtime('tensorrt', late(network := tiny_runtime()), config, said.append)
+    assert opened.runtime is network and said[-1].error and said[-1].runtime == 'torch'
+    assert said[-1].text == f'tensorrt is not used, torch answers: {wrong!r}'
+    with pytest.raises(type(wrong)):
+        open_runtime('tensorrt', late(network), config.replaced(runtime='tensorrt'), print)
+
+
+@pytest.mark.parametrize(('rule', 'side'), [
+    ((1016, 512, 16), 1024), ((1020, 512, 16), 1024), ((1000, 512, 16), 992),
+    ((1024, 512, 16), 1024), ((504, 224, 16), 512), ((120, 60, 16), 128), ((4096, 512, 16), 4096),
+    ((64, 512, 16), 64), ((20, 10, 48), 48)])
+def test_engines_are_for_the_largest_picture_that_the_rules_make(
+        config: CooperConfig, rule: tuple[int, int, int], side: int,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding to the stride may end above the limit, where engines refused the picture."""
+    for card in ({'vae_transform': rule, 'vit_transform': (14, 14, 14)},
+                 {'vae_transform': (16, 16, 16), 'vit_transform': rule}):
+        monkeypatch.setattr(find, 'read_card', lambda folder, card=card: tiny_card(**card))
+        assert request_of('tensorrt', Place.of(config)).side == side
+    made = [max(ImageTransform(*rule).size(width, height))
+            for width in (1, 40, 300, 1024, 5000) for height in (1, 40, 300, 1024, 5000)]
+    assert max(made) <= side

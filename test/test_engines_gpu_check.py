@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, Callable
@@ -19,12 +20,17 @@ from support.tiny import tiny_runtime
 from torch import nn
 
 from cooper_ros.errors import NotReady, OutOfMemory
+from cooper_ros.model.config import LlmConfig, ModelConfig, SpecialTokens, VaeConfig, VitConfig
+from cooper_ros.model.network import Cooper
+from cooper_ros.model.vae import AutoEncoder
+from cooper_ros.runtime.compiled import compiled_runtime_of
 from cooper_ros.runtime.engines.loaded import check_room
-from cooper_ros.runtime.engines.runner import MemoryPlan
+from cooper_ros.runtime.engines.runner import MemoryPlan, load_tensorrt_runtime
 from cooper_ros.runtime.graphs import bundle as bundles
 from cooper_ros.runtime.graphs.runtime import GraphRuntime, Tensors
 from cooper_ros.runtime.graphs.spec import BUCKET, GraphSpec
 from cooper_ros.runtime.onnx_runtime import OnnxRunner, load_onnx_runtime
+from cooper_ros.runtime.torch_runtime import TorchRuntime
 
 SCRIPT = Path(__file__).parents[1] / 'benchmarks' / 'gpu_check.py'
 
@@ -66,6 +72,75 @@ def test_good_graphs_pass_every_check(script: ModuleType, graphs: GraphRuntime) 
     assert '; the same 64 of 64 times | ok |' in report.table()
     (first,) = [row for row in report.rows if row[0].startswith('graph flow') and 'used' in row[0]]
     assert first[0] == "graph flow {'context': 256, 'used': 0}"  # what begins a session
+
+
+@pytest.mark.parametrize('sizes', [{'context': 256}, {'side': 96}, {'side': 32}],
+                         ids='{0}'.format)
+def test_good_engines_pass_every_check_whatever_sizes_they_serve(
+        quick: ModuleType, device: Device, tmp_path: Path, sizes: dict[str, int]) -> None:
+    """The stand-in refuses sizes beyond those, as TensorRT does."""
+    plan = replace(plan_of(device, tiny_bundle()), **{'context': 512, **sizes})
+    plan.flavour.module.plan = plan
+    runtime, report = load_tensorrt_runtime(plan, Cache(plan, tmp_path)), quick.Report()
+    options = quick.parsed(['--precision', 'fp32', '--context', str(plan.context), '--side',
+                            str(plan.side)])
+    assert quick.Limits.of(runtime.config, **quick.sizes_of(options)) == plan.limits
+    quick.compare(report, runtime, plan.bundle.specs(), exported_runtime(), options, plan.limits)
+    quick.measure(report, 'engines', runtime, None, plan.limits)
+    assert report.failures == []
+    said = [what for what, _, verdict in report.rows if verdict == 'ok']
+    assert len(said) == 6 + 2 + 3 + 2 + 3 + 2 + 1
+    assert [what for what in said if what.startswith('graph flow')][2] == (
+        'graph flow ' + str({'context': plan.limits.context.max, 'tokens': min(
+            65, plan.limits.tokens.max), 'cells': min(16, plan.limits.cells.max), 'branches': 1}))
+
+
+@pytest.mark.parametrize('config', [
+    ModelConfig(LlmConfig(32, 64, 1, 2, 1, 40), VitConfig(16, 32, 1, 2, image_size=28),
+                VaeConfig(ch=32, ch_mult=(1, 1), num_res_blocks=1), max_latent_size=2,
+                vit_max_num_patch_per_side=2),
+    ModelConfig(LlmConfig(32, 64, 1, 2, 1, 8), VitConfig(16, 32, 1, 2, image_size=14),
+                VaeConfig(ch=32, ch_mult=(1, 1), num_res_blocks=1), max_latent_size=1,
+                vit_max_num_patch_per_side=1)], ids=['small', 'smallest'])
+def test_small_tables_and_vocabularies_do_for_every_check(quick: ModuleType,
+                                                          config: ModelConfig) -> None:
+    torch.manual_seed(0)
+    network = Cooper(config).initialise(0.2)
+    torch.nn.init.normal_(network.llm2vae.weight, std=0.2)
+    runtime = TorchRuntime(network, AutoEncoder(config.vae), specials=SpecialTokens(0, 1, 2, 3),
+                           vocabulary=config.llm.vocab_size)
+    graphs = compiled_runtime_of(runtime, backend='eager', check=False)
+    report = quick.Report()
+    quick.check_talk(report, graphs, runtime, 'fp32')
+    quick.check_drawing(report, graphs, runtime, 'fp32')
+    quick.mixed_steps(graphs)
+    quick.measure(report, 'torch', runtime)
+    assert report.failures == [] and len(report.rows) == 3 + 2 + 4
+
+
+def test_a_network_is_back_on_its_device_after_an_export_that_failed(
+        script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is measured all the same."""
+    class Module(nn.Module):
+        def cpu(self) -> Module:
+            moves.append('cpu')
+            return self
+
+        def to(self, *where: object) -> Module:
+            moves.append(*where)
+            return self
+
+    def failing(*arguments: Any, **more: Any) -> None:
+        raise NotReady('graphs cannot be exported here')
+
+    moves: list[object] = []
+    network = SimpleNamespace(network=Module(), vae=Module(), device='cuda', specials=None,
+                              vocabulary=1)
+    monkeypatch.setattr(script, 'export_bundle', failing)
+    monkeypatch.setattr(script, 'weights_digest', lambda modules: 'a model')
+    with pytest.raises(NotReady):
+        script.exported(network, tmp_path, 'fp32', script.Report())
+    assert moves == ['cpu', 'cpu', 'cuda', 'cuda']
 
 
 def test_graphs_of_other_weights_fail(script: ModuleType, graphs: GraphRuntime) -> None:
@@ -136,7 +211,8 @@ def test_a_measurement_that_fails_or_comes_late_hides_no_other(
 
     monkeypatch.setattr(graphs, 'decode_tokens', broken)
     report = quick.Report()
-    medians = quick.measure(report, 'onnx', graphs, {'one token': 1.0}, side=32)
+    medians = quick.measure(report, 'onnx', graphs, {'one token': 1.0},
+                            quick.Limits.of(graphs.config, side=32))
     assert len(medians) == 3 and report.failures == ['onnx: decode a map']
     assert report.rows[3][1] == 'OutOfMemoryError: CUDA out of memory'
     assert report.rows[2][0] == 'onnx: flow step, 3 branches, 4 tokens'

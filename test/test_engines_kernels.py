@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from support.exported import exported_runtime, tiny_bundle
-from support.fake_tensorrt import Cache, Device, plan_of
+from support.fake_tensorrt import Cache, Context, Device, plan_of
 from test_engines_runner import Load, drawn, filled
-from test_onnx_runtime import near
+from test_onnx_runtime import draw, near
 
+from cooper_ros.errors import EngineMismatch
 from cooper_ros.runtime.engines.cache import KERNELS
 from cooper_ros.runtime.engines.flavour import RTX, STANDARD, require_flavour
 from cooper_ros.runtime.engines.runner import load_tensorrt_runtime
+from cooper_ros.runtime.graphs.modules import graph_modules
+from cooper_ros.runtime.graphs.probe import compare, questions_in_service, said_by
 from cooper_ros.runtime.graphs.runtime import GraphRuntime
+from cooper_ros.runtime.graphs.spec import Limits
 
 
 @pytest.fixture
@@ -70,6 +75,66 @@ def test_plain_runs_use_the_kernels_of_recorded_ones_where_both_are_compared(
     assert device.compiled == first and device.captures == ['understand']
     drawn(session)
     assert [size for size in device.compiled[1:] if 'any size' in size] == []
+
+
+def met(monkeypatch: pytest.MonkeyPatch, spoilt: str = '') -> set[tuple[str, str]]:
+    """Graphs and kinds of kernels that run from now on; those of a kind draw nothing."""
+    found, run = set[tuple[str, str]](), Context.run
+
+    def running(self: Context) -> None:
+        kind = self.config.dynamic_shapes_kernel_specialization_strategy
+        found.add((self.engine.spec.name, kind))
+        run(self)
+        if (self.engine.spec.name, kind) == ('flow', spoilt):
+            tokens = self.shapes['tokens'][1]
+            self.memory('velocity', (*self.shapes['used'], tokens, 64))[...] = 0
+
+    monkeypatch.setattr(Context, 'run', running)
+    return found
+
+
+def compared(runtime: GraphRuntime) -> dict[str, float]:
+    """As before engines answer."""
+    bundle, network = tiny_bundle(), exported_runtime()
+    modules = graph_modules(network.network, network.vae)
+    asked = questions_in_service(bundle.specs(), 'fp32', limits=Limits.of(bundle.config,
+                                                                          context=512))
+    return compare(runtime.runner, asked, partial(said_by, modules, network.device), 'fp32')
+
+
+def test_all_kernels_that_answer_were_compared(load: Load,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that are read into the cache go through other kernels than those that are drawn."""
+    runtime, found = load(), met(monkeypatch)
+    compared(runtime)
+    before = set(found)
+    found.clear()
+    session = filled(runtime)
+    latent = runtime.encode_image(draw(3, 3, 32, 48).clamp(-1, 1), None)
+    session.append_latents(0, runtime.embed_latents(latent))
+    session.append_vision(0, runtime.encode_vision(draw(4, 3, 28, 42).clamp(-1, 1)))
+    session.step(0, 7)
+    runtime.decode_tokens(drawn(session)[0], (2, 3))
+    assert ('flow', 'none') in found and found <= before
+
+
+@pytest.mark.parametrize('kind', ['eager', 'none'])
+def test_a_graph_that_is_wrong_with_one_kind_of_kernels_is_refused(
+        load: Load, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = load()
+    assert max(compared(runtime).values()) < 1e-5
+    met(monkeypatch, spoilt=kind)
+    with pytest.raises(EngineMismatch, match='graph flow does not say what the network says'):
+        compared(load())
+
+
+def test_what_is_not_written_into_the_cache_is_an_error(load: Load,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = load()
+    run = runtime.runner.run
+    monkeypatch.setattr(runtime.runner, 'run', lambda graph, inputs, into: run(graph, inputs, {}))
+    with pytest.raises(EngineMismatch, match='graph flow does not say .+; got error inf'):
+        compared(runtime)
 
 
 @pytest.mark.parametrize('content', [b'', b'kernels', bytes(32) + b'kernels'])

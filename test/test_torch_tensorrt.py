@@ -12,17 +12,27 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, Callable
 
 import pytest
 from support.tiny import SPECIALS, tiny_config, tiny_runtime
+from torch import nn
 
 from cooper_ros.errors import EngineBuild, NotReady
 from cooper_ros.runtime.engines import torch_tensorrt
 from cooper_ros.runtime.engines.build import build_engine
 from cooper_ros.runtime.engines.flavour import Flavour, require_flavour
 from cooper_ros.runtime.engines.plan import Plan
-from cooper_ros.runtime.engines.torch_tensorrt import answering_for_a_gpu, load, obstacle, settings
+from cooper_ros.runtime.engines.torch_tensorrt import (
+    answering_for_a_gpu,
+    load,
+    obstacle,
+    settings,
+    with_network,
+)
 from cooper_ros.runtime.graphs.bundle import Bundle
 from cooper_ros.runtime.graphs.modules import graph_modules
 from cooper_ros.runtime.graphs.spec import Limits, graph_specs
@@ -76,6 +86,96 @@ def test_attention_is_never_causal_and_written_out_where_there_is_no_layer(
     told = settings()
     assert told['decompose_attention'] is written_out and told['attn_bias_is_causal'] is False
     assert told['require_full_compilation'] is True
+
+
+def pretend_package(monkeypatch: pytest.MonkeyPatch, convert: Callable[..., None],
+                    typed: bool) -> None:
+    """A Torch-TensorRT that converts like this, with or without a choice of number types."""
+    fields = [('min_block_size', int, 5)] + [('use_explicit_typing', bool, False)] * typed
+    parts = {'torch_tensorrt': {}, 'torch_tensorrt.dynamo': {
+        'convert_exported_program_to_serialized_trt_engine': convert},
+        'torch_tensorrt.dynamo._settings': {
+            'CompilationSettings': dataclasses.make_dataclass('CompilationSettings', fields)},
+        'torch_tensorrt.dynamo.conversion': {},
+        'torch_tensorrt.dynamo.conversion._TRTInterpreter': {'TRTInterpreter': Interpreter}}
+    for name, content in parts.items():
+        module = ModuleType(name)
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+        parent, _, last = name.rpartition('.')
+        if parent:
+            setattr(sys.modules[parent], last, module)
+    for name, value in (('load', lambda: sys.modules['torch_tensorrt']),
+                        ('exported_program', lambda *asked: None), ('_inputs', lambda *asked: []),
+                        ('_rename', lambda *asked: None)):
+        monkeypatch.setattr(torch_tensorrt, name, value)
+
+
+class Interpreter:
+    builder = None
+
+    def __init__(self) -> None:
+        self.ctx = SimpleNamespace(net=None)
+
+    def _construct_trt_network_def(self) -> None:
+        pass
+
+    def run(self) -> object:
+        raise AssertionError('the network is ours to build')
+
+
+def losing(*asked: object, **told: object) -> None:
+    """As in 2.8 and 2.10."""
+    try:
+        result = Interpreter().run()
+    except Exception:
+        logging.getLogger('torch_tensorrt').exception('While interpreting the module')
+    print(result)
+
+
+def naming(*asked: object, **told: object) -> None:
+    """As in 2.12."""
+    try:
+        Interpreter().run()
+    except Exception as error:
+        raise RuntimeError(f'While interpreting the module got an error: {error}') from error
+
+
+def converted(use: Callable[[Any, Any], Any]) -> Any:
+    return with_network(graph_specs(tiny_config())['latents'], nn.Identity(), 'fp32',
+                        Limits.of(tiny_config(), context=64), use)
+
+
+@pytest.mark.parametrize('convert', [losing, naming])
+def test_the_reason_of_a_build_that_failed_is_not_lost(
+        convert: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(builder: Any, network: Any) -> None:
+        raise EngineBuild('TensorRT could not build graph latents', value='no memory')
+
+    def unknown(builder: Any, network: Any) -> None:
+        raise KeyError('aten.roll')
+
+    pretend_package(monkeypatch, convert, typed=True)
+    with pytest.raises(EngineBuild, match='TensorRT could not build graph latents; got no memory'):
+        converted(refused)
+    with pytest.raises(EngineBuild, match="cannot convert graph latents; got KeyError: 'aten.rol"):
+        converted(unknown)
+    assert converted(lambda builder, network: 'made') == 'made'
+
+
+@pytest.mark.parametrize('typed', [True, False])
+def test_number_types_are_those_of_the_graph_wherever_there_is_a_choice(
+        typed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2.8 builds networks in which TensorRT chooses unless told; 2.13 knows no such word."""
+    seen: list[dict[str, Any]] = []
+
+    def convert(*asked: object, **told: Any) -> None:
+        seen.append(told)
+        naming()
+
+    pretend_package(monkeypatch, convert, typed)
+    converted(lambda builder, network: 'made')
+    assert [told.get('use_explicit_typing') for told in seen] == [True if typed else None]
 
 
 def test_its_engines_have_keys_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

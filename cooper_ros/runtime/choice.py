@@ -7,7 +7,7 @@ engines and graphs that are in the cache, or that the setting ``engine_missing``
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
 import torch
@@ -15,7 +15,8 @@ import torch
 from cooper_ros.config import CooperConfig
 from cooper_ros.errors import CooperError, EngineMismatch
 from cooper_ros.runtime.engines.find import find_bundle, find_plan, request_of
-from cooper_ros.runtime.engines.rights import Who
+from cooper_ros.runtime.engines.plan import GRAPHS
+from cooper_ros.runtime.engines.rights import Who, writers
 from cooper_ros.runtime.names import AUTO, COMPILE, ONNX, TENSORRT, TORCH, TORCH_TENSORRT
 from cooper_ros.runtime.place import Place
 from cooper_ros.runtime.prepare import command_of
@@ -75,25 +76,37 @@ def _no_gpu(place: Place) -> str:
     return ''
 
 
+def _exposed(place: Place) -> str:
+    """Why nothing in the cache is used, and nothing made there: files are made again where anyone
+    may write them, but a folder keeps its rights."""
+    found = writers(place.cache, (place.cache / GRAPHS,))
+    return str(found) if found.who == Who.ANYONE else ''
+
+
 def _tensorrt(place: Place, name: str = TENSORRT) -> str:
-    if reason := _no_gpu(place):
+    if reason := _no_gpu(place) or _exposed(place):
         return reason
     try:
         found = find_plan(place, name)
-    except EngineMismatch as error:  # not even exported
+    except EngineMismatch as error:  # no graphs that can be used
         return '' if place.may_make else str(error)
     except CooperError as error:  # no TensorRT: named with what to do
         return str(error)
-    writers = found.writers
-    if writers.who == Who.ANYONE and not (place.may_make and writers.path != place.cache):
-        return str(writers)  # a file of ours is made again, a folder keeps its rights
+    if found.writers.who == Who.ANYONE and not place.may_make:
+        return str(found.writers)
     return '' if found.complete or place.may_make else (
         f'{found.lacking}: run `{found.command}`')
 
 
 def _torch_tensorrt(place: Place) -> str:
     from cooper_ros.runtime.engines.torch_tensorrt import obstacle
-    return _no_gpu(place) or obstacle() or _tensorrt(place, TORCH_TENSORRT)
+    if reason := _no_gpu(place):
+        return reason
+    against = obstacle()
+    if not against:
+        return _tensorrt(place, TORCH_TENSORRT)
+    # Nothing can be built, but what was built needs TensorRT alone.
+    return against if _tensorrt(replace(place, may_make=False), TORCH_TENSORRT) else ''
 
 
 def _compile(place: Place) -> str:
@@ -111,8 +124,13 @@ def _onnx(place: Place) -> str:
         importlib.metadata.version('onnxruntime')
     except importlib.metadata.PackageNotFoundError:
         return 'onnxruntime is not installed'
-    if place.may_make or find_bundle(place, 'fp32') is not None:
-        return ''
+    if reason := _exposed(place):
+        return reason
+    try:
+        if place.may_make or find_bundle(place, 'fp32') is not None:
+            return ''
+    except EngineMismatch as error:  # anyone may have put them there
+        return str(error)
     return f'its graphs were not exported yet: run `{command_of(request_of(ONNX, place))}`'
 
 

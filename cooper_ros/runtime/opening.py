@@ -76,8 +76,12 @@ class Upgrade:
             self._tell(Notice(f'{self._name} is ready and answers from now on', self._name))
         except Exception as error:  # torch goes on answering, whatever this was
             self._tell(Notice(f'{self._name} is not used, torch goes on answering: '
-                              f'{error if isinstance(error, CooperError) else repr(error)}',
-                              TORCH, error=True))
+                              f'{_said(error)}', TORCH, error=True))
+
+
+def _said(error: Exception) -> str:
+    """An error in a line of the log; ours name themselves."""
+    return str(error) if isinstance(error, CooperError) else repr(error)
 
 
 def open_runtime(name: str, network: LateNetwork, config: CooperConfig, tell: Tell) -> Opened:
@@ -108,11 +112,11 @@ def open_runtime(name: str, network: LateNetwork, config: CooperConfig, tell: Te
                        remedy='set runtime to torch')
     try:
         return _graphs(name, network, place, config.engine_missing, tell)
-    except CooperError as error:
+    except Exception as error:  # under auto torch answers, whatever this was
         waits = config.engine_missing == SERVE and isinstance(error, OutOfMemory)
         if config.runtime != AUTO and not waits:
             raise
-        tell(Notice(f'{name} is not used, torch answers: {error}', TORCH, error=True))
+        tell(Notice(f'{name} is not used, torch answers: {_said(error)}', TORCH, error=True))
     return Opened(network.get())  # the error is gone, and what it held
 
 
@@ -148,7 +152,10 @@ def _prepare(request: Request, told: Callable[[str, float], None]) -> None:
 
 def _remaking(name: str, place: Place) -> Request:
     """What makes again what was refused; by force where it is undamaged, so it must be wrong."""
-    bundle = find_bundle(place, place.precision)
+    try:
+        bundle = find_bundle(place, place.precision)
+    except EngineMismatch:  # anyone may write it
+        bundle = None
     if bundle is None:
         return request_of(name, place)
     whole = _is_whole(bundle)

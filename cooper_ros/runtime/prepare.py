@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Callable, Sequence
 
 from cooper_ros.errors import BadCheckpoint, CooperError, EngineBuild, class_of
+from cooper_ros.runtime.engines.rights import Who, require_private
 from cooper_ros.runtime.names import ONNX, TENSORRT, TORCH_TENSORRT
 
 NICENESS = 10  # the robot and whoever answers meanwhile go first
@@ -65,9 +66,6 @@ def prepare(request: Request, told: Told) -> None:
         CooperError: an export or a build failed.
     """
     folders, cache = [Path(name) for name in request.folders], Path(request.cache)
-    if request.kind != ONNX:
-        from cooper_ros.runtime.engines.rights import require_private
-        require_private(cache)  # before the export, which takes longer
     bundle = exported(folders, request.precision, cache, request.parts, force=request.force,
                       told=told, say=lambda text: told(text, 0.0))
     if request.kind == ONNX:
@@ -107,7 +105,7 @@ def exported(folders: Sequence[Path], precision: str, cache: Path, parts: int = 
         say: hears of files that are read for their fingerprint, and of damage.
 
     Raises:
-        BadOption: the precision is unknown, or there are more parts than layers.
+        BadOption: an unknown precision, more parts than layers, or anyone may write the folder.
         BadCheckpoint: the model folder cannot be read, or changed meanwhile.
         EngineBuild: a graph could not be exported.
         OutOfDisk: the graphs do not fit the disk.
@@ -116,10 +114,10 @@ def exported(folders: Sequence[Path], precision: str, cache: Path, parts: int = 
     from cooper_ros.runtime.engines.plan import FINGERPRINTS, GRAPHS, model_fingerprint
     from cooper_ros.runtime.graphs.bundle import bundle_name, export_bundle
     from cooper_ros.runtime.graphs.spec import dtype_of
-    dtype = dtype_of(precision)
+    dtype, graphs = dtype_of(precision), cache / GRAPHS
+    require_private(cache, (graphs,))  # before weights are read, which takes longer
     model = model_fingerprint(folders, cache / FINGERPRINTS,
                               lambda path: say(f'reading {path} for its fingerprint'))
-    graphs = cache / GRAPHS
     if not force and (found := sound_bundle(graphs, model, precision, parts, say)) is not None:
         return found
     loaded = read_model_folder(folders[0], *folders[1:], dtype=dtype, hollow=True)
@@ -160,13 +158,19 @@ def sound_bundle(graphs: Path, model: str, precision: str, parts: int,
                  say: Callable[[str], None]) -> Any:
     """The graphs of a checkpoint, every file read and found as it was written; None otherwise.
 
+    Those that anyone may write are removed, with what the network has said to questions.
+
     Args:
-        graphs: folder of all exported graphs.
+        graphs: folder of all exported graphs, in that of engines.
         model, precision, parts: which ones; see :meth:`~.graphs.bundle.Bundle.find`.
         say: hears what is wrong with those that are there, of an older version included.
+
+    Raises:
+        Unwritable: what anyone may write cannot be removed.
     """
     from cooper_ros.runtime.graphs.bundle import DESCRIPTION, Bundle, bundle_name
-    if not (graphs / bundle_name(model, precision, parts) / DESCRIPTION).is_file():
+    name = bundle_name(model, precision, parts)
+    if not (graphs / name / DESCRIPTION).is_file() or _removed(graphs.parent, name, say):
         return None
     try:
         found = Bundle.find(graphs, model, precision, parts)
@@ -175,6 +179,18 @@ def sound_bundle(graphs: Path, model: str, precision: str, parts: int,
     except BadCheckpoint as error:
         say(f'{error.what}: {error.value}; exporting again')
         return None
+
+
+def _removed(cache: Path, name: str, say: Callable[[str], None]) -> bool:
+    """Remove graphs that anyone may write; whether they were."""
+    from cooper_ros.runtime.engines.leftovers import graphs_writers, remove_graphs
+    found = graphs_writers(cache, name)
+    if found.who != Who.ANYONE:
+        return False
+    say(f'{found.what}; exporting again')
+    # Under their lock, where another process may just have made them again.
+    remove_graphs(cache, name, lambda path: graphs_writers(cache, name).who == Who.ANYONE)
+    return True
 
 
 def modules_of(folders: Sequence[Path], precision: str, parts: int = 1) -> Any:

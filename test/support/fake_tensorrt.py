@@ -38,6 +38,7 @@ class Device:
     """What there is to run on, what goes wrong on it, and what was done with it."""
 
     free: int = 10 << 30
+    driverless: bool = False
     unreadable: bool = False
     contexts_left: int = 1000
     capturable: bool = True
@@ -287,6 +288,9 @@ def tensorrt(device: Device, stats: bool = True) -> Any:
     def runtime(log: ILogger) -> Any:
         assert log.made and vars(module).setdefault('log', log) is log  # the first is the last
         device.log = log
+        if device.driverless:
+            device.complain()
+            raise TypeError('pybind11::init(): factory function returned nullptr')
         return SimpleNamespace(deserialize_cuda_engine=read)
 
     def read(content: bytes) -> Engine | None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from cooper_ros.errors import EngineBuild
 from cooper_ros.runtime.engines.cache import BuiltEngine
-from cooper_ros.runtime.engines.flavour import Flavour
+from cooper_ros.runtime.engines.flavour import CANNOT_START, Flavour
 from cooper_ros.runtime.engines.guard import Guard, guarded
 from cooper_ros.runtime.engines.key import BuildOptions
 from cooper_ros.runtime.engines.words import Words, words_of
@@ -90,7 +90,7 @@ def build_engine(flavour: Flavour, spec: GraphSpec, source: Path | nn.Module, *,
 
     Raises:
         BadOption: the flavour cannot build for this architecture.
-        EngineBuild: TensorRT refused; its own words are in the message.
+        EngineBuild: TensorRT refused, or cannot start; its own words are in the message.
         NotReady: a module was given and there is no Torch-TensorRT.
         KeyboardInterrupt: Ctrl-C, at the next step of TensorRT.
     """
@@ -100,7 +100,7 @@ def build_engine(flavour: Flavour, spec: GraphSpec, source: Path | nn.Module, *,
     build.words.forget()
     if isinstance(source, Path):
         with guarded():
-            builder = flavour.module.Builder(build.words.handle)
+            builder = build.builder()
             network, parser = _parsed(flavour.module, builder, build.words, source)
         made = build.compiled(builder, network)
         del parser  # it owns what the network was made from until the build is over
@@ -123,6 +123,19 @@ class _Build:
     timing_cache: Path | None
     told: Told
     words: Words
+
+    def builder(self) -> Any:
+        """TensorRT's own builder.
+
+        Raises:
+            EngineBuild: it gives none.
+        """
+        try:
+            return self.flavour.module.Builder(self.words.handle)
+        except TypeError as error:  # what pybind makes of a constructor that gives nothing
+            raise EngineBuild(f'{self.flavour.name} {self.flavour.version} cannot start here',
+                              value=self.words.last() or str(error),
+                              remedy=CANNOT_START) from error
 
     def compiled(self, builder: Any, network: Any) -> BuiltEngine:
         """Compile a network, whoever has made it; see :func:`build_engine`."""

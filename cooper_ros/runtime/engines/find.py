@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from dataclasses import dataclass, replace
 
 from cooper_ros.errors import BadCheckpoint, BadOption, EngineMismatch, NotReady
+from cooper_ros.imaging.resize import ImageTransform
 from cooper_ros.runtime.card import read_card
 from cooper_ros.runtime.engines.cache import EngineCache, Entry
 from cooper_ros.runtime.engines.flavour import check_precision, gpu_architecture, require_flavour
-from cooper_ros.runtime.engines.key import BuildOptions
+from cooper_ros.runtime.engines.key import BuildOptions, EngineKey
+from cooper_ros.runtime.engines.leftovers import graphs_writers
 from cooper_ros.runtime.engines.plan import (
+    BY,
     CONVERTERS,
     FINGERPRINTS,
     GRAPHS,
     Plan,
     model_fingerprint,
 )
-from cooper_ros.runtime.engines.rights import Writers
+from cooper_ros.runtime.engines.rights import Who, Writers
+from cooper_ros.runtime.engines.torch_tensorrt import version
 from cooper_ros.runtime.graphs.bundle import Bundle
 from cooper_ros.runtime.graphs.spec import CONTEXT, UNDERSTAND, Limits
 from cooper_ros.runtime.names import ONNX
@@ -94,15 +99,33 @@ class Found:
 
 
 def find_bundle(place: Place, precision: str) -> Bundle | None:
-    """The exported graphs of a checkpoint; None where there are none, or none that are whole."""
+    """The exported graphs of a checkpoint; None where there are none, or none that are whole.
+
+    Raises:
+        EngineMismatch: anyone may have put them there, or may change what the network says to
+            questions, which is kept beside them and which engines are proved against.
+    """
     graphs = place.cache / GRAPHS
     if not os.path.isdir(graphs):  # nor where it may not be looked into
         return None  # without reading the weights for their fingerprint
     try:
         model = model_fingerprint(place.folders, place.cache / FINGERPRINTS)
-        return Bundle.find(graphs, model, precision, place.parts)
+        found = Bundle.find(graphs, model, precision, place.parts)
     except (BadCheckpoint, OSError):  # what cannot be read is named where it is loaded
         return None
+    _require_trust(found, place)
+    return found
+
+
+def _require_trust(bundle: Bundle, place: Place) -> None:
+    """As for engines: see :meth:`~.cache.EngineCache.load`."""
+    found = graphs_writers(place.cache, bundle.folder.name)
+    if found.who == Who.ANYONE:
+        again = command_of(request_of(ONNX, replace(place, precision=bundle.precision)))
+        raise EngineMismatch('anyone may have put the exported graphs here',
+                             value=f'{found.path}, which anyone may write',
+                             limit='files that only their users may write',
+                             remedy=f'{found.remedy}, then `{again} --force`')
 
 
 def find_plan(place: Place, name: str) -> Found:
@@ -161,25 +184,30 @@ def covers(plan: Plan, usual: Plan) -> bool:
 
 
 def plan_of(entry: Entry, usual: Plan, arch: str) -> Plan | None:
-    """The plan that an engine says it is part of; None if it is of another one altogether."""
+    """The plan that an engine says it is part of; None if it is of another one altogether.
+
+    Where Torch-TensorRT is not installed, any version of it may have converted: running what it
+    made needs TensorRT alone.
+    """
     first = next(name for name, spec in usual.bundle.specs().items() if spec.family == UNDERSTAND)
     if entry.key is None or entry.key.graph != first:
         return None
     try:
-        plan = _described_plan(entry, usual)
+        plan = _described_plan(entry, entry.key, usual)
     except (KeyError, TypeError, AttributeError, BadOption):  # of this engine alone
         return None
     return plan if plan.key(entry.key.graph, arch) == entry.key else None
 
 
-def _described_plan(entry: Entry, usual: Plan) -> Plan:
+def _described_plan(entry: Entry, key: EngineKey, usual: Plan) -> Plan:
     limits = Limits.from_dict(entry.facts['limits'])
     options = BuildOptions(**entry.facts['options'])
     config, context = usual.bundle.config, limits.context.max
     side = max(math.isqrt(limits.cells.max) * config.pixels_per_latent_token,
                math.isqrt(limits.patches.max) * config.vit.patch_size)
     side = 0 if Limits.of(config, context=context) == limits else side
-    return replace(usual, context=context, side=side, options=options)
+    return replace(usual, context=context, side=side, options=options,
+                   converted_by='' if version() else key.version.partition(BY)[2])
 
 
 def request_of(name: str, place: Place, plan: Plan | None = None) -> Request:
@@ -200,6 +228,14 @@ def request_of(name: str, place: Place, plan: Plan | None = None) -> Request:
 
 
 def usual_side(place: Place) -> int:
-    """Pixels of the largest picture that the checkpoint's own resize rule makes."""
+    """Pixels of the largest picture side that the checkpoint's own resize rules make."""
     card = read_card(place.folders[0])
-    return max(card.vae_transform[0], card.vit_transform[0])
+    return max(map(_longest, (card.vae_transform, card.vit_transform)))
+
+
+def _longest(rule: tuple[int, int, int]) -> int:
+    """The longest side by a resize rule, whose rounding to the stride may end above its limit.
+
+    Long and narrow pictures have it, and they stay below the cap on pixels.
+    """
+    return max(ImageTransform(*rule, max_pixels=sys.maxsize).size(rule[0], rule[0]))

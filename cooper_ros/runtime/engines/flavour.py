@@ -23,6 +23,8 @@ ANY_GPU = 'any'  # engines of the RTX flavour fit every GPU of their architectur
 _JETSON, _SERVER = ('SM72', 'SM87', 'SM101', 'SM110'), ('SM90', 'SM100', 'SM103')
 _DESKTOP = ('SM75', 'SM80', 'SM86', 'SM89', 'SM120', 'SM121')
 _BFLOAT16_FROM = 80  # Turing and older have none
+CANNOT_START = ('run `cooper doctor`: the driver and the GPU must be such as this TensorRT knows; '
+                'or set runtime to torch')
 _REMEDY = ('JetPack brings tensorrt; elsewhere: pip install -r requirements/graphs.txt '
            '-r requirements/trt.txt')
 

@@ -64,6 +64,8 @@ class Kernels:
 
     def _read(self) -> None:
         try:
+            if self._file.exists() and not self._file.is_file():  # a pipe would wait for a writer
+                raise OSError(f'{self._file} is no regular file')
             whole = self._file.read_bytes()
             digest, content = whole[:DIGEST], whole[DIGEST:]
             if hashlib.sha256(content).digest() == digest and self._cache.deserialize(content):

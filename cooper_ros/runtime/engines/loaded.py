@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cooper_ros.errors import BadOption, CooperError, EngineMismatch, NotReady, OutOfMemory
 from cooper_ros.runtime.engines.build import type_name
-from cooper_ros.runtime.engines.flavour import gpu_architecture
+from cooper_ros.runtime.engines.flavour import CANNOT_START, gpu_architecture
 from cooper_ros.runtime.engines.kernels import kernels_of
 from cooper_ros.runtime.engines.plan import Plan
 from cooper_ros.runtime.engines.words import Words, words_of
@@ -142,16 +142,17 @@ class LoadedEngine:
 
     Raises:
         EngineMismatch: TensorRT cannot read it here, or it has another interface.
+        NotReady: TensorRT cannot start here.
         OutOfMemory: there is no room for it.
     """
 
     def __init__(self, plan: Plan, spec: GraphSpec, content: bytes, rebuild: str,
                  kernels: Path) -> None:
-        module = self._module = plan.flavour.module
+        self._module = plan.flavour.module
         self.spec, self.precision, self.file_bytes = spec, plan.bundle.precision, len(content)
-        self._words = words_of(module)
+        self._words = words_of(self._module)
         self._words.forget()
-        self._runtime = module.Runtime(self._words.handle)
+        self._runtime = self._new_runtime()
         self.engine = self._runtime.deserialize_cuda_engine(content)
         if self.engine is None:
             raise self._unreadable(rebuild)
@@ -221,6 +222,13 @@ class LoadedEngine:
             raise NotReady(f'TensorRT refuses a profile of graph {self.spec.name}', value=profile,
                            remedy='build without --decode-profile')
         return Context(self.spec.name, self.engine, handle, profile, self._words)
+
+    def _new_runtime(self) -> Any:
+        try:
+            return self._module.Runtime(self._words.handle)
+        except TypeError as error:  # what pybind makes of a constructor that gives nothing
+            raise NotReady('TensorRT cannot start here', value=self._words.last() or str(error),
+                           remedy=CANNOT_START) from error
 
     def _new_handle(self, steady: bool) -> Any:
         """TensorRT's own context; None where it has no memory for one."""

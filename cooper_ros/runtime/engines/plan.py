@@ -29,6 +29,7 @@ ENGINE_PER_WEIGHTS, ENGINE_OVERHEAD = 1.02, 3 << 20
 HOST_PER_WEIGHTS = 3.0  # builder copies; docs of Torch-TensorRT say 3 to 5
 HOST_BASE = int(0.8 * (1 << 30))  # libraries and builder: tiny graphs peak at 0.76 to 0.88 GB
 PARSER = 'onnx'  # TensorRT's own converter, which reads that format
+BY = ' by '  # in a key, between the versions of TensorRT and of another converter than its own
 CONVERTERS = {TENSORRT: PARSER, TORCH_TENSORRT: TORCH_TENSORRT}  # by runtime
 FINGERPRINTS, GRAPHS = 'fingerprints.json', 'graphs'  # beside the engines in their folder
 # Graphs keep marker ids and the size of the vocabulary, so the tokenizer counts too.
@@ -89,6 +90,7 @@ class Plan:
         options: how they are built.
         converter: what makes TensorRT's network of a graph: ``onnx`` (its own parser) or
             ``torch_tensorrt`` (the converters of Torch-TensorRT).
+        converted_by: version of Torch-TensorRT; the one that is installed where empty.
     """
 
     bundle: Bundle
@@ -97,6 +99,7 @@ class Plan:
     side: int = 0
     options: BuildOptions = BuildOptions()
     converter: str = PARSER
+    converted_by: str = ''
 
     @property
     def limits(self) -> Limits:
@@ -124,7 +127,7 @@ class Plan:
             return self.flavour.name, self.flavour.version
         from cooper_ros.runtime.engines.torch_tensorrt import version
         return (f'{self.flavour.name} by Torch-TensorRT',
-                f'{self.flavour.version} by {version()}')
+                f'{self.flavour.version}{BY}{self.converted_by or version()}')
 
     def jobs(self, archs: Sequence[str], graphs: Sequence[str] = ()) -> Iterator[Job]:
         """Engines to build: every graph (or those named) for every architecture.
@@ -248,6 +251,8 @@ def _model_files(folders: Sequence[Path]) -> list[Path]:
 def _remembered(memory: Path) -> dict[str, str]:
     """Digests by sign; none from a file that says something else than was written."""
     try:
+        if not memory.is_file():  # a pipe would wait for a writer
+            return {}
         values = json.loads(memory.read_text())
         check_seal(values)
         return {str(sign): str(digest) for sign, digest in values['files'].items()}

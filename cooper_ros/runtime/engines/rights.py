@@ -76,15 +76,20 @@ def writers(folder: Path, paths: Iterable[Path] = ()) -> Writers:
     return max(found, key=lambda one: one.who)
 
 
-def require_private(folder: Path) -> None:
+def require_private(folder: Path, paths: Iterable[Path] = ()) -> None:
     """Refuse to build where nothing will ever be loaded from.
 
+    Args:
+        folder: of engines.
+        paths: folders in it; see :func:`writers`.
+
     Raises:
-        BadOption: anyone may write the folder.
+        BadOption: anyone may write one of them.
     """
-    found = writers(folder)
+    found = writers(folder, paths)
     if found.who == Who.ANYONE:
-        raise BadOption('anyone may write the folder of engines', value=folder,
+        what = 'engines' if found.path == folder else found.path.name
+        raise BadOption(f'anyone may write the folder of {what}', value=found.path,
                         limit='a folder that only its users may write', remedy=found.remedy)
 
 

@@ -9,6 +9,7 @@ together, and only when an engine is built: running one needs TensorRT alone.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import importlib.metadata
 import logging
@@ -154,6 +155,16 @@ def settings(**more: Any) -> dict[str, Any]:
             'decompose_attention': flavour.name != RTX and found < FUSED_FROM, **more}
 
 
+def strongly_typed() -> dict[str, bool]:
+    """What asks for number types as they are in the graph, of one that may take others.
+
+    2.8 lets TensorRT choose them unless told; 2.10 and later need not be told.
+    """
+    from torch_tensorrt.dynamo._settings import CompilationSettings
+    known = {entry.name for entry in dataclasses.fields(CompilationSettings)}
+    return {'use_explicit_typing': True} if 'use_explicit_typing' in known else {}
+
+
 def lowered(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
     """What Torch-TensorRT makes of a graph before it converts it; still runs in PyTorch."""
     load()
@@ -163,7 +174,7 @@ def lowered(program: torch.export.ExportedProgram) -> torch.fx.GraphModule:
         post_lowering,
         pre_export_lowering,
     )
-    how = CompilationSettings(**settings())
+    how = CompilationSettings(**settings(**strongly_typed()))
     program = pre_export_lowering(program, how)
     program = program.run_decompositions(
         get_decompositions(False, how.decompose_attention, False))
@@ -188,24 +199,41 @@ def with_network(spec: GraphSpec, module: nn.Module, precision: str, limits: Lim
     with answering_for_a_gpu(), _silence():
         torch_tensorrt = load()
         from torch_tensorrt.dynamo.conversion._TRTInterpreter import TRTInterpreter
-        made: list[Made] = []
-
-        def intercept(interpreter: Any, *_: object, **__: object) -> None:
-            interpreter._construct_trt_network_def()
-            _rename(interpreter.ctx.net, spec)
-            made.append(use(interpreter.builder, interpreter.ctx.net))
-            raise _Finished
-
-        with _standing_in(TRTInterpreter, run=intercept):
+        made, faults = list[Made](), list[Exception]()
+        with _standing_in(TRTInterpreter, run=_intercepting(spec, use, made, faults)):
             try:
                 torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine(
                     exported_program(spec, module, precision),
                     arg_inputs=_inputs(torch_tensorrt, spec, precision, limits),
-                    cache_built_engines=False, reuse_cached_engines=False, **settings())
+                    cache_built_engines=False, reuse_cached_engines=False,
+                    **settings(**strongly_typed()))
             except Exception as error:
                 if not made:
-                    raise _named(error, spec) from error
+                    cause = (*faults, error)[0]
+                    raise _named(cause, spec) from cause
         return made[0]
+
+
+def _intercepting(spec: GraphSpec, use: Use[Made], made: list[Made], faults: list[Exception]
+                  ) -> Callable[..., None]:
+    """What has the network used in the place of a build.
+
+    Args:
+        spec, use: see :func:`with_network`.
+        made: gets what was made of it.
+        faults: gets what went wrong: 2.10 and older lose that, and fail over having nothing.
+    """
+    def intercept(interpreter: Any, *_: object, **__: object) -> None:
+        try:
+            interpreter._construct_trt_network_def()
+            _rename(interpreter.ctx.net, spec)
+            made.append(use(interpreter.builder, interpreter.ctx.net))
+        except Exception as error:
+            faults.append(error)
+            raise
+        raise _Finished
+
+    return intercept
 
 
 class _Finished(Exception):

@@ -65,6 +65,8 @@ class Answers:
 
     def _read(self) -> dict[str, Tensor]:
         try:
+            if not self._path.is_file():  # a pipe would wait for a writer
+                return {}
             with safe_open(self._path, 'pt') as file:
                 facts = file.metadata() or {}
                 found = {name: file.get_tensor(name) for name in file.keys()}

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from cooper_ros.errors import EngineMismatch
 from cooper_ros.runtime.graphs.digest import tensors_digest
 from cooper_ros.runtime.graphs.export import example_inputs
-from cooper_ros.runtime.graphs.runtime import GraphRunner
-from cooper_ros.runtime.graphs.spec import BUCKET, UNDERSTAND, GraphSpec, Limits
+from cooper_ros.runtime.graphs.runtime import GraphRunner, Tensors
+from cooper_ros.runtime.graphs.spec import BUCKET, FLOW, UNDERSTAND, GraphSpec, Limits
 
 # Largest error as a fraction of the largest number of an output. PyTorch itself convolves fp32
 # as TF32 on a GPU.
@@ -112,15 +112,28 @@ def compare(runner: GraphRunner, asked: Iterable[Question],
 def error_of(runner: GraphRunner, question: Question, wanted: Sequence[Tensor]) -> float:
     """Ask a graph; the largest error of all that it gives, see :func:`relative_error`.
 
+    One that draws is asked again as it reads a picture, with new keys and values written into
+    memory of ours: a runner may have other kernels for that.
+
     Args:
         runner: runs the graph.
         question: what it is asked.
         wanted: what the network says to it.
     """
-    outputs = runner.run(question.spec.name, {name: value.to(runner.device)
-                                              for name, value in question.inputs.items()}, {})
+    inputs = {name: value.to(runner.device) for name, value in question.inputs.items()}
+    outputs = runner.run(question.spec.name, inputs, {})
+    worst = _worst(question.spec, outputs, wanted)
+    if question.spec.family != FLOW:
+        return worst
+    cache = {name: torch.full_like(value, math.nan) for name, value in outputs.items()
+             if name.startswith('new_')}  # no numbers: what is not written is noticed
+    outputs = runner.run(question.spec.name, inputs, cache)
+    return max(worst, _worst(question.spec, {**outputs, **cache}, wanted))
+
+
+def _worst(spec: GraphSpec, outputs: Tensors, wanted: Sequence[Tensor]) -> float:
     return max(relative_error(outputs[entry.name], right)
-               for entry, right in zip(question.spec.outputs, wanted, strict=True))
+               for entry, right in zip(spec.outputs, wanted, strict=True))
 
 
 def probe(runner: GraphRunner, specs: Mapping[str, GraphSpec], modules: Mapping[str, nn.Module],
