@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import tracemalloc
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from cooper_ros.cli import main
 from cooper_ros.errors import BadData
-from cooper_ros.evaluation import paired
+from cooper_ros.evaluation import paired, scenes_suite
 from cooper_ros.evaluation.paired import compare_paired
 from cooper_ros.evaluation.scenes_report import parse_variant
 from cooper_ros.scoring.scores import scene_bootstrap
@@ -81,9 +82,11 @@ def test_variants_name_a_mode_a_folder_or_both(text: str, expected: tuple[str, s
     assert parse_variant(text, 'here', 'auto') == expected
 
 
-def test_variants_are_asked_the_same_questions(tmp_path: Path,
-                                               capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / 'scores.json'
+def test_variants_are_asked_the_same_questions(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+        ) -> None:
+    out, constants = tmp_path / 'scores.json', functools.partial(scenes_suite.constants, 12)
+    monkeypatch.setattr(scenes_suite, 'constants', constants)  # of 200 rooms they take 8 s
     with pytest.raises(SystemExit) as end:
         main(['evaluate', '--mode', 'direct', '--count', '2', '--maps', '0', '--variant', 'text',
               '--json', str(out), '--threads', '1'])
