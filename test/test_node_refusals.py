@@ -25,7 +25,8 @@ from cooper_ros.node.action_server import ReasonServer
 from cooper_ros.node.cameras import Camera
 from cooper_ros.node.executor_queue import ExecutorQueue
 from cooper_ros.node.outputs import AnswerOutputs
-from cooper_ros.node.request_handler import DEEP, RequestHandler
+from cooper_ros.node.qos import DEEP
+from cooper_ros.node.request_handler import RequestHandler
 from cooper_ros.node.services import Services
 from cooper_ros.node.topics import LiveMaps, QuestionTopic
 

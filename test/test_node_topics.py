@@ -18,7 +18,8 @@ from cooper_ros.errors import ErrorCode
 from cooper_ros.imaging.lens import Calibration
 from cooper_ros.node.cameras import Camera
 from cooper_ros.node.outputs import AnswerOutputs, MapOutputs, no_scale
-from cooper_ros.node.request_handler import DEEP, RequestSpec
+from cooper_ros.node.qos import DEEP
+from cooper_ros.node.request_handler import RequestSpec
 from cooper_ros.node.topics import LiveMaps, QuestionTopic
 from cooper_ros.replay.output import TYPES
 from cooper_ros.replay.topics import DEPTH_TOPICS, NODE

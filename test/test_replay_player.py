@@ -21,7 +21,7 @@ from cooper_ros.errors import BadBag, BadOption
 from cooper_ros.node import live_replay
 from cooper_ros.node.live_replay import _Player
 from cooper_ros.node.parameters import declare_parameters
-from cooper_ros.node.request_handler import DEEP
+from cooper_ros.node.qos import DEEP
 from cooper_ros.replay.bag import Bag
 from cooper_ros.replay.live import Live
 from cooper_ros.replay.questions import Question

@@ -30,8 +30,8 @@ from cooper_ros.engine.events import (
 from cooper_ros.errors import Canceled, CooperError, ErrorCode
 from cooper_ros.node.conversions import map_message
 from cooper_ros.node.filling import fill_answer, fill_error, fill_maps
+from cooper_ros.node.qos import DEEP
 from cooper_ros.node.request_handler import (
-    DEEP,
     AcceptedRequest,
     RequestHandler,
     RequestSpec,

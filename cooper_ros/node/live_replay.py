@@ -22,7 +22,7 @@ from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 
 from cooper_ros.errors import BadBag, BadOption
-from cooper_ros.node.request_handler import DEEP
+from cooper_ros.node.qos import DEEP
 from cooper_ros.node.spinning import serving
 from cooper_ros.replay.bag import CAMERA_INFO, PICTURES, Bag
 from cooper_ros.replay.live import Live

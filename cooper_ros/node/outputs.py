@@ -29,7 +29,8 @@ from cooper_ros.node.conversions import (
     scaled_camera_info,
     timings_message,
 )
-from cooper_ros.node.request_handler import DEEP, AcceptedRequest
+from cooper_ros.node.qos import DEEP
+from cooper_ros.node.request_handler import AcceptedRequest
 from cooper_ros.replay import topics
 
 _LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)

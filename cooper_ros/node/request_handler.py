@@ -14,7 +14,6 @@ from typing import Any, Callable
 
 from builtin_interfaces.msg import Time
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
@@ -30,10 +29,6 @@ from cooper_ros.node.messages import ASK
 from cooper_ros.node.parameters import request_settings
 from cooper_ros.node.requests import Request
 from cooper_ros.node.supervisor import Supervisor
-
-# ROS keeps ten calls or messages by default and drops the rest in silence: whoever asks hears of
-# an end, and a refusal is an answer too.
-DEEP = QoSProfile(depth=500)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer, Event, Failure
 from cooper_ros.node.conversions import colour_message
 from cooper_ros.node.filling import fill_answer, fill_error, fill_maps
 from cooper_ros.node.outputs import no_scale
+from cooper_ros.node.qos import DEEP
 from cooper_ros.node.request_handler import (
-    DEEP,
     AcceptedRequest,
     RequestHandler,
     RequestSpec,

@@ -15,8 +15,8 @@ from cooper_ros.engine.events import DEPTH, SEGMENTATION, Answer, Event, Failure
 from cooper_ros.errors import ErrorCode
 from cooper_ros.node.cameras import Frame
 from cooper_ros.node.outputs import AnswerOutputs, MapOutputs, answer_message
+from cooper_ros.node.qos import DEEP
 from cooper_ros.node.request_handler import (
-    DEEP,
     AcceptedRequest,
     RequestHandler,
     RequestSpec,

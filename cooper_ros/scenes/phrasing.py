@@ -140,10 +140,11 @@ def _offered(words: list[str]) -> str:
     if _short(words[0]) not in _SIDES:
         named = [f'the {word}' for word in words]
         return ', '.join(named[:-1]) + f' or {named[-1]}'
-    first, second = (word.partition(' the ')[0] for word in words)
-    if second.endswith(' of'):
-        first = first.removesuffix(' of')
-    return ' or '.join((first, second)) + words[0][len(words[0].partition(' the ')[0]):]
+    first, second = words  # both seen from the same thing, which is named once
+    way = first.partition(' the ')[0]
+    if ' of the ' in second:
+        way = way.removesuffix(' of')
+    return f'{way} or {second}'
 
 
 def _short(option: str) -> str:

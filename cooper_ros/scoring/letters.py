@@ -76,8 +76,7 @@ def find_letter(text: str, options: Mapping[str, str] = {}) -> str | None:
     'a'
     """
     lines = [' '.join(line.split()) for line in bare(text).splitlines() if line.strip()]
-    lines, options = [line for line in lines if line], {
-        letter.lower(): bare(words) for letter, words in options.items()}
+    options = {letter.lower(): bare(words) for letter, words in options.items()}
     if not lines:
         return None
     text = '\n'.join(lines)

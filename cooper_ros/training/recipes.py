@@ -257,18 +257,19 @@ def _both_maps(source: Source, frame: int, question: Question,
 
 
 def _choose(source: Source, asked: Sequence[Question], count: int, draw: torch.Generator
-            ) -> list[Question]:
+            ) -> list[dict[str, Any]]:
     """``count`` questions, different ones as long as there are enough."""
     order: list[int] = []
     while asked and len(order) < count:
         order += torch.randperm(len(asked), generator=draw).tolist()
     chosen = [dict(asked[place], tools=tuple(asked[place]['tools'])) for place in order[:count]]
-    return [_worded(question, draw) if source.rephrase and
-            torch.rand((), generator=draw) < source.rephrase else question for question in chosen]
+    return [_worded(question, draw, source.rephrase) for question in chosen]
 
 
-def _worded(question: Question, draw: torch.Generator) -> Question:
-    """The same question in other words."""
+def _worded(question: dict[str, Any], draw: torch.Generator, share: float) -> dict[str, Any]:
+    """The question as it is, or by that chance in other words."""
+    if not share or torch.rand((), generator=draw) >= share:
+        return question
     return asdict(rephrase(QuestionAnswer(**question),
                            lambda end: int(torch.randint(end, (), generator=draw))))
 
